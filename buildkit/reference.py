@@ -1,0 +1,103 @@
+"""Image references and tags: parsed, checked, written.
+
+The grammar is that of the distribution project (https://github.com/distribution/reference), anchored at both ends and
+in ASCII only: Python's `$` accepts a trailing newline and its `\\w` accepts any alphabet.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from buildkit.errors import SettingError
+
+MAX_TAG_LENGTH = 128
+_MAX_NAME_LENGTH = 255
+
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
+_HOST_LABEL = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
+_REGISTRY = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
+_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image reference in its parts; `str()` puts them together again."""
+
+    registry: str | None
+    repository: str
+    tag: str | None
+    digest: str | None
+
+    def __str__(self) -> str:
+        name = f"{self.registry}/{self.repository}" if self.registry else self.repository
+        tag = f":{self.tag}" if self.tag else ""
+        return name + tag + (f"@{self.digest}" if self.digest else "")
+
+
+def parse_reference(text: str, setting: str = "image reference") -> Reference:
+    """Return the parts of `registry/repository:tag@digest`; all but the repository may be left out.
+
+    Args:
+        setting: What to call the value in an error: the name of the setting it came from.
+
+    Raises:
+        SettingError: Docker would refuse it.
+
+    >>> parse_reference("ghcr.io/acme/server:1.0").registry
+    'ghcr.io'
+    """
+    name, at, digest = text.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise _refuse(setting, text, "the digest is not of the form sha256:<hex>")
+    registry, path = _split_registry(name)
+    path, colon, tag = path.partition(":")
+    if colon and not _TAG.fullmatch(tag):
+        raise _refuse(setting, text, f"the tag {tag!r} is not 1 to 128 of A-Z a-z 0-9 _ . -, not led by . or -")
+    if registry is not None and not _REGISTRY.fullmatch(registry):
+        raise _refuse(setting, text, f"{registry!r} is not a registry's host[:port]")
+    if not _REPOSITORY.fullmatch(path):
+        raise _refuse(setting, text, "a repository is lowercase words of a-z 0-9 joined by . _ - and /")
+    if len(path) > _MAX_NAME_LENGTH:
+        raise _refuse(setting, text, f"the repository is longer than {_MAX_NAME_LENGTH} characters")
+    if registry is None and _IMAGE_ID.fullmatch(path):
+        raise _refuse(setting, text, "64 hexadecimal digits are an image ID, not a repository")
+    return Reference(registry, path, tag or None, digest or None)
+
+
+def check_tag(tag: str, position: int = 1, setting: str = "CUSTOM_TAGS") -> str:
+    """Return `tag` as it is, when a registry would take it.
+
+    Args:
+        position: Of the tag in its list, from 1; named in the error.
+
+    Raises:
+        SettingError: A registry would refuse it.
+    """
+    if _TAG.fullmatch(tag):
+        return tag
+    if len(tag) > MAX_TAG_LENGTH:
+        raise SettingError(
+            f"{setting}: tag {position} has {len(tag)} characters: {tag[:40]!r}…",
+            f"give a tag of at most {MAX_TAG_LENGTH} characters",
+        )
+    raise SettingError(
+        f"{setting}: tag {position} is not a tag: {tag!r}",
+        "use A-Z a-z 0-9 _ . - only, and begin with a letter, a digit or _",
+    )
+
+
+def _split_registry(name: str) -> tuple[str | None, str]:
+    """Return registry and rest, told apart as Docker does: a registry has a dot, a colon, or is localhost."""
+    first, slash, rest = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return first, rest
+    return None, name
+
+
+def _refuse(setting: str, text: str, reason: str) -> SettingError:
+    shown = text if len(text) <= 300 else text[:300] + "…"  # noqa: PLR2004
+    return SettingError(f"{setting} is not an image reference: {shown!r}: {reason}", f"set {setting} to name[:tag]")
