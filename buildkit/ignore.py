@@ -166,6 +166,8 @@ def parse_dockerignore(text: str, source: str) -> IgnoreRules:
 def parse_gitignore(lines: Iterable[str], source: str) -> IgnoreRules:
     """Return the rules of gitignore patterns, which exclude what they match.
 
+    As pathspec reads them: unlike git's own, a `!` for files reaches into excluded folders.
+
     Args:
         source: The setting that they come from, for errors and `explain`.
 

@@ -1,0 +1,252 @@
+"""Ignore rules in both dialects, held against a real docker, a real git and the plain way of matching."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pathspec import PathSpec
+
+from buildkit.errors import SettingError
+from buildkit.ignore import DockerignorePattern, IgnoreRules, Rule, parse_dockerignore, parse_gitignore
+
+OBSERVED = json.loads((Path(__file__).parent / "dockerignore.json").read_text(encoding="utf-8"))
+ACCEPTED = [case for case in OBSERVED["cases"] if "error" not in case]
+REFUSED = [case for case in OBSERVED["cases"] if "error" in case]
+
+NAMES = st.sampled_from(["a", "b", "ab", "lib", "workspace", ".env", "a.md", "[x]", "ü", "a b"])
+PATHS = st.lists(NAMES, min_size=1, max_size=5).map("/".join)
+SEGMENTS = st.sampled_from(
+    [
+        "a",
+        "b",
+        "lib",
+        "workspace",
+        "a.md",
+        "*",
+        "**",
+        "***",
+        "?",
+        "a*",
+        "*b",
+        "**b",
+        "a**",
+        "[ab]",
+        "[^a]",
+        "a[^b]",
+        "*.md",
+    ]
+)
+LINES = st.builds(
+    lambda sign, lead, segments, tail: f"{sign}{lead}{'/'.join(segments)}{tail}",
+    st.sampled_from(["", "", "!"]),
+    st.sampled_from(["", "/"]),
+    st.lists(SEGMENTS, min_size=1, max_size=4),
+    st.sampled_from(["", "/"]),
+)
+FILES = st.lists(LINES, max_size=8)
+
+
+def decide_plainly(rules: IgnoreRules, path: str) -> bool:
+    rule = rules.explain(path)
+    return rule is not None and not rule.include
+
+
+def test_every_observed_case_is_there() -> None:
+    assert (len(ACCEPTED), len(REFUSED)) == (254, 4)
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: repr(case["dockerignore"]))
+def test_keeps_what_a_real_docker_kept(case: dict[str, object]) -> None:
+    rules = parse_dockerignore(str(case["dockerignore"]), ".dockerignore")
+    files = OBSERVED["files"]
+    assert [path for path in files if not rules.excludes(path)] == [path for path in files if path in case["kept"]]  # type: ignore[operator]
+    assert [path for path in files if rules.excludes(path)] == [path for path in files if decide_plainly(rules, path)]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: repr(case["dockerignore"]))
+def test_refuses_what_a_real_docker_refused(case: dict[str, str]) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_dockerignore(f"# comment\n{case['dockerignore']}", "src/.dockerignore")
+    assert "src/.dockerignore, line 2: " in caught.value.message
+    assert repr(case["dockerignore"].strip()) in caught.value.message
+    assert "line 2 of src/.dockerignore" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("[z-a]", "the range `z-a` runs backwards"),
+        ("a[", "a `[` is never closed"),
+        ("[]a]", "`]` cannot stand there"),
+        ("[a-]b", "`]` cannot stand there"),
+        ("[*]", "`*` cannot stand there"),
+        (r"[\d]", "`d` cannot stand there"),
+        (r"build\out", r"`\o` is no escape; folders are parted by `/`"),
+        ("a\\", "it ends with a backslash"),
+        ("!  ", "there is nothing behind the `!`"),
+    ],
+)
+def test_a_refused_pattern_names_the_reason(pattern: str, reason: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_dockerignore(pattern, ".dockerignore")
+    assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "excluded"),
+    [
+        (r"a\*", "a*", True),
+        (r"a\*", "ab", False),
+        (r"v\d", "v1", True),
+        (r"v\d", "v٣", False),
+        (r"a\z", "a", True),
+        (r"[\*]", "*", True),
+        ("[a-c^]", "^", True),
+        ("x[^a]y", "x/y", True),
+        ("a+b", "a+b", True),
+        ("^a", "a", True),
+        (" # no comment", "# no comment", True),
+        ("\ufeff# comment\na", "a", True),
+        ("a\n\ufeffb", "b", False),
+        ("! a\n", "a", False),
+        ("//a", "a", True),
+        ("../a", "a", False),
+    ],
+)
+def test_reads_odd_lines_as_docker_does(text: str, path: str, excluded: bool) -> None:
+    assert parse_dockerignore(text, ".dockerignore").excludes(path) is excluded
+
+
+def test_a_folder_excludes_everything_below_it_at_any_depth() -> None:
+    rules = parse_dockerignore("**/node_modules\n!web/app/node_modules/keep", ".dockerignore")
+    assert rules.excludes("web/app/node_modules/drop/index.js")
+    assert not rules.excludes("web/app/node_modules/keep/index.js")
+
+
+def test_a_wildcard_opens_no_excluded_folder() -> None:
+    rules = parse_dockerignore("pkg/**\n!pkg/**/*.txt", ".dockerignore")
+    assert rules.prunes("pkg/deep")
+    assert rules.excludes("pkg/deep/er/f.txt")
+
+
+def test_explains_by_file_and_line() -> None:
+    rules = parse_dockerignore("# docs\n*.md\n!README.md \n\nworkspace/\n", ".dockerignore")
+    assert rules.explain("GUIDE.md") == Rule("*.md", ".dockerignore", 2, include=False)
+    assert rules.explain("README.md") == Rule("!README.md", ".dockerignore", 3, include=True)
+    assert rules.explain("workspace/a/b.py") == Rule("workspace/", ".dockerignore", 5, include=False)
+    assert rules.explain("pkg/workspace/a.py") is None
+
+
+def test_explains_a_pruned_folder_by_the_rule_that_pruned_it() -> None:
+    rules = parse_dockerignore("docs\n!**/keep.md", ".dockerignore")
+    assert rules.explain("docs/keep.md") == Rule("docs", ".dockerignore", 1, include=False)
+
+
+def test_no_rules_exclude_nothing() -> None:
+    for rules in (parse_dockerignore("", ".dockerignore"), parse_gitignore([], "EXCLUDE")):
+        assert not rules.excludes("a/b")
+        assert not rules.prunes("a")
+        assert rules.explain("a/b") is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(FILES, st.lists(PATHS, min_size=1, max_size=12))
+def test_joined_docker_rules_answer_as_one_by_one(lines: list[str], paths: list[str]) -> None:
+    rules = parse_dockerignore("\n".join(lines), ".dockerignore")
+    for path in paths:
+        assert rules.excludes(path) == decide_plainly(rules, path), path
+
+
+@settings(max_examples=300, deadline=None)
+@given(FILES, PATHS)
+def test_docker_pattern_serves_pathspec_itself(lines: list[str], path: str) -> None:
+    rules = parse_dockerignore("\n".join(lines), ".dockerignore")
+    spec = PathSpec.from_lines(DockerignorePattern, lines, backend="simple")
+    folders = [path.rsplit("/", cut)[0] for cut in range(1, path.count("/") + 1)]
+    if not any(rules.prunes(folder) for folder in folders):
+        assert spec.match_file(path) == rules.excludes(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(FILES, PATHS, PATHS)
+def test_a_pruned_folder_holds_no_kept_path(lines: list[str], folder: str, rest: str) -> None:
+    for rules in (parse_dockerignore("\n".join(lines), ".dockerignore"), parse_gitignore(lines, "EXCLUDE")):
+        if rules.prunes(folder):
+            assert decide_plainly(rules, f"{folder}/{rest}")
+            assert rules.excludes(f"{folder}/{rest}")
+
+
+@settings(max_examples=300, deadline=None)
+@given(FILES, st.lists(PATHS, min_size=1, max_size=12))
+def test_joined_git_rules_answer_as_one_by_one(lines: list[str], paths: list[str]) -> None:
+    rules = parse_gitignore(lines, "EXCLUDE")
+    for path in paths:
+        assert rules.excludes(path) == decide_plainly(rules, path), path
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["*.pyc"],
+        ["/lib/"],
+        ["lib/"],
+        ["docs/*.md"],
+        ["**/tests/**"],
+        ["a/**/b"],
+        ["[ab].txt"],
+        [r"\#x"],
+        ["*.md", "!r.md"],
+    ],
+    ids=" ".join,
+)
+def test_git_dialect_agrees_with_git(tmp_path: Path, lines: list[str]) -> None:
+    paths = [
+        "a.pyc",
+        "lib/a",
+        "pkg/lib/a",
+        "docs/a.md",
+        "docs/x/a.md",
+        "pkg/tests/t",
+        "a/b",
+        "a/x/y/b",
+        "a.txt",
+        "#x",
+        "r.md",
+    ]
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".gitignore").write_text("\n".join(lines), encoding="utf-8")
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    checked = subprocess.run(
+        ["git", "-C", tmp_path, "check-ignore", "--no-index", *paths], capture_output=True, text=True, check=False
+    )
+    rules = parse_gitignore(lines, "EXCLUDE")
+    ignored = [path for path in paths if rules.excludes(path)]
+    assert ignored == checked.stdout.splitlines()
+    assert ignored
+
+
+def test_a_setting_brings_back_files_from_excluded_folders() -> None:
+    rules = parse_gitignore(["*", "!*.md"], "EXCLUDE")
+    assert not rules.excludes("docs/a.md")
+    assert rules.excludes("docs/a.txt")
+
+
+@pytest.mark.parametrize("line", ["/", "[a", "!", "a\\"])
+def test_a_git_line_that_matches_nothing_is_refused(line: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_gitignore(["*.log", line], "EXCLUDE")
+    assert "EXCLUDE, line 2: " in caught.value.message
+
+
+def test_git_prunes_a_folder_only_where_nothing_can_come_back() -> None:
+    assert parse_gitignore(["build/", "*.log"], "EXCLUDE").prunes("pkg/build")
+    assert not parse_gitignore(["build/", "*.log"], "EXCLUDE").prunes("pkg")
+    assert not parse_gitignore(["build/", "!keep.txt"], "EXCLUDE").prunes("build")
+    assert not parse_gitignore(["a[^b]"], "EXCLUDE").prunes("a")
