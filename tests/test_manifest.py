@@ -1,0 +1,145 @@
+"""The manifest: read by a YAML parser, held against the schemas that Kubernetes publishes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from buildkit.errors import SettingError
+from buildkit.manifest import render_manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IMAGE = "registry.example.com/acme/agent-server:0506352-python"
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+TARGETS = ("binary", "binary-minimal", "source", "source-minimal")
+KUBERNETES_VERSIONS = ("1.25", "1.28", "1.30", "1.33")
+
+
+def read(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    deployment, service = yaml.safe_load_all(text)
+    return deployment, service
+
+
+def read_container(text: str) -> dict[str, Any]:
+    container: dict[str, Any] = read(text)[0]["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_keeps_the_published_schema_without_an_unknown_field(target: str, version: str) -> None:
+    kinds = []
+    for document in read(render_manifest(IMAGE, target=target, digest=DIGEST)):
+        kubernetes_validate.validate(document, version, strict=True)
+        kinds.append(document["kind"])
+    assert kinds == ["Deployment", "Service"]
+
+
+def test_the_schema_check_notices_a_misspelt_field() -> None:
+    deployment, _ = read(render_manifest(IMAGE, target="binary").replace("runAsNonRoot", "runAsNonroot"))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, KUBERNETES_VERSIONS[0], strict=True)
+
+
+def test_the_service_finds_the_pods_and_their_port() -> None:
+    deployment, service = read(render_manifest(IMAGE, target="binary", name="mine", port=60000))
+    template = deployment["spec"]["template"]
+    selector = service["spec"]["selector"].items()
+    assert selector <= template["metadata"]["labels"].items()
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    container = template["spec"]["containers"][0]
+    assert [port["name"] for port in container["ports"]] == [service["spec"]["ports"][0]["targetPort"]]
+    assert container["ports"][0]["containerPort"] == service["spec"]["ports"][0]["port"] == 60000
+    assert container["args"] == ["--host", "0.0.0.0", "--port", "60000"]
+    assert "command" not in container
+
+
+def test_the_image_is_named_by_digest_where_one_is_known() -> None:
+    container = read_container(render_manifest(IMAGE, target="binary", digest=DIGEST))
+    assert (container["image"], container["imagePullPolicy"]) == (f"{IMAGE}@{DIGEST}", "IfNotPresent")
+    container = read_container(render_manifest(IMAGE, target="binary"))
+    assert (container["image"], container["imagePullPolicy"]) == (IMAGE, "Always")
+
+
+def test_the_pod_has_no_privilege_that_it_does_not_need() -> None:
+    deployment, _ = read(render_manifest(IMAGE, target="source-minimal"))
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "runAsGroup": 10001,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    security = pod["containers"][0]["securityContext"]
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert "privileged" not in security
+    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+
+
+def test_probes_ask_alive_and_ready() -> None:
+    container = read_container(render_manifest(IMAGE, target="source"))
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/alive", "liveness": "/alive", "readiness": "/ready"}
+
+
+def test_the_session_key_comes_from_a_secret_and_nothing_else_is_in_the_environment() -> None:
+    container = read_container(render_manifest(IMAGE, target="binary", secret_name="my.secret", secret_key="KEY_1"))
+    source = {"secretKeyRef": {"name": "my.secret", "key": "KEY_1"}}
+    assert container["env"] == [
+        {"name": "SESSION_API_KEY", "valueFrom": source},
+        {"name": "OH_SESSION_API_KEYS_0", "valueFrom": source},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "setting"),
+    [
+        ({"name": "Upper"}, "MANIFEST_NAME"),
+        ({"name": "1st"}, "MANIFEST_NAME"),
+        ({"name": "end-"}, "MANIFEST_NAME"),
+        ({"name": "a" * 64}, "MANIFEST_NAME"),
+        ({"name": "two\nlines"}, "MANIFEST_NAME"),
+        ({"name": "trailing\n"}, "MANIFEST_NAME"),
+        ({"name": "été"}, "MANIFEST_NAME"),
+        ({"name": ""}, "MANIFEST_NAME"),
+        ({"port": 80}, "MANIFEST_PORT"),
+        ({"port": 65536}, "MANIFEST_PORT"),
+        ({"replicas": -1}, "MANIFEST_REPLICAS"),
+        ({"secret_name": "no_underscore"}, "MANIFEST_SECRET_NAME"),
+        ({"secret_name": "a." * 130 + "a"}, "MANIFEST_SECRET_NAME"),
+        ({"secret_key": "a b"}, "MANIFEST_SECRET_KEY"),
+        ({"secret_key": '"; rm'}, "MANIFEST_SECRET_KEY"),
+        ({"image": "Not/An Image"}, "image reference"),
+        ({"image": "a:b\nkind: Pod"}, "image reference"),
+        ({"digest": "sha256:short"}, "image reference"),
+    ],
+)
+def test_a_value_that_kubernetes_would_refuse_is_refused_by_name(values: dict[str, Any], setting: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(setting)) as refusal:
+        render_manifest(**{"image": IMAGE, "target": "binary", **values})
+    assert refusal.value.fix
+
+
+@pytest.mark.parametrize("name", ["true", "null", "n", "a" * 63])
+def test_names_that_yaml_would_read_as_something_else_stay_names(name: str) -> None:
+    assert read(render_manifest(IMAGE, target="binary", name=name))[1]["metadata"]["name"] == name
+
+
+def test_a_template_of_the_users_own_takes_the_place_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "manifest.yaml.j2").write_text("{{ image }} on {{ port }}\n")
+    assert render_manifest(IMAGE, target="binary", template_dir=tmp_path) == f"{IMAGE} on 8000\n"
+
+
+@pytest.mark.parametrize(("text", "said"), [("\n{{ nmae }}\n", "nmae"), ("\n{% if %}\n", "line 2")])
+def test_a_broken_template_is_a_setting_to_mend(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "manifest.yaml.j2").write_text(text)
+    with pytest.raises(SettingError, match=said):
+        render_manifest(IMAGE, target="binary", template_dir=tmp_path)
