@@ -230,8 +230,8 @@ class RuntimeApi:
 
     def _probe(self, path: str, params: dict[str, str]) -> Endpoint:
         status = self._exchange(f"{self.url}{path}", params).status
-        # 404 may also mean that there is no such build. GET /build where only POST is served: 405.
-        is_open = status in _KEY_REFUSED or status >= 500 or (status == 404 and bool(params))  # noqa: PLR2004
+        # 404 may also mean that there is no such build or image, or that only POST is served there.
+        is_open = status in _KEY_REFUSED or status >= 500 or (status == 404 and path != "/registry_prefix")  # noqa: PLR2004
         return Endpoint(path, status, None if is_open else status != 404)  # noqa: PLR2004
 
     def _get(

@@ -69,8 +69,7 @@ class Transport:
     def __init__(self, headers: Mapping[str, str], *, connect_timeout_s: float, stall_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._session = _Session()
-        # A connection is never used twice: a server may close an idle one just when the next request is on its way,
-        # and for `POST /build` that must not happen. `identity`: nothing to unpack, nothing to explode.
+        # `identity`: nothing to unpack, nothing to explode. `close`: see _FinalAnswer.
         self._session.headers.update({"Connection": "close", "Accept-Encoding": "identity", **headers})
         self._session.mount("http://", _Adapter(stall_timeout_s))
         self._session.mount("https://", _Adapter(stall_timeout_s))
@@ -200,9 +199,11 @@ class _TimedReader(io.RawIOBase):
 
 
 class _FinalAnswer(http.client.HTTPResponse):
-    """An answer read against the clock from its first byte, and never an interim one.
+    """An answer read against the clock from its first byte, never an interim one, and the last on its connection.
 
-    http.client takes every 1xx but 100 for the final answer; 103 (early hints) is not.
+    http.client takes every 1xx but 100 for the final answer, so also 103 (early hints). And it keeps the connection
+    where the server does not say that it closes it; but an idle connection may be closed just when the next request
+    is on its way, and then nobody knows what became of that.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
@@ -213,6 +214,7 @@ class _FinalAnswer(http.client.HTTPResponse):
         super().begin()
         for _ in range(_MAX_INTERIM_ANSWERS):
             if not 100 <= self.status < 200 or self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:  # noqa: PLR2004
+                self.will_close = True
                 return
             self.headers = None  # type: ignore[assignment]  # as in a new response: begin() then reads the next head
             super().begin()

@@ -133,7 +133,9 @@ def _start(
     except (NotStarted, LocalError):
         discard()
         raise
-    except (KeyboardInterrupt, SystemExit):
+    except OutcomeUnknown:
+        raise
+    except BaseException:  # a signal, whichever way it is raised: a build needs the whole upload
         if not watched.is_whole:
             discard()
         raise

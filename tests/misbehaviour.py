@@ -1,0 +1,105 @@
+"""What servers and networks do to a request, for the scripts of `tests.runtime_api`."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.runtime_api import Exchange
+
+
+def answer(status: int, body: Any = b"", headers: dict[str, str] | None = None) -> Callable[[Exchange], None]:
+    """Read the whole request, then answer."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.read_body()
+        exchange.answer(status, body, headers)
+
+    return behave
+
+
+def send(*pieces: bytes, pause_s: float = 0) -> Callable[[Exchange], None]:
+    """Read the whole request, then send these bytes as they are, piece by piece."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.read_body()
+        for piece in pieces:
+            exchange.connection.sendall(piece)
+            if pause_s and exchange.server.closing.wait(pause_s):
+                return
+
+    return behave
+
+
+def drip(data: bytes, pause_s: float) -> Callable[[Exchange], None]:
+    """Send an answer byte by byte."""
+    return send(*(bytes([byte]) for byte in data), pause_s=pause_s)
+
+
+def reset_after(size_bytes: int) -> Callable[[Exchange], None]:
+    """Read that much of the body, then reset the connection."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.read_body(size_bytes)
+        reset(exchange.connection)
+
+    return behave
+
+
+def close_after_body(exchange: Exchange) -> None:
+    """Take the whole request, start the build, and close without an answer."""
+    exchange.read_body()
+    exchange.server.start_build(exchange.request)
+    exchange.connection.close()
+
+
+def reset_after_body(exchange: Exchange) -> None:
+    """Take the whole request, start the build, and reset the connection."""
+    exchange.read_body()
+    exchange.server.start_build(exchange.request)
+    reset(exchange.connection)
+
+
+def stay_silent(exchange: Exchange) -> None:
+    """Take the whole request and never answer."""
+    exchange.read_body()
+    exchange.wait_for_end()
+
+
+def stop_reading(exchange: Exchange) -> None:
+    """Read nothing of the body and keep the connection."""
+    exchange.wait_for_end()
+
+
+def refuse_early(status: int, *, then: str) -> Callable[[Exchange], None]:
+    """Answer before the body is read; then `reset` the connection, or keep it and read `nothing`."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.connection.recv(64 * 1024)
+        exchange.answer(status, {"detail": "too large"}, {"Connection": "close"})
+        if then == "reset":
+            # Closing with unread bytes makes the kernel send a reset; the pause lets the answer get there first.
+            time.sleep(0.2)
+            exchange.connection.close()
+        else:
+            exchange.wait_for_end()
+
+    return behave
+
+
+def answer_gzip_bomb(size_bytes: int, status: int = 200) -> Callable[[Exchange], None]:
+    """Answer with a few bytes that unpack to very many."""
+    packed = gzip.compress(b" " * size_bytes, 9)
+    return answer(status, packed, {"Content-Encoding": "gzip"})
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection so that the other end sees a reset at once."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
