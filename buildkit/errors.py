@@ -37,7 +37,11 @@ class LocalError(RuntimeBuildError):
 
 
 class FileChanged(LocalError):
-    """A file changed or vanished while it was read; reading the tree again may succeed."""
+    """A file changed while it was read; reading the tree again may succeed."""
+
+
+class FileVanished(FileChanged):
+    """A file was listed and is gone; listing the tree again may succeed."""
 
 
 class NotStarted(RuntimeBuildError):

@@ -5,39 +5,50 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import IO, TYPE_CHECKING
 
 from buildkit.errors import LocalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 # A hook or another git sets these for its own repository; ours is found from the source directory alone.
-_FOREIGN_VARIABLES = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR"})
+_FOREIGN_VARIABLES = frozenset(
+    {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "RUNTIME_API_KEY"}
+)
+_CHUNK_BYTES = 1 << 17
 _UNREADABLE = re.compile(rb"warning: could not open directory '(.*)': (.*)")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit: 40 (or 64) hexadecimal digits, and its committer time in seconds since the epoch."""
+    """A commit: 40 (or 64) hexadecimal digits, and its committer time in seconds since the epoch, where it is known."""
 
     sha: str
-    time: int
+    time: int | None
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The files below a source directory that git does not ignore; POSIX paths relative to it.
+class Status(Enum):
+    """How a listed file stands to the commit."""
 
-    Attributes:
-        files: Tracked and untracked, unordered. A tracked file stays listed where it has been deleted.
-        changed: Those that differ from the commit: modified, staged, deleted, untracked.
-    """
+    UNCHANGED = "unchanged"
+    CHANGED = "changed"
+    DELETED = "deleted"
+    ABSENT = "absent"  # left out by a sparse checkout
 
-    files: frozenset[str]
-    changed: frozenset[str]
+
+_STATUS_OF_MARK = {
+    "H": Status.UNCHANGED,
+    "S": Status.UNCHANGED,
+    "M": Status.CHANGED,
+    "C": Status.CHANGED,
+    "?": Status.CHANGED,
+    "R": Status.DELETED,
+}
 
 
 def find_checkout(source: Path) -> Path | None:
@@ -45,9 +56,14 @@ def find_checkout(source: Path) -> Path | None:
     return next((folder for folder in (source, *source.parents) if (folder / ".git").exists()), None)
 
 
-def is_ignored(source: Path) -> bool:
-    """Return whether the checkout around `source` ignores it: a tree unpacked inside somebody else's checkout."""
-    return _run(source, ["check-ignore", "-q", "."], ok=(0, 1)).returncode == 0
+def is_checkout(source: Path) -> bool:
+    """Return whether git speaks for `source`; not where it was unpacked into an ignored folder of another checkout.
+
+    Raises:
+        LocalError: git is missing or refuses the repository.
+    """
+    top = find_checkout(source)
+    return top == source or (top is not None and _run(source, ["check-ignore", "-q", "."], ok=(0, 1)).returncode == 1)
 
 
 def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
@@ -63,41 +79,37 @@ def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
     return Commit(sha, int(time))
 
 
-def list_files(source: Path, roots: Sequence[str] = ()) -> Listing:
-    """Return the files of `source` that git does not ignore, below `roots` where there are any.
+def list_files(source: Path, roots: Sequence[str] = ()) -> Iterator[tuple[str, Status]]:
+    """Yield each file of `source` that git does not ignore, below `roots` where there are any; unordered.
 
-    Submodules and other repositories inside the tree are listed by their own index and rules.
+    Paths are POSIX and relative to `source`. A file that differs from the commit comes again with what became of it;
+    the last word holds. Submodules and other repositories inside the tree are listed by their own index and rules.
 
     Raises:
         LocalError: git is missing, refuses the repository, or could not read a directory.
     """
-    files: set[str] = set()
-    changed: set[str] = set()
-    listed = _run(source, ["ls-files", "-z", "-t", "-c", "-o", "-m", "-d", "--exclude-standard", "--", *roots])
-    _refuse_unreadable(listed.stderr)
-    nested: set[str] = set()
-    for entry in _split(listed.stdout):
+    nested = _list_submodules(source, roots)
+    listing = ["ls-files", "-z", "-t", "-c", "-o", "-m", "-d", "--exclude-standard", "--", *roots]
+    for entry in _stream(source, listing):
         mark, path = entry[0], entry[2:]
         if path.endswith("/"):
             nested.add(path[:-1])
-            continue
-        files.add(path)
-        if mark not in "HhSM":
-            changed.add(path)
-    changed.update(_list_staged(source, roots))
-    nested.update(_list_submodules(source, roots))
+        elif path not in nested:
+            absent = mark == "S" and not (source / path).is_symlink() and not (source / path).exists()
+            yield path, Status.ABSENT if absent else _STATUS_OF_MARK[mark]
+    for path in _list_staged(source, roots):
+        if path not in nested:
+            exists = (source / path).is_symlink() or (source / path).exists()
+            yield path, Status.CHANGED if exists else Status.DELETED
     for folder in sorted(nested):
-        files.discard(folder)
         if (source / folder / ".git").exists():
-            inner = list_files(source / folder)
-            files.update(f"{folder}/{path}" for path in inner.files)
-            changed.update(f"{folder}/{path}" for path in inner.changed)
-    return Listing(frozenset(files), frozenset(changed))
+            for path, status in list_files(source / folder):
+                yield f"{folder}/{path}", status
 
 
 def explain_ignored(source: Path, path: str) -> tuple[str, int, str] | None:
     """Return file, line and pattern of the rule by which git ignores `path`; None where it does not."""
-    done = _run(source, ["check-ignore", "-v", "-z", "--", path], ok=(0, 1))
+    done = _run(source, ["check-ignore", "-v", "-z", "--", f"./{path}"], ok=(0, 1))
     if done.returncode:
         return None
     file, line, pattern, _ = _split(done.stdout)
@@ -113,49 +125,78 @@ def _list_staged(source: Path, roots: Sequence[str]) -> Iterable[str]:
     return _split(done.stdout)
 
 
-def _list_submodules(source: Path, roots: Sequence[str]) -> list[str]:
+def _list_submodules(source: Path, roots: Sequence[str]) -> set[str]:
     checkout = find_checkout(source)
     if checkout is None or not (checkout / ".gitmodules").exists():
-        return []
+        return set()
     staged = _split(_run(source, ["ls-files", "-z", "-s", "--", *roots]).stdout)
-    return [entry.partition("\t")[2] for entry in staged if entry.startswith("160000 ")]
+    return {entry.partition("\t")[2] for entry in staged if entry.startswith("160000 ")}
+
+
+def _stream(source: Path, arguments: Sequence[str]) -> Iterator[str]:
+    """Yield what the git command prints, entry by entry: a listing of a large tree is not held in memory."""
+    with tempfile.TemporaryFile() as errors, _start(source, arguments, errors) as process:
+        assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe; this is for the type checker
+        rest = b""
+        while chunk := process.stdout.read(_CHUNK_BYTES):
+            *whole, rest = (rest + chunk).split(b"\0")
+            for entry in whole:
+                yield os.fsdecode(entry)
+        process.wait()
+        errors.seek(0)
+        stderr = errors.read()
+        _check(source, arguments, process.returncode, stderr)
+    unreadable = _UNREADABLE.findall(stderr)
+    if unreadable:
+        names = ", ".join(os.fsdecode(name) for name, _ in unreadable[:10])
+        raise LocalError(f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them")
 
 
 def _run(source: Path, arguments: Sequence[str], ok: Sequence[int] = (0,)) -> subprocess.CompletedProcess[bytes]:
-    """Return the finished git command, run in `source`; nothing in it is followed, hooked or locked.
+    """Return the finished git command.
 
     Raises:
         LocalError: git is missing or ended with a code that is not in `ok`.
     """
-    command = ["git", "--no-optional-locks", "--literal-pathspecs", "-c", "core.fsmonitor=false", "-C", str(source)]
+    with _start(source, arguments, subprocess.PIPE) as process:
+        stdout, stderr = process.communicate()
+    _check(source, arguments, process.returncode, stderr, ok)
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+def _start(source: Path, arguments: Sequence[str], stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Return git, started in `source`, with no hook, lock, prompt or pathspec magic."""
+    literal = [] if arguments[0] == "check-ignore" else ["--literal-pathspecs"]  # which that one refuses
+    command = ["git", "--no-optional-locks", *literal, "-c", "core.fsmonitor=false", "-C", str(source)]
     environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
     environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [*command, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
     except FileNotFoundError as error:
         raise LocalError(
             f"{source.name} is a git checkout, but git is not installed",
             "install git (on Debian: `apt-get install git`)",
         ) from error
-    if b"dubious ownership" in done.stderr or b"unsafe repository" in done.stderr:
+
+
+def _check(source: Path, arguments: Sequence[str], code: int, stderr: bytes, ok: Sequence[int] = (0,)) -> None:
+    if b"dubious ownership" in stderr or b"unsafe repository" in stderr:
         top = find_checkout(source) or source
         raise LocalError(
             f"git refuses the checkout {top.name}, because another user owns it",
             f"git config --global --add safe.directory {top}",
         )
-    if done.returncode not in ok or b"not a git repository" in done.stderr:
+    if code not in ok or b"not a git repository" in stderr:
         raise LocalError(
-            f"git {arguments[0]} failed: {done.stderr.decode('utf-8', 'replace').strip()[:500]}",
+            f"git {arguments[0]} failed: {stderr.decode('utf-8', 'replace').strip()[:500]}",
             f"run `git -C {source} status` and mend what it says",
         )
-    return done
-
-
-def _refuse_unreadable(stderr: bytes) -> None:
-    unreadable = _UNREADABLE.findall(stderr)
-    if unreadable:
-        names = ", ".join(os.fsdecode(name) for name, _ in unreadable[:10])
-        raise LocalError(f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them")
 
 
 def _split(output: bytes) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -28,16 +29,15 @@ _TOP_LEVEL_FILES = (
     "setup.cfg",
     "hatch_build.py",
 )
+_NO_SPECS_IN = frozenset({"node_modules", "venv", "build", "dist", "__pycache__"})
 
 
-def read_project(source: Path, *, spec: str | None = None) -> Project:
+def read_project(source: Path) -> Project:
     """Return what `pyproject.toml` in `source` says.
 
     By default packed are the top-level files that a build needs, the members of the uv workspace, the sources that
     `tool.uv.sources` names by path, and `openhands/` where there is one; without any of these the project's package.
-
-    Args:
-        spec: Path of the PyInstaller spec where the user names it; otherwise it is found by its name.
+    The spec is left to `find_spec`, which has to walk the tree.
 
     Raises:
         LocalError: The project file or something it names is missing, or lies outside the source tree.
@@ -58,7 +58,28 @@ def read_project(source: Path, *, spec: str | None = None) -> Project:
             "run `uv lock` and commit uv.lock" if missing == ["uv.lock"] else "add what is missing, or set SOURCE_DIR",
         )
     roots = tuple(_drop_nested([*files, *required, *folders]))
-    return Project(members, roots, tuple(sorted(set(required))), _find_spec(source, roots, spec))
+    return Project(members, roots, tuple(sorted(set(required))), spec=None)
+
+
+def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | None:
+    """Return the PyInstaller spec: the one that PYINSTALLER_SPEC names, `agent-server.spec`, or the only one.
+
+    Raises:
+        LocalError: The named one is missing.
+    """
+    if spec is not None:
+        path = _inside(spec, "PYINSTALLER_SPEC")
+        if not (source / path).is_file():
+            raise LocalError(f"PYINSTALLER_SPEC names {path!r}, which is missing", "set PYINSTALLER_SPEC to a file")
+        return path
+    found = [path.name for path in source.glob("*.spec")]
+    for root in roots:
+        for folder, folders, names in os.walk(source / root):
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_SPECS_IN)
+            below = PurePosixPath(folder).relative_to(source.as_posix())
+            found += [(below / name).as_posix() for name in names if name.endswith(".spec")]
+    preferred = [path for path in found if PurePosixPath(path).name == "agent-server.spec"]
+    return min(preferred or found) if preferred or len(found) == 1 else None
 
 
 def _load(source: Path) -> dict[str, Any]:
@@ -127,20 +148,6 @@ def _find_package(source: Path, settings: dict[str, Any], *, needed: bool) -> li
             "pyproject.toml names no package of this source tree", "set INCLUDE to the folders that the build needs"
         )
     return found
-
-
-def _find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | None:
-    if spec is not None:
-        path = _inside(spec, "PYINSTALLER_SPEC")
-        if not (source / path).is_file():
-            raise LocalError(f"PYINSTALLER_SPEC names {path!r}, which is missing", "set PYINSTALLER_SPEC to a file")
-        return path
-    found = {path.name: path for path in sorted(source.glob("*.spec"), reverse=True)}
-    for root in roots:
-        for path in sorted((source / root).rglob("*.spec"), reverse=True):
-            found.setdefault(path.name, path)
-    best = found.get("agent-server.spec") or (next(iter(found.values())) if len(found) == 1 else None)
-    return best.relative_to(source).as_posix() if best else None
 
 
 def _is_top_level_file(path: Path) -> bool:

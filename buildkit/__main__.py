@@ -1,0 +1,34 @@
+"""The command `runtime-build`: the same tasks as invoke's, without a `tasks.py`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+from invoke import Program
+from invoke.exceptions import ParseError
+
+from buildkit.tasks import make_collection
+
+_USAGE = 2
+
+
+class _Program(Program):
+    """invoke's own program, except that a misspelt command line is exit 2 here, as bad usage is everywhere."""
+
+    def parse_tasks(self) -> None:
+        try:
+            super().parse_tasks()
+        except ParseError as error:
+            name = self.binary or "runtime-build"
+            print(f"error: {error}\nfix:   `{name} --help TASK` lists the flags of a task", file=sys.stderr)
+            sys.exit(_USAGE)
+
+
+def main() -> None:
+    """Run what was typed."""
+    _Program(name="runtime-build", binary="runtime-build", namespace=make_collection(), version=version("runtime-build")).run()
+
+
+if __name__ == "__main__":
+    main()

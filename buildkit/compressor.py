@@ -1,0 +1,164 @@
+"""A gzip stream whose bytes depend on nothing but the input, the compressor, its version and its level."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import zlib
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Protocol, Self
+
+from buildkit.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# ISA-L's output depends on how its input is cut, so every block but the last has exactly this size.
+BLOCK_BYTES = 1 << 18
+_BLOCKS_AHEAD = 6
+# No file name, no time, no flags; operating system "unknown".
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+_RAW_DEFLATE = -15
+
+
+class _Deflate(Protocol):
+    def compress(self, data: memoryview, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """A named way to compress; `describe()` is what makes two archives comparable."""
+
+    name: str
+    version: str
+    level: int
+    start: Callable[[], _Deflate]
+    crc32: Callable[[memoryview, int], int]
+
+    def describe(self) -> dict[str, str | int]:
+        """Return what `context.json` records of the compressor."""
+        return {"name": self.name, "version": self.version, "level": self.level}
+
+
+def find_compressor(compression: str = "") -> Compressor:
+    """Return the compressor that COMPRESSION names (`isal-0` to `isal-3`, `zlib-1` to `zlib-9`).
+
+    Without a name it is ISA-L at level 2, whose bytes do not depend on the processor (level 3's do), or zlib at
+    level 1 where the `isal` package is not installed.
+
+    Raises:
+        SettingError: No such compressor, or it is not installed.
+    """
+    name, _, level = (compression or "isal-2").partition("-")
+    levels = {"isal": "0123", "zlib": "123456789"}.get(name, "")
+    if len(level) != 1 or level not in levels:
+        raise SettingError(
+            f"COMPRESSION is not a compressor and its level: {compression!r}", "use isal-0 … isal-3, or zlib-1 … zlib-9"
+        )
+    if name == "zlib":
+        return _use_zlib(int(level))
+    try:
+        return _use_isal(int(level))
+    except ImportError:
+        if not compression:
+            return _use_zlib(1)
+        raise SettingError(
+            f"COMPRESSION={compression}, but the package isal is not installed", "pip install isal"
+        ) from None
+
+
+class GzipWriter:
+    """Compresses blocks in a thread of its own and writes them to a file, so that reading and compressing overlap.
+
+    A context manager: when the block ends, everything is written, or the failure to write it is raised.
+
+    Attributes:
+        sha256: Of what was written.
+        size_bytes: What was written, in bytes.
+    """
+
+    def __init__(self, file: IO[bytes], compressor: Compressor) -> None:
+        self.sha256 = hashlib.sha256()
+        self.size_bytes = 0
+        self._file = file
+        self._compressor = compressor
+        self._failure: Exception | None = None
+        self._full: queue.Queue[memoryview | None] = queue.Queue(_BLOCKS_AHEAD)
+        self._empty: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(_BLOCKS_AHEAD + 2):
+            self._empty.put(bytearray(BLOCK_BYTES))
+        self._thread = threading.Thread(target=self._work, name="compressor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._full.put(None)
+        self._thread.join()
+        if error is None and self._failure is not None:
+            raise self._failure
+
+    def take_block(self) -> bytearray:
+        """Return a block to fill; hand it back by `write`."""
+        return self._empty.get()
+
+    def write(self, block: bytearray, size_bytes: int) -> None:
+        """Compress the first `size_bytes` of `block`, which must all be used except in the last one.
+
+        Raises:
+            OSError: An earlier block could not be written.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._full.put(memoryview(block)[:size_bytes])
+
+    def _work(self) -> None:
+        try:
+            self._compress()
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for it
+            self._failure = error
+            while (block := self._full.get()) is not None:
+                self._give_back(block)
+
+    def _compress(self) -> None:
+        deflate = self._compressor.start()
+        checksum = size = 0
+        self._put(_GZIP_HEADER)
+        while (block := self._full.get()) is not None:
+            checksum = self._compressor.crc32(block, checksum)
+            size += len(block)
+            self._put(deflate.compress(block))
+            self._give_back(block)
+        self._put(deflate.flush())
+        self._put(checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little"))
+
+    def _put(self, data: bytes) -> None:
+        self.sha256.update(data)
+        self.size_bytes += len(data)
+        self._file.write(data)
+
+    def _give_back(self, block: memoryview) -> None:
+        buffer = block.obj
+        block.release()
+        self._empty.put(buffer)  # type: ignore[arg-type]
+
+
+def _use_zlib(level: int) -> Compressor:
+    return Compressor(
+        "zlib", zlib.ZLIB_RUNTIME_VERSION, level, lambda: zlib.compressobj(level, zlib.DEFLATED, _RAW_DEFLATE), zlib.crc32
+    )
+
+
+def _use_isal(level: int) -> Compressor:
+    from isal import __version__, isal_zlib  # noqa: PLC0415 - absent where it has no wheel
+
+    return Compressor(
+        "isal",
+        __version__,
+        level,
+        lambda: isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW_DEFLATE),
+        isal_zlib.crc32,
+    )

@@ -1,0 +1,130 @@
+"""The output directory: whether it is ours, one run at a time, and cleaning that removes only what we wrote."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from buildkit.atomic import sweep_temporaries, write_file
+from buildkit.errors import LocalError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARKER = ".gitignore"
+_SIGNATURE = "# Created by runtime-build. Everything in this folder may be removed by it.\n"
+STAT_CACHE = ".context-cache"
+_STATE_FILES = frozenset(
+    f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify")
+)
+_OUR_FILES = _STATE_FILES | {MARKER, STAT_CACHE, "Dockerfile", "BUILD_INSTRUCTIONS.md", "manifest.yaml"}
+_OUR_ARCHIVE = re.compile(r"agent-server-(?:[0-9a-f]{7}|unknown)-[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.tar\.gz")
+
+
+def check_output_dir(directory: Path, *protected: Path) -> None:
+    """Refuse a directory that is not ours to write into; touches nothing.
+
+    Args:
+        protected: The source, the project, the working directory: none may be `directory` or lie in it.
+
+    Raises:
+        SettingError: It is `/`, a home, a checkout, holds one of `protected`, is or lies behind a symbolic link of its
+            own name, or holds files that we did not write.
+    """
+    shown = str(directory)
+    fix = "set OUTPUT_DIR to a folder that does not exist yet, such as ./runtime-build"
+    if directory.is_symlink():
+        raise SettingError(f"OUTPUT_DIR is a symbolic link: {shown}", fix)
+    real = directory.resolve()
+    if real in {Path("/"), Path.home().resolve()} or (real / ".git").exists():
+        raise SettingError(f"OUTPUT_DIR is the root, a home or a checkout: {shown}", fix)
+    for path in (*protected, Path.home()):
+        if path.resolve().is_relative_to(real):
+            raise SettingError(f"OUTPUT_DIR holds more than our output: {shown} contains {path}", fix)
+    if ".git" in real.parts:
+        raise SettingError(f"OUTPUT_DIR lies in a repository's own folder: {shown}", fix)
+    if directory.exists() and not directory.is_dir():
+        raise SettingError(f"OUTPUT_DIR is not a folder: {shown}", fix)
+    if directory.is_dir() and not _is_ours(directory):
+        raise SettingError(f"OUTPUT_DIR holds files that runtime-build did not write: {shown}", fix)
+
+
+@contextmanager
+def lock_output_dir(directory: Path) -> Iterator[None]:
+    """Keep every other run out of `directory`. The lock lies beside it, since the directory itself may be cleared.
+
+    Raises:
+        LocalError: Another run is at work there.
+    """
+    path = directory.parent / f".{directory.name}.lock"
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=0.2, mode=0o644):
+            if directory.is_dir():
+                sweep_temporaries(directory)
+            yield
+    except Timeout:
+        raise LocalError(
+            f"another run is at work in {directory.name}", "wait for it to end, or set another OUTPUT_DIR"
+        ) from None
+    except PermissionError as error:
+        raise LocalError(f"cannot write beside {directory.name}: {error.strerror}", "set another OUTPUT_DIR") from error
+
+
+def make_output_dir(directory: Path) -> None:
+    """Create the directory with our marker in it; does nothing where it is there already."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LocalError(f"cannot create {directory.name}: {error.strerror}", "set another OUTPUT_DIR") from error
+    if not any(directory.iterdir()):
+        write_file(directory / MARKER, f"{_SIGNATURE}*\n".encode("ascii"))
+
+
+def clean_output_dir(directory: Path, archives: frozenset[str], keep: frozenset[str] = frozenset()) -> list[str]:
+    """Return the names of the files that were removed: known ones, and only where our marker is.
+
+    Args:
+        archives: Names of archives that our state files tell of, besides those with a generated name.
+        keep: Names that stay.
+
+    Raises:
+        SettingError: There is no marker; nothing was removed.
+    """
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return []
+    if not _has_marker(directory):
+        raise SettingError(
+            f"{directory.name} has no marker of ours ({MARKER}), so nothing in it is removed",
+            "remove it by hand, set CLEAN_OUTPUT=false, or set another OUTPUT_DIR",
+        )
+    removed = []
+    for entry in sorted(os.listdir(directory)):
+        ours = entry in _OUR_FILES or entry in archives or _OUR_ARCHIVE.fullmatch(entry)
+        if ours and entry not in keep | {MARKER}:
+            (directory / entry).unlink()
+            removed.append(entry)
+    return removed
+
+
+def remove_output_dir(directory: Path) -> None:
+    """Remove the marker and the directory when nothing else is left in it."""
+    if directory.is_dir() and os.listdir(directory) == [MARKER]:
+        (directory / MARKER).unlink()
+        directory.rmdir()
+
+
+def _is_ours(directory: Path) -> bool:
+    """Return whether we wrote it: our marker, or, as in an artifact without hidden files, our state files."""
+    names = set(os.listdir(directory))
+    return not names or _has_marker(directory) or bool(names & _STATE_FILES)
+
+
+def _has_marker(directory: Path) -> bool:
+    marker = directory / MARKER
+    return marker.is_file() and not marker.is_symlink() and marker.read_bytes().startswith(_SIGNATURE.encode("ascii"))

@@ -1,0 +1,157 @@
+"""One run of a task: its settings, its folders, its lock, its signals, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildkit.config import LoadedSettings, Settings, load_settings, read_environment
+from buildkit.console import Console
+from buildkit.errors import LocalError, RuntimeBuildError, SettingError
+from buildkit.output import check_output_dir, lock_output_dir, make_output_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import FrameType
+
+    from buildkit.models import Project
+    from buildkit.selection import Selection
+
+
+class Interrupted(BaseException):
+    """A signal asked us to end; not an `Exception`, so that nothing takes it for a failure of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Session:
+    """What a task works with.
+
+    Attributes:
+        root: Where `.env` lies; relative paths start here, from whichever folder the task is run.
+        source: The checkout that is packed.
+        directory: The output directory.
+    """
+
+    def __init__(self, loaded: LoadedSettings, root: Path, environment: Mapping[str, str]) -> None:
+        self.loaded = loaded
+        self.settings: Settings = loaded.settings
+        self.environment = environment
+        self.root = root
+        self.source = Path(os.path.normpath(root / self.settings.source_dir)).resolve()
+        self.directory = Path(os.path.normpath(root / self.settings.output_dir))
+        self.console = Console(environment.get("GITHUB_OUTPUT", ""))
+        self.on_interrupt = "run it again"
+
+    @cached_property
+    def project(self) -> Project:
+        """What the source's project file says."""
+        from buildkit.project import read_project  # noqa: PLC0415
+
+        if not self.source.is_dir():
+            raise SettingError(f"SOURCE_DIR is no folder: {self.source}", "set SOURCE_DIR to the checkout to pack")
+        return read_project(self.source)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The rules by which files are packed."""
+        from buildkit.selection import Selection  # noqa: PLC0415
+
+        settings = self.settings
+        lock = self.directory.with_name(f".{self.directory.name}.lock")
+        ours = [path.relative_to(self.source).as_posix() for path in (self.directory, lock) if self._is_inside(path)]
+        return Selection(
+            self.source, self.project, include=settings.include, exclude=settings.exclude, never=ours
+        )
+
+    def show_path(self, path: Path) -> str:
+        """Return a path as somebody in the working directory would type it."""
+        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the output directory for this run alone.
+
+        Raises:
+            SettingError: It is not a folder for our output.
+            LocalError: Another run holds it.
+        """
+        check_output_dir(self.directory, self.source, self.root, Path.cwd())
+        with lock_output_dir(self.directory):
+            yield
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the output directory for this run alone, made where it is missing."""
+        with self.locked():
+            make_output_dir(self.directory)
+            yield
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.is_relative_to(self.source)
+
+
+def open_session(flags: Mapping[str, str], root: Path | None, defaults: Mapping[str, str]) -> Session:
+    """Return a session with every setting checked.
+
+    Raises:
+        SettingError: One is bad.
+    """
+    from buildkit.config import find_root  # noqa: PLC0415
+
+    environment = read_environment()
+    folder = root or find_root(Path.cwd())
+    session = Session(load_settings(flags, environment, folder, defaults), folder, environment)
+    for warning in session.loaded.warnings:
+        session.console.warn(warning)
+    return session
+
+
+@contextmanager
+def ending_well(*, as_json: bool) -> Iterator[list[Session]]:
+    """Turn every way to end badly into two lines and an exit code; give a list to put the session into.
+
+    Raises:
+        SystemExit: With the exit code of the error or the signal.
+    """
+    sessions: list[Session] = []
+    code = 0
+    try:
+        with _raising_signals():
+            yield sessions
+    except RuntimeBuildError as error:
+        Console().fail(error, as_json=as_json)
+        code = error.exit_code
+    except OSError as error:
+        Console().fail(
+            LocalError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "mend it and run again"), as_json=as_json
+        )
+        code = LocalError.exit_code
+    except (KeyboardInterrupt, Interrupted) as interrupt:
+        code = 128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT)
+        error = RuntimeBuildError("interrupted", sessions[0].on_interrupt if sessions else "run it again")
+        error.exit_code = code  # type: ignore[misc]
+        Console().fail(error, as_json=as_json)
+    if code:
+        raise SystemExit(code)
+
+
+@contextmanager
+def _raising_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that temporary files go and nothing is torn."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
