@@ -134,6 +134,14 @@ def test_a_wildcard_opens_no_excluded_folder() -> None:
     assert rules.excludes("pkg/deep/er/f.txt")
 
 
+def test_a_line_for_the_root_reaches_no_package() -> None:
+    project = Path(__file__).parent / "projects" / "workspace-today"
+    rules = parse_dockerignore((project / ".dockerignore").read_text(encoding="utf-8"), ".dockerignore")
+    files = [path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()]
+    assert "openhands-sdk/openhands/sdk/workspace/__init__.py" in files
+    assert [path for path in files if rules.excludes(path)] == ["AGENTS.md"]
+
+
 def test_explains_by_file_and_line() -> None:
     rules = parse_dockerignore("# docs\n*.md\n!README.md \n\nworkspace/\n", ".dockerignore")
     assert rules.explain("GUIDE.md") == Rule("*.md", ".dockerignore", 2, include=False)

@@ -1,0 +1,3 @@
+"""Needs foo."""
+
+import foo

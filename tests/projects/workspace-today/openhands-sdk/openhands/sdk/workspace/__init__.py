@@ -1,0 +1,1 @@
+"""`workspace/` in .dockerignore must not reach this."""

@@ -1,0 +1,1 @@
+// `lib/` in .dockerignore must not reach this.
