@@ -75,7 +75,7 @@ def _load_environment(template_dir: Path | None) -> _Environment:
         raise SettingError(f"TEMPLATE_DIR is not a folder: {template_dir}", "set TEMPLATE_DIR to a folder of templates")
     built_in = jinja2.FileSystemLoader(_PACKAGED)
     overrides = [jinja2.FileSystemLoader(template_dir)] if template_dir else []
-    environment = _Environment(  # noqa: S701 - what is rendered is no HTML, and quoted for where it stands
+    environment = _Environment(
         loader=jinja2.ChoiceLoader([*overrides, built_in, jinja2.PrefixLoader({_BUILT_IN: built_in})]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

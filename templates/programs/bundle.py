@@ -10,15 +10,16 @@ import importlib.util
 import os
 import sys
 from fnmatch import fnmatch
-from importlib.machinery import all_suffixes
+from importlib.machinery import ModuleSpec, all_suffixes
 from pathlib import Path
+from typing import Any
 
 import PyInstaller.__main__
 from PyInstaller.archive.readers import CArchiveReader
 from PyInstaller.building import build_main
 
 
-def find_spec(name):
+def find_spec(name: str) -> ModuleSpec | None:
     """Return where Python would import `name` from, or None."""
     try:
         return importlib.util.find_spec(name)
@@ -26,13 +27,14 @@ def find_spec(name):
         return None
 
 
-def find_packages(root, module):
-    """Return the folders of the packages in the tree that can be imported, by their place in the executable."""
-    packages = {}
-    top = find_spec(module.split(".")[0])
-    for location in (top and top.submodule_search_locations) or ():
+def find_packages(root: Path, module: str) -> dict[Path, str]:
+    """Return the names by which the packages in the tree are imported, by folder."""
+    packages: dict[Path, str] = {}
+    top = module.partition(".")[0]
+    spec = find_spec(top)
+    for location in (spec and spec.submodule_search_locations) or ():
         if Path(location).is_relative_to(root):
-            packages[Path(location)] = top.name
+            packages[Path(location)] = top
     for init in sorted(root.rglob("__init__.py")):
         folder = init.parent
         parts = folder.relative_to(root).parts
@@ -46,25 +48,25 @@ def find_packages(root, module):
     return packages
 
 
-def select_data(packages, omit):
+def select_data(packages: dict[Path, str], omit: list[str]) -> dict[str, Path]:
     """Return every file of the packages that is no code, by its place in the executable."""
     code = tuple(all_suffixes())
-    data = {}
+    data: dict[str, Path] = {}
     for folder, name in packages.items():
         for path in sorted(folder.rglob("*")):
-            place = "%s/%s" % (name.replace(".", "/"), path.relative_to(folder).as_posix())
+            place = Path(*name.split("."), path.relative_to(folder)).as_posix()
             compiled = "__pycache__" in path.parts
-            if path.is_file() and not compiled and not path.name.endswith(code):
-                if not any(fnmatch(place, pattern) for pattern in omit):
-                    data[place] = path
+            omitted = any(fnmatch(place, pattern) for pattern in omit)
+            if path.is_file() and not compiled and not omitted and not path.name.endswith(code):
+                data[place] = path
     return data
 
 
-def build_executable(spec, data):
+def build_executable(spec: str, data: dict[str, Path]) -> None:
     """Run PyInstaller with the spec as it is, but for the data files that its analysis lacks."""
 
     class CompleteAnalysis(build_main.Analysis):
-        def __init__(self, *args, **kwargs):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             known = {Path(entry[0]).as_posix() for entry in self.datas}
             missing = sorted(set(data) - known)
@@ -73,23 +75,24 @@ def build_executable(spec, data):
 
     # PyInstaller runs a spec with this name from its own module; there is no option that adds to a spec.
     build_main.Analysis = CompleteAnalysis
-    PyInstaller.__main__.run(["--clean", "--noconfirm", "--distpath", "/dist", "--workpath", "/tmp/pyinstaller", spec])
+    PyInstaller.__main__.run(["--clean", "--noconfirm", "--distpath", "/dist", "--workpath", "/pyinstaller", spec])
 
 
-def check_executable(executable, data):
+def check_executable(executable: Path, data: dict[str, Path]) -> None:
     """Stop where a data file is not in the executable as it is in the tree, naming each."""
     if not executable.is_file():
         made = ", ".join(sorted(path.name for path in executable.parent.iterdir()))
-        sys.exit("the spec made no one-file executable %s, but: %s" % (executable.name, made))
+        sys.exit(f"the spec made no one-file executable {executable.name}, but: {made}")
     archive = CArchiveReader(str(executable))
     carried = {Path(name).as_posix(): name for name in archive.toc}
     missing = [
-        place for place, path in data.items()
+        place
+        for place, path in data.items()
         if place not in carried or archive.extract(carried[place]) != path.read_bytes()
     ]
     if missing:
         sys.exit("data files missing from the executable (BINARY_OMIT permits):\n    " + "\n    ".join(missing))
-    print("all %d data files of the packages are in the executable" % len(data))
+    print(f"all {len(data)} data files of the packages are in the executable")
 
 
 if __name__ == "__main__":

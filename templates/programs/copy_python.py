@@ -17,10 +17,10 @@ C_LIBRARY = re.compile(r"(ld-|ld64|libc\.|libm\.|libdl\.|librt\.|libpthread\.|li
 LEFT_OUT = ("site-packages", "dist-packages", "test", "idlelib", "turtledemo", "tkinter", "_tkinter*", "config-*")
 
 
-def copy_interpreter(folder, patchelf):
+def copy_interpreter(folder: Path, patchelf: str) -> Path:
     """Copy program, standard library and shared libraries; tell the program to look for the latter beside itself."""
     program = Path(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))
-    name = "python%d.%d" % sys.version_info[:2]
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     standard_library = folder / sys.platlibdir / name
     ignore = shutil.ignore_patterns(*LEFT_OUT, "EXTERNALLY-MANAGED")
     for source in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
@@ -32,14 +32,14 @@ def copy_interpreter(folder, patchelf):
         (copied.parent / alias).symlink_to(name)
     modules = sorted(standard_library.glob("lib-dynload/*.so"))
     copy_libraries([program, *modules], folder / "lib")
-    # DT_RPATH, unlike DT_RUNPATH, also serves what the program loads later; a module with a path of its own would not see it.
+    # DT_RPATH, unlike DT_RUNPATH, also serves modules that the program loads later and that have no path of their own.
     for module in modules:
         subprocess.run([patchelf, "--remove-rpath", module], check=True)
     subprocess.run([patchelf, "--force-rpath", "--set-rpath", "$ORIGIN/../lib", copied], check=True)
     return copied
 
 
-def copy_libraries(programs, folder):
+def copy_libraries(programs: list[Path], folder: Path) -> None:
     """Copy the shared libraries that `programs` load, under the names by which they are looked for."""
     folder.mkdir(parents=True, exist_ok=True)
     for program in programs:
@@ -49,12 +49,12 @@ def copy_libraries(programs, folder):
                 shutil.copy2(os.path.realpath(path), folder / name)
 
 
-def check_copy(copied, folder):
+def check_copy(copied: Path, folder: Path) -> None:
     """Stop where the copy does not start, or looks outside its folder."""
     program = "import ctypes, ssl, sys; print(sys.prefix)"
     result = subprocess.run([copied, "-I", "-c", program], check=False, capture_output=True, text=True, env={})
     if result.stdout.strip() != str(folder):
-        sys.exit("the copied Python does not work: prefix %r, %s" % (result.stdout.strip(), result.stderr))
+        sys.exit(f"the copied Python does not work: prefix {result.stdout.strip()!r}, {result.stderr}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,329 @@
+"""The step `dockerfile`: what is rendered for each target, and what is refused before anything is."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from buildkit.dockerfile import TARGETS, DockerfileSettings, RenderedDockerfile, render_dockerfile
+from buildkit.errors import LocalError, SettingError
+from buildkit.models import Project, Version
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHA = "0506352" + "a" * 33
+PROJECT = Project(
+    members=("server", "tools"),
+    roots=("pyproject.toml", "server", "tools", "uv.lock"),
+    required=("pyproject.toml", "uv.lock"),
+    spec="server/agent-server.spec",
+)
+VERSION = Version(
+    name="agent-server-0506352-python",
+    sha=SHA,
+    short_sha=SHA[:7],
+    dirty=False,
+    tags=["python"],
+    primary_tag="python",
+    archive="agent-server-0506352-python.tar.gz",
+    commit_time=1_700_000_000,
+)
+STAGES = {
+    "binary": ["uv-tool", "deps", "sources", "builder", "base-minimal", "base-full", "binary"],
+    "binary-minimal": ["uv-tool", "deps", "sources", "builder", "base-minimal", "binary-minimal"],
+    "source": ["uv-tool", "deps", "sources", "builder", "base-minimal", "base-full", "source"],
+    "source-minimal": ["uv-tool", "deps", "sources", "builder", "base-minimal", "source-minimal"],
+}
+every_target = pytest.mark.parametrize("target", TARGETS)
+
+
+def render(target: str = "source-minimal", **changes: Any) -> RenderedDockerfile:
+    """Return both files for `target`; `changes` go to the settings, or to what stands beside them."""
+    outer = {name: changes.pop(name) for name in ("project", "version", "git_ref", "template_dir") if name in changes}
+    settings = replace(DockerfileSettings(target, "python:3.13"), **changes)
+    project, version = outer.pop("project", PROJECT), outer.pop("version", VERSION)
+    return render_dockerfile(settings, project, version, **{"git_ref": "main", **outer})
+
+
+def read_instructions(text: str) -> list[str]:
+    """Return the instructions of a Dockerfile, each on one line, as an engine reads them."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return [line for line in re.sub(r"\\\n", "", "\n".join(lines)).splitlines() if line.strip()]
+
+
+@every_target
+def test_only_the_stages_that_the_target_needs_are_rendered_and_the_target_is_last(target: str) -> None:
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", render(target).text, re.MULTILINE)
+    assert stages == STAGES[target]
+
+
+@every_target
+def test_every_stage_begins_with_the_base_image_or_another_stage(target: str) -> None:
+    names = [line.split() for line in render(target).text.splitlines() if line.startswith("FROM ")]
+    known = {"${BASE_IMAGE}"}
+    for _, origin, _, stage in names:
+        assert origin in known
+        known.add(stage)
+
+
+@every_target
+def test_third_party_packages_are_installed_before_any_source_is_copied(target: str) -> None:
+    text = render(target).text
+    assert text.index("uv sync --frozen") < text.index("COPY . /sources/")
+    before = text[: text.index("uv sync --frozen")]
+    copies = [json.loads(line.removeprefix("COPY ")) for line in before.splitlines() if line.startswith("COPY [")]
+    assert copies == [["pyproject.toml", "uv.lock", "./"]] + [[f"{m}/pyproject.toml", f"{m}/"] for m in PROJECT.members]
+
+
+@every_target
+def test_two_commits_differ_only_behind_the_last_layer(target: str) -> None:
+    later = replace(VERSION, sha="f" * 40, short_sha="f" * 7, commit_time=1_800_000_000)
+    one = read_instructions(render(target).text)
+    other = read_instructions(render(target, version=later, git_ref="next").text)
+    first = next(number for number, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
+    assert {line.split()[0] for line in one[first:]} == {"ENV", "LABEL"}
+
+
+@every_target
+def test_nothing_is_used_that_one_of_the_engines_refuses(target: str) -> None:
+    for line in read_instructions(render(target).text):
+        assert "<<" not in line.split("printf")[0]
+        assert not re.match(r"(COPY|ADD) .*--(link|chmod|parents|exclude|checksum)", line)
+        for mount in re.findall(r"--mount=(\S+)", line):
+            assert mount == "type=cache,target=/var/cache/uv"
+    assert "syntax=" not in render(target).text
+
+
+@every_target
+def test_no_argument_environment_or_label_is_named_like_a_secret(target: str) -> None:
+    for line in read_instructions(render(target).text):
+        if line.split()[0] in {"ARG", "ENV", "LABEL"}:
+            names = re.findall(r"([\w.]+)=", line)
+            assert not [name for name in names if re.search(r"(?i)key|token|secret|passw|credential", name)]
+
+
+@every_target
+def test_every_shell_fragment_is_accepted_by_sh(target: str) -> None:
+    runs = [line for line in read_instructions(render(target).text) if line.startswith("RUN ")]
+    assert len(runs) > 5
+    for run in runs:
+        shell = re.sub(r"^RUN (--mount=\S+ +)*", "", run)
+        subprocess.run(["sh", "-n"], input=shell, text=True, check=True)
+
+
+@every_target
+def test_the_image_keeps_its_contract(target: str) -> None:
+    lines = read_instructions(render(target).text)
+    program = ["/usr/local/bin/openhands-agent-server"]
+    if target.startswith("source"):
+        program = ["/agent-server/.venv/bin/python", "-m", "openhands.agent_server"]
+    assert f"ENTRYPOINT {json.dumps(['tini', '--', *program])}" in lines
+    assert 'CMD ["--host", "0.0.0.0", "--port", "8000"]' in lines
+    assert "USER openhands" in lines
+    assert "WORKDIR /" in lines
+    assert "EXPOSE 8000" in lines
+    assert "ENV LANG=C.UTF-8 LC_ALL=C.UTF-8" in lines
+    assert lines[-2] == f'ENV OPENHANDS_BUILD_GIT_SHA="{SHA}" OPENHANDS_BUILD_GIT_REF="main"'
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', lines[-1]))
+    assert labels == {
+        "title": "openhands-agent-server",
+        "base.name": "${BASE_IMAGE}",
+        "created": "2023-11-14T22:13:20+00:00",
+        "version": "0506352-python",
+        "revision": SHA,
+    }
+
+
+def test_names_of_another_server_replace_ours_everywhere() -> None:
+    names = {"server_module": "acme.server", "server_name": "acme", "server_port": 9000, "image_name": "acme/image"}
+    for target in TARGETS:
+        rendered = render(target, **names)
+        assert "openhands.agent_server" not in rendered.text.replace('as "openhands/agent_server', "")
+        assert "openhands-agent-server" not in rendered.text + rendered.instructions
+        assert "8000" not in rendered.text + rendered.instructions
+
+
+def test_a_tree_without_commit_is_unknown_and_has_no_time() -> None:
+    text = render(version=replace(VERSION, sha=None, short_sha="unknown", commit_time=None)).text
+    assert 'OPENHANDS_BUILD_GIT_SHA="unknown"' in text
+    assert "image.created" not in text
+
+
+def test_a_dirty_tree_says_so_in_its_version() -> None:
+    rendered = render(version=replace(VERSION, dirty=True))
+    assert 'image.version="0506352-python-dirty"' in rendered.text
+    assert "with uncommitted changes" in rendered.instructions
+
+
+def test_features_can_be_switched_off_and_minimal_targets_have_none() -> None:
+    only_desktop = render("source", features=frozenset({"desktop"})).text
+    assert "novnc" in only_desktop
+    assert "docker.io" not in only_desktop
+    assert "VSCODE_URL" not in only_desktop
+    for target in ("source-minimal", "binary-minimal"):
+        assert not re.search("novnc|docker.io|VSCODE", render(target).text)
+
+
+def test_development_packages_are_in_source_alone() -> None:
+    assert [target for target in TARGETS if "build-essential" in render(target).text] == ["source"]
+    assert [target for target in TARGETS if "--no-install-workspace --no-dev" not in render(target).text] == ["source"]
+
+
+def test_extra_packages_are_installed_by_every_package_manager() -> None:
+    text = render(extra_packages=["ripgrep", "libfoo2=1.2~rc1"]).text
+    assert len(re.findall(r"\bripgrep 'libfoo2=1\.2~rc1'", text)) == 4
+
+
+def test_build_arguments_replace_defaults_and_further_ones_reach_every_stage_that_runs_something() -> None:
+    text = render(build_args={"UV_VERSION": "0.12.0", "PIP_INDEX_URL": "https://mirror.example/simple"}).text
+    assert text.count('ARG UV_VERSION="0.12.0"\n') == 1
+    assert text.count('ARG PIP_INDEX_URL="https://mirror.example/simple"\n') == 1
+    assert text.count("ARG PIP_INDEX_URL\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "rendered"),
+    [("plain", '"plain"'), ('a "b"', r'"a \"b\""'), ("$HOME", r'"\$HOME"'), ("a\\", r'"a\\"'), ("it's", '"it\'s"')],
+)
+def test_values_are_quoted_for_the_dockerfile(value: str, rendered: str) -> None:
+    assert f"ARG NOTE={rendered}\n" in render(build_args={"NOTE": value}).text
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"target": "sources"}, "TARGET"),
+        ({"base_image": "x\nRUN evil"}, "BASE_IMAGE"),
+        ({"base_image": "x$(id)"}, "BASE_IMAGE"),
+        ({"base_image": "x y"}, "BASE_IMAGE"),
+        ({"build_args": {"A-B": "1"}}, "BUILD_ARGS"),
+        ({"build_args": {"A\n": "1"}}, "BUILD_ARGS"),
+        ({"build_args": {"é": "1"}}, "BUILD_ARGS"),
+        ({"build_args": {"A": "1\nRUN evil"}}, "BUILD_ARGS"),
+        ({"build_args": {"A": "\x00"}}, "BUILD_ARGS"),
+        ({"build_args": {"A": "\u202e"}}, "BUILD_ARGS"),
+        ({"build_args": {"API_KEY": "1"}}, "BUILD_ARGS"),
+        ({"build_args": {"github_token": "1"}}, "BUILD_ARGS"),
+        ({"build_args": {"DB_PASSWORD": "1"}}, "BUILD_ARGS"),
+        ({"build_args": {"SECRETS": "1"}}, "BUILD_ARGS"),
+        ({"build_args": {"INDEX": "https://me:hush@mirror.example"}}, "BUILD_ARGS"),
+        ({"build_args": {"BASE_IMAGE": "x"}}, "BUILD_ARGS"),
+        ({"extra_packages": ["-y"]}, "EXTRA_PACKAGES"),
+        ({"extra_packages": ["a;b"]}, "EXTRA_PACKAGES"),
+        ({"extra_packages": [""]}, "EXTRA_PACKAGES"),
+        ({"features": frozenset({"podman"})}, "FEATURES"),
+        ({"server_module": "a-b"}, "SERVER_MODULE"),
+        ({"server_module": "a.b\n"}, "SERVER_MODULE"),
+        ({"server_name": "../x"}, "SERVER_NAME"),
+        ({"server_port": 0}, "SERVER_PORT"),
+        ({"server_port": 65536}, "SERVER_PORT"),
+        ({"image_name": "A b"}, "IMAGE_NAME"),
+        ({"git_ref": "a\nb"}, "GIT_REF"),
+        ({"source_url": "https://me:hush@host/x"}, "SOURCE_URL"),
+    ],
+)
+def test_a_value_that_cannot_stand_in_a_dockerfile_is_refused_by_name(changes: dict[str, Any], setting: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        render(changes.pop("target", "source-minimal"), **changes)
+    assert caught.value.exit_code == 2
+    assert setting in caught.value.message
+    assert "hush" not in caught.value.message + caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["MONKEY", "KEYBOARD", "PATH_TO_AUTHORS", "TOKENIZERS_PARALLELISM", "_x9"])
+def test_names_that_only_contain_such_a_word_are_taken(name: str) -> None:
+    assert f'ARG {name}="1"' in render(build_args={name: "1"}).text
+
+
+@pytest.mark.parametrize("target", ["binary", "binary-minimal"])
+def test_a_binary_target_without_spec_names_the_setting(target: str) -> None:
+    with pytest.raises(LocalError, match="PyInstaller spec") as caught:
+        render(target, project=replace(PROJECT, spec=None))
+    assert "PYINSTALLER_SPEC" in caught.value.fix
+    assert caught.value.exit_code == 3
+
+
+def test_a_member_whose_path_cannot_be_copied_is_refused() -> None:
+    with pytest.raises(LocalError, match="cannot stand in a Dockerfile"):
+        render(project=replace(PROJECT, members=("a$b",)))
+
+
+def test_the_instructions_name_this_archive_and_hold_no_time() -> None:
+    instructions = render().instructions
+    assert "tar -xzf agent-server-0506352-python.tar.gz -C agent-server-0506352-python" in instructions
+    assert "docker build -t openhands-agent-server ." in instructions
+    assert 'python openhands-agent-server -c "import openhands.agent_server"' in instructions
+    assert not re.search(r"20\d\d-\d\d|\d\d:\d\d:\d\d", instructions)
+    for block in re.findall(r"```sh\n(.*?)```", instructions, re.DOTALL):
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True)
+
+
+def test_the_same_input_gives_the_same_bytes_and_their_digest() -> None:
+    one = render("binary", build_args={"B": "2", "A": "1"})
+    assert one == render("binary", build_args={"A": "1", "B": "2"})
+    assert (
+        one.dockerfile_sha256
+        == subprocess.run(["sha256sum"], input=one.text, text=True, check=True, capture_output=True).stdout.partition(
+            " "
+        )[0]
+    )
+
+
+def write_template(folder: Path, text: str, name: str = "Dockerfile.j2") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    return folder
+
+
+def test_an_override_extends_the_template_of_its_own_name_and_fills_blocks(tmp_path: Path) -> None:
+    override = '{% extends "Dockerfile.j2" %}{% block final %}LABEL team="{{ server_name }}"\n{% endblock %}'
+    rendered = render(template_dir=write_template(tmp_path / "mine", override))
+    lines = read_instructions(rendered.text)
+    assert lines.index('LABEL team="openhands-agent-server"') == lines.index("USER openhands") - 1
+    assert rendered.instructions == render().instructions
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["arguments", "uv_tool", "dependencies", "sources", "builder", "base_minimal", "docker", "desktop", "vscode", "server", "final"],
+)
+def test_every_block_can_be_added_to(tmp_path: Path, block: str) -> None:
+    override = f'{{% extends "Dockerfile.j2" %}}{{% block {block} %}}{{{{ super() }}}}ENV ADDED=1\n{{% endblock %}}'
+    text = render("source", template_dir=write_template(tmp_path / "mine", override)).text
+    assert text.count("ENV ADDED=1\n") == 1
+    assert text.replace("ENV ADDED=1\n", "") == render("source").text
+
+
+def test_an_included_template_can_be_overridden_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "programs").mkdir(parents=True)
+    write_template(folder, "#!/bin/sh\ntrue\n", "programs/health.sh")
+    assert "'true' >/usr/local/bin/agent-server-health" in render(template_dir=folder).text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("FROM x\n{{ nonsense }}\n", ["Dockerfile.j2, line 2", "nonsense"]),
+        ("FROM x\n{% if %}\n", ["Dockerfile.j2, line 2"]),
+        ("FROM x\n\n{{ 1 + 'a' }}", ["Dockerfile.j2, line 3"]),
+        ("{{ 1 | nofilter }}", ["Dockerfile.j2, line 1", "nofilter"]),
+        ('{% extends "gone.j2" %}', ["gone.j2"]),
+    ],
+)
+def test_a_wrong_template_is_named_with_its_line(tmp_path: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(SettingError) as caught:
+        render(template_dir=write_template(tmp_path / "mine", override))
+    assert all(word in caught.value.message for word in words), caught.value.message
+    assert "TEMPLATE_DIR" in caught.value.fix
+
+
+def test_a_missing_template_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="TEMPLATE_DIR"):
+        render(template_dir=tmp_path / "gone")

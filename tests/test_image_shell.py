@@ -1,0 +1,312 @@
+"""What the images run while they are built, run here: stand-ins for package managers, folders for base images."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from buildkit.dockerfile import DockerfileSettings, render_dockerfile
+from buildkit.models import Project, Version
+from buildkit.template import write_to
+
+PROGRAMS = Path(__file__).parents[1] / "templates" / "programs"
+PROJECT = Project(members=(), roots=(), required=(), spec="x.spec")
+VERSION = Version("x", None, "unknown", False, ["python"], "python", "x.tar.gz", None)
+TOOLS = ("sh", "sed", "mkdir", "touch", "cp", "chmod", "cat", "rm", "install", "grep", "tr", "head")
+MANAGERS = {
+    "apt-get": "apt-get -o Acquire::Retries=5 install -y --no-install-recommends",
+    "apk": "apk add --no-cache",
+    "dnf": "dnf install -y",
+    "microdnf": "microdnf install -y",
+    "yum": "yum install -y",
+    "zypper": "zypper --non-interactive install --no-recommends",
+}
+
+
+@dataclass
+class Base:
+    """A folder that stands for a base image, with only such programs on the PATH as were put there."""
+
+    root: Path
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = self.root / "log"
+        for folder in ("bin", "etc/skel", "home", "usr/bin", "opt/init/bin", "proc/1"):
+            (self.root / folder).mkdir(parents=True)
+        for tool in TOOLS:
+            (self.root / "bin" / tool).symlink_to(str(shutil.which(tool)))
+        self.add("chown")
+
+    def add(self, name: str, script: str = "") -> None:
+        """Put a stand-in on the PATH; it writes down how it was called."""
+        path = self.root / "bin" / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >>{self.log}\n{script}\n')
+        path.chmod(0o755)
+
+    def run(self, instruction: str) -> subprocess.CompletedProcess[str]:
+        """Run a RUN instruction as if the folder were the root of the file system."""
+        shell = re.sub(r"^RUN (--mount=\S+ +)*", "", instruction)
+        for folder in ("etc", "home", "workspace", "usr/bin", "opt/init", "proc"):
+            shell = re.sub(rf"(?<![\w/.])/{folder}(?=[/ ;\n])", str(self.root / folder), shell)
+        path = f"{self.root}/bin:{self.root}/usr/bin"
+        return subprocess.run(["sh", "-c", shell], check=False, env={"PATH": path}, text=True, capture_output=True)
+
+    def calls(self, name: str) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if line.split()[0] == name]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return Base(tmp_path / "base")
+
+
+def find_run(target: str, words: str, **settings: Any) -> str:
+    """Return the RUN instruction of `target` that has these words in it."""
+    rendered = render_dockerfile(DockerfileSettings(target, "x", **settings), PROJECT, VERSION, git_ref="")
+    text = "\n".join(line for line in rendered.text.splitlines() if not line.startswith("#"))
+    found = [run for run in re.findall(r"^RUN (?:.*\\\n)*.*$", text, re.MULTILINE) if words in run]
+    assert len(found) == 1
+    return str(found[0])
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+def test_the_base_packages_are_installed_by_the_manager_that_is_there(base: Base, manager: str) -> None:
+    base.add(manager)
+    result = base.run(find_run("source-minimal", "sudo tar"))
+    assert result.returncode == 0, result.stderr
+    (call,) = [call for call in base.calls(manager) if "sudo" in call]
+    assert call.startswith(MANAGERS[manager] + " bash ca-certificates curl git")
+    assert ("tini" in call.split()) == (manager in {"apt-get", "apk"})
+    assert "tmux" in call.split()
+
+
+def test_a_curl_that_is_there_is_not_installed_again(base: Base) -> None:
+    base.add("microdnf")
+    base.add("curl")
+    base.run(find_run("source-minimal", "sudo tar"))
+    assert "curl" not in base.calls("microdnf")[0].split()
+
+
+def test_a_base_without_package_manager_is_told_so(base: Base) -> None:
+    result = base.run(find_run("source-minimal", "sudo tar"))
+    assert result.returncode == 1
+    assert "no package manager found in the base image" in result.stderr
+
+
+def test_a_failing_package_manager_fails_the_build(base: Base) -> None:
+    base.add("dnf", "exit 3")
+    assert base.run(find_run("source-minimal", "sudo tar")).returncode == 3
+
+
+@pytest.mark.parametrize("feature", ["docker", "desktop"])
+def test_a_feature_on_another_family_names_itself(base: Base, feature: str) -> None:
+    base.add("apk")
+    result = base.run(find_run("source", f"feature '{feature}'"))
+    assert result.returncode == 1
+    assert f"'{feature}' needs a base image of the Debian or Ubuntu family" in result.stderr
+    assert "FEATURES" in result.stderr
+
+
+def test_of_the_optional_packages_only_those_that_exist_are_installed(base: Base) -> None:
+    base.add("apt-get")
+    base.add("apt-cache", '[ "$2" = docker-cli ]')
+    base.add("usermod")
+    result = base.run(find_run("source", "docker.io"))
+    assert result.returncode == 0, result.stderr
+    (call,) = [call for call in base.calls("apt-get") if " install " in call]
+    assert call.split()[-3:] == ["docker.io", "iptables", "docker-cli"]
+    assert base.calls("usermod") == ["usermod -aG docker openhands"]
+
+
+def test_tini_of_the_distribution_is_taken_where_there_is_one(base: Base) -> None:
+    base.add("dnf", f'printf "#!/bin/sh\\n" >{base.root}/bin/tini; chmod 755 {base.root}/bin/tini')
+    result = base.run(find_run("source-minimal", "tini -- true"))
+    assert result.returncode == 0, result.stderr
+    assert base.calls("dnf") == ["dnf install -y tini"]
+    assert not (base.root / "usr/bin/tini").exists()
+
+
+@pytest.mark.parametrize("manager", ["dnf", "microdnf", "yum", "zypper"])
+def test_where_no_package_has_tini_another_init_stands_by_that_name(base: Base, manager: str) -> None:
+    base.add(manager, "exit 1")
+    (base.root / "opt/init/bin/dumb-init").write_text("#!/bin/sh\nexit 0\n")
+    result = base.run(find_run("source-minimal", "tini -- true"))
+    assert result.returncode == 0, result.stderr
+    assert os.access(base.root / "usr/bin/tini", os.X_OK)
+    assert not (base.root / "opt/init").exists()
+
+
+def test_an_image_without_any_init_is_not_built(base: Base) -> None:
+    base.add("dnf", "exit 1")
+    assert base.run(find_run("source-minimal", "tini -- true")).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("passwd", "group"),
+    [
+        ("root:x:0:0::/root:/bin/sh\n", "root:x:0:\n"),
+        ("root:x:0:0::/root:/bin/sh\nnode:x:10001:10001::/home/node:/bin/sh\n", "root:x:0:\nnode:x:10001:\n"),
+        ("root:x:0:0::/root:/bin/sh\nopenhands:x:1000:1000::/home/o:/bin/sh\n", "root:x:0:\nopenhands:x:1000:\n"),
+        (
+            "root:x:0:0::/root:/bin/sh\nopenhands:x:1000:5::/o:/bin/sh\na:x:10001:6::/a:/bin/sh\n",
+            "root:x:0:\na:x:10001:\n",
+        ),
+        ("root:x:0:0::/root:/bin/sh\nother:x:5:10001::/o:/bin/sh\n", "root:x:0:\nother:x:10001:\n"),
+        (
+            "root:x:0:0::/root:/bin/sh\nopenhands:x:10001:10001::/home/openhands:/bin/bash\n",
+            "root:x:0:\nopenhands:x:10001:\n",
+        ),
+    ],
+    ids=["free", "numbers taken", "name taken", "both taken", "group taken", "there already"],
+)
+def test_the_user_has_its_name_and_numbers_whoever_had_them(base: Base, passwd: str, group: str) -> None:
+    (base.root / "etc/passwd").write_text(passwd)
+    (base.root / "etc/group").write_text(group)
+    (base.root / "etc/skel/.bashrc").write_text("# hello\n")
+    result = base.run(find_run("source-minimal", "NOPASSWD"))
+    assert result.returncode == 0, result.stderr
+    users = [line.split(":") for line in (base.root / "etc/passwd").read_text().splitlines()]
+    groups = [line.split(":") for line in (base.root / "etc/group").read_text().splitlines()]
+    assert [user[:4] for user in users if user[0] == "openhands" or user[2] == "10001"] == [
+        ["openhands", "x", "10001", "10001"]
+    ]
+    assert [entry[0] for entry in groups if entry[0] == "openhands" or entry[2] == "10001"] == ["openhands"]
+    assert ["root", "x", "0", "0"] in [user[:4] for user in users]
+    assert (base.root / "etc/sudoers.d/openhands").stat().st_mode & 0o777 == 0o440
+    assert (base.root / "home/openhands/.bashrc").is_file()
+    assert (base.root / "workspace/project").is_dir()
+
+
+def test_vs_code_left_out_is_said_and_unchecked_is_refused(base: Base) -> None:
+    run = find_run("source", "VS Code web is left out")
+    without = base.run(run.replace("RUN ", "RUN VSCODE_URL= VSCODE_SHA256=; ", 1))
+    assert without.returncode == 0
+    assert "VSCODE_URL and VSCODE_SHA256" in without.stdout
+    unchecked = base.run(run.replace("RUN ", "RUN VSCODE_URL=https://x.example VSCODE_SHA256=; ", 1))
+    assert unchecked.returncode == 1
+    assert "without VSCODE_SHA256" in unchecked.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "address"),
+    [
+        (["tini", "--", "server"], "127.0.0.1:8000"),
+        (["tini", "--", "server", "--host", "0.0.0.0", "--port", "60000"], "127.0.0.1:60000"),
+        (["tini", "--", "server", "--port=81", "--host=10.0.0.7"], "10.0.0.7:81"),
+        (["docker-init", "--", "tini", "--", "server", "--host", "::", "--port", "9"], "[::1]:9"),
+        (["tini", "--", "server", "--host", "fd00::1"], "[fd00::1]:8000"),
+        (["tini", "--", "server", "--name", "*", "--port", "9"], "127.0.0.1:9"),
+    ],
+)
+def test_the_health_check_asks_where_the_server_listens(base: Base, command: list[str], address: str) -> None:
+    base.add("curl")
+    (base.root / "proc/1/cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in command))
+    script = base.root / "health"
+    written = find_run("source-minimal", "agent-server-health").replace(
+        "/usr/local/bin/agent-server-health", str(script)
+    )
+    assert base.run(written).returncode == 0
+    result = base.run("RUN " + script.read_text())
+    assert result.returncode == 0, result.stderr
+    assert base.calls("curl") == [f"curl -fsS -o /dev/null --max-time 4 http://{address}/health"]
+
+
+def test_a_program_is_written_as_it_is(tmp_path: Path) -> None:
+    text = 'it\'s "quoted" $HOME `id` \\n %s %%\n\n\ttab\\\n'
+    subprocess.run(["sh", "-c", write_to(text, str(tmp_path / "a b"))], check=True)
+    assert (tmp_path / "a b").read_text() == text
+
+
+def test_a_copied_python_starts_from_its_folder(tmp_path: Path) -> None:
+    patchelf = tmp_path / "patchelf"
+    patchelf.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
+    patchelf.chmod(0o755)
+    folder = tmp_path / "python"
+    command = [sys.executable, str(PROGRAMS / "copy_python.py"), str(folder), str(patchelf)]
+    subprocess.run(command, check=True)
+    found = subprocess.run(
+        [folder / "bin/python3", "-I", "-c", "import os; print(os.__file__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(folder))
+    assert not list(folder.rglob("site-packages"))
+    assert "--force-rpath --set-rpath $ORIGIN/../lib" in (tmp_path / "calls").read_text()
+    assert not list((folder / "lib").glob("libc.so*"))
+
+
+@pytest.fixture
+def bundle(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the names of the program that bundles, whose PyInstaller is a stand-in here and real in engine tests."""
+    for name in ("PyInstaller", "PyInstaller.__main__", "PyInstaller.archive", "PyInstaller.building"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    readers = ModuleType("PyInstaller.archive.readers")
+    readers.CArchiveReader = FolderReader  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, readers.__name__, readers)
+    sys.modules["PyInstaller.building"].build_main = None  # type: ignore[attr-defined]
+    names: dict[str, Any] = {"__name__": "bundle"}
+    exec(compile((PROGRAMS / "bundle.py").read_text(), "bundle.py", "exec"), names)
+    return names
+
+
+class FolderReader:
+    """Reads a folder beside the executable as the archive in it."""
+
+    def __init__(self, executable: str) -> None:
+        self.folder = Path(executable + ".d")
+        self.toc = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+
+    def extract(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+
+def write_files(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def test_data_files_of_every_importable_package_are_found(
+    tmp_path: Path, bundle: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(
+        tmp_path,
+        "one/spacious/server/__init__.py",
+        "one/spacious/server/py.typed",
+        "one/spacious/server/docker/Dockerfile",
+        "one/spacious/server/__pycache__/x.txt",
+        "one/spacious/top.md",
+        "two/plainpack/__init__.py",
+        "two/plainpack/data/.hidden",
+        "tests/__init__.py",
+        "tests/unreachable.txt",
+        "one/README.md",
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "one"), str(tmp_path / "two"), *sys.path[1:]])
+    data = bundle["select_data"](bundle["find_packages"](tmp_path, "spacious.server"), ["*/Docker*"])
+    assert sorted(data) == ["plainpack/data/.hidden", "spacious/server/py.typed", "spacious/top.md"]
+
+
+def test_an_executable_that_lacks_a_data_file_fails_the_build_by_name(tmp_path: Path, bundle: dict[str, Any]) -> None:
+    write_files(tmp_path, "x/a.md", "x/b.md", "x/c.md", "server", "server.d/x/a.md")
+    write_files(tmp_path / "server.d", "x/b.md")
+    data = {f"x/{name}.md": tmp_path / f"x/{name}.md" for name in "abc"}
+    with pytest.raises(SystemExit, match=r"missing from the executable.*\n    x/a.md\n    x/c.md"):
+        bundle["check_executable"](tmp_path / "server", data)
+
+
+def test_a_spec_that_makes_no_one_file_executable_is_named(tmp_path: Path, bundle: dict[str, Any]) -> None:
+    write_files(tmp_path, "other/lib")
+    with pytest.raises(SystemExit, match="no one-file executable server, but: other"):
+        bundle["check_executable"](tmp_path / "server", {})
