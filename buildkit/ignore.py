@@ -133,7 +133,9 @@ class _GitignoreRules(IgnoreRules):
         self._spec = GitIgnoreSpec(patterns, backend="simple")
         self._all_exclude = not any(rule.include for rule in rules)
         # A class may match the slash behind a folder (`[^a]`) and then nothing below it: such a pattern prunes nothing.
-        self._folder_patterns = [pattern for pattern in patterns if "[" not in str(pattern)]
+        self._folder_patterns = [
+            pattern for rule, pattern in zip(rules, patterns, strict=True) if "[" not in rule.pattern
+        ]
 
     def excludes(self, path: str) -> bool:
         return self._matches(path) if self._all_exclude else self._spec.match_file(path)
