@@ -20,6 +20,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from buildkit.answer import MAX_BODY_BYTES, Answer
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _MAX_INTERIM_ANSWERS = 100
+_PIECE_BYTES = 16 * 1024
 
 
 class Body(Protocol):
@@ -97,7 +99,7 @@ class Transport:
         """
         try:
             response = self._send(method, url, answer_timeout_s, params, body)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise self._explain(error, url) from error
         with response:
             content, flaw = _read_body(response)
@@ -111,10 +113,10 @@ class Transport:
         """
         try:
             response = self._send("GET", url, answer_timeout_s, params, None)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise self._explain(error, url) from error
         if response.status_code == http.HTTPStatus.OK:
-            return Answer(response.status_code, response.headers, b"", None), _read_pieces(response)
+            return Answer(response.status_code, response.headers, b"", None), _read_log(response)
         with response:
             content, flaw = _read_body(response)
         return Answer(response.status_code, response.headers, content, flaw), iter(())
@@ -133,8 +135,8 @@ class Transport:
             stream=True,
         )
 
-    def _explain(self, error: requests.RequestException, url: str) -> NoAnswer:
-        root: BaseException = error
+    def _explain(self, error: BaseException, url: str) -> NoAnswer:
+        root = error
         while root.__context__ is not None:
             root = root.__context__
         reason = getattr(root, "strerror", None) or str(root) or type(root).__name__
@@ -253,11 +255,11 @@ class _SecureConnection(_WatchedConnection, HTTPSConnection):
     pass
 
 
-def _read_pieces(response: requests.Response) -> Iterator[bytes]:
+def _read_log(response: requests.Response) -> Iterator[bytes]:
     with response:
         try:
-            yield from response.iter_content(16 * 1024)
-        except requests.RequestException:
+            yield from _read_pieces(response)
+        except HTTPError:
             yield b"\n(the log breaks off here)\n"
 
 
@@ -265,13 +267,18 @@ def _read_body(response: requests.Response) -> tuple[bytes, str | None]:
     """Return the decoded body up to the limit, and why it is not whole where it is not."""
     content = bytearray()
     try:
-        for piece in response.iter_content(16 * 1024):
+        for piece in _read_pieces(response):
             content += piece
             if len(content) > MAX_BODY_BYTES:
                 return bytes(content[:MAX_BODY_BYTES]), "it is larger than 1 MiB"
-    except requests.RequestException:
+    except HTTPError:
         return bytes(content), "it breaks off"
     return bytes(content), None
+
+
+def _read_pieces(response: requests.Response) -> Iterator[bytes]:
+    """Return the decoded body as it arrives. `iter_content` would wait for full pieces, and lose the last one."""
+    return iter(lambda: response.raw.read1(_PIECE_BYTES, decode_content=True), b"")
 
 
 def _name_proxy(proxy: str) -> str:

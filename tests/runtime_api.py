@@ -198,7 +198,9 @@ class RuntimeApiServer:
         status = self.statuses.popleft() if len(self.statuses) > 1 else self.statuses[0]
         answer: dict[str, Any] = {"status": status}
         if status == "SUCCESS":
-            answer["image"] = self.builds[-1].target_image if self.builds else "registry.example.com/agent-server:abc123"
+            answer["image"] = (
+                self.builds[-1].target_image if self.builds else "registry.example.com/agent-server:abc123"
+            )
         elif self.error is not None:
             answer["error"] = self.error
         exchange.answer(200, answer)
