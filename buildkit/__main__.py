@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 
-from invoke import Program
 from invoke.exceptions import ParseError
+from invoke.program import Program
 
+from buildkit.console import Console
+from buildkit.errors import SettingError
 from buildkit.tasks import make_collection
-
-_USAGE = 2
 
 
 class _Program(Program):
@@ -20,14 +20,17 @@ class _Program(Program):
         try:
             super().parse_tasks()
         except ParseError as error:
-            name = self.binary or "runtime-build"
-            print(f"error: {error}\nfix:   `{name} --help TASK` lists the flags of a task", file=sys.stderr)
-            sys.exit(_USAGE)
+            Console().fail(
+                SettingError(str(error), "`runtime-build --help TASK` lists the flags of a task"), as_json=False
+            )
+            sys.exit(SettingError.exit_code)
 
 
 def main() -> None:
     """Run what was typed."""
-    _Program(name="runtime-build", binary="runtime-build", namespace=make_collection(), version=version("runtime-build")).run()
+    _Program(
+        name="runtime-build", binary="runtime-build", namespace=make_collection(), version=version("runtime-build")
+    ).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What people and programs see: the result on stdout, the story on stderr, progress on a terminal, plain lines in CI."""
+"""What people and programs see: results on stdout, the story on stderr; progress on a terminal, plain lines in CI."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _PlainProgress:
         self._report = report
         self._next_s = time.monotonic() + _PLAIN_INTERVAL_S
 
-    def __call__(self, done: int, total: int = 0) -> None:
+    def __call__(self, done: int, total: int) -> None:
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _PLAIN_INTERVAL_S
             of_total = f" of {format_size(total)}" if total else ""
@@ -101,13 +101,22 @@ class _PlainProgress:
 
 @contextmanager
 def _draw_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console as RichConsole  # noqa: PLC0415 - only where somebody looks
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn(f"{_PREFIX.strip()} {label}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn(f"{_PREFIX.strip()} {label}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=RichConsole(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=None)
-        yield lambda done, total=0: progress.update(task, completed=done, total=total or None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total or None)
+
+        yield update
 
 
 def _write(stream: IO[str], text: str) -> None:

@@ -21,8 +21,7 @@ def escape_controls(text: str, *, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        char if char in keep or unicodedata.category(char) not in _UNSAFE_CATEGORIES else _escape(char)
-        for char in text
+        char if char in keep or unicodedata.category(char) not in _UNSAFE_CATEGORIES else _escape(char) for char in text
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from buildkit.api import RuntimeApi
-    from buildkit.config import Settings
+    from buildkit.settings import Settings
 
 _FREE_BYTES = 1_000_000_000
 _BAD_SETTING, _NO_SERVICE = 2, 4

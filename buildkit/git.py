@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FOREIGN_VARIABLES = frozenset(
     {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "RUNTIME_API_KEY"}
 )
+_IGNORE_RULE = re.compile(r"(.*?):([0-9]+):(.*)\t")
 _CHUNK_BYTES = 1 << 17
 _UNREADABLE = re.compile(rb"warning: could not open directory '(.*)': (.*)")
 
@@ -109,11 +110,9 @@ def list_files(source: Path, roots: Sequence[str] = ()) -> Iterator[tuple[str, S
 
 def explain_ignored(source: Path, path: str) -> tuple[str, int, str] | None:
     """Return file, line and pattern of the rule by which git ignores `path`; None where it does not."""
-    done = _run(source, ["check-ignore", "-v", "-z", "--", f"./{path}"], ok=(0, 1))
-    if done.returncode:
-        return None
-    file, line, pattern, _ = _split(done.stdout)
-    return file, int(line), pattern
+    done = _run(source, ["check-ignore", "-v", "--", f"./{path}"], ok=(0, 1))
+    rule = _IGNORE_RULE.match(os.fsdecode(done.stdout))
+    return (rule[1], int(rule[2]), rule[3]) if rule else None
 
 
 def _list_staged(source: Path, roots: Sequence[str]) -> Iterable[str]:
@@ -149,7 +148,9 @@ def _stream(source: Path, arguments: Sequence[str]) -> Iterator[str]:
     unreadable = _UNREADABLE.findall(stderr)
     if unreadable:
         names = ", ".join(os.fsdecode(name) for name, _ in unreadable[:10])
-        raise LocalError(f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them")
+        raise LocalError(
+            f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them"
+        )
 
 
 def _run(source: Path, arguments: Sequence[str], ok: Sequence[int] = (0,)) -> subprocess.CompletedProcess[bytes]:

@@ -1,7 +1,7 @@
-"""Image references and tags: parsed, checked, written.
+r"""Image references and tags: parsed, checked, written.
 
 The grammar is that of the distribution project (https://github.com/distribution/reference), anchored at both ends and
-in ASCII only: Python's `$` accepts a trailing newline and its `\\w` accepts any alphabet.
+in ASCII only: Python's `$` accepts a trailing newline and its `\w` accepts any alphabet.
 """
 
 from __future__ import annotations

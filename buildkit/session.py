@@ -1,4 +1,4 @@
-"""One run of a task: its settings, its folders, its lock, its signals, and the one place where errors become exit codes."""
+"""One run of a task: settings, folders, lock and signals, and the one place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildkit.config import LoadedSettings, Settings, load_settings, read_environment
+from buildkit.config import LoadedSettings, find_root, load_settings, read_environment
 from buildkit.console import Console
 from buildkit.errors import LocalError, RuntimeBuildError, SettingError
 from buildkit.output import check_output_dir, lock_output_dir, make_output_dir
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from buildkit.models import Project
     from buildkit.selection import Selection
+    from buildkit.settings import Settings
 
 
 class Interrupted(BaseException):
@@ -52,7 +53,7 @@ class Session:
     @cached_property
     def project(self) -> Project:
         """What the source's project file says."""
-        from buildkit.project import read_project  # noqa: PLC0415
+        from buildkit.project import read_project
 
         if not self.source.is_dir():
             raise SettingError(f"SOURCE_DIR is no folder: {self.source}", "set SOURCE_DIR to the checkout to pack")
@@ -61,14 +62,12 @@ class Session:
     @cached_property
     def selection(self) -> Selection:
         """The rules by which files are packed."""
-        from buildkit.selection import Selection  # noqa: PLC0415
+        from buildkit.selection import Selection
 
         settings = self.settings
         lock = self.directory.with_name(f".{self.directory.name}.lock")
         ours = [path.relative_to(self.source).as_posix() for path in (self.directory, lock) if self._is_inside(path)]
-        return Selection(
-            self.source, self.project, include=settings.include, exclude=settings.exclude, never=ours
-        )
+        return Selection(self.source, self.project, include=settings.include, exclude=settings.exclude, never=ours)
 
     def show_path(self, path: Path) -> str:
         """Return a path as somebody in the working directory would type it."""
@@ -103,8 +102,6 @@ def open_session(flags: Mapping[str, str], root: Path | None, defaults: Mapping[
     Raises:
         SettingError: One is bad.
     """
-    from buildkit.config import find_root  # noqa: PLC0415
-
     environment = read_environment()
     folder = root or find_root(Path.cwd())
     session = Session(load_settings(flags, environment, folder, defaults), folder, environment)
@@ -130,14 +127,15 @@ def ending_well(*, as_json: bool) -> Iterator[list[Session]]:
         code = error.exit_code
     except OSError as error:
         Console().fail(
-            LocalError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "mend it and run again"), as_json=as_json
+            LocalError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "mend it and run again"),
+            as_json=as_json,
         )
         code = LocalError.exit_code
     except (KeyboardInterrupt, Interrupted) as interrupt:
         code = 128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT)
-        error = RuntimeBuildError("interrupted", sessions[0].on_interrupt if sessions else "run it again")
-        error.exit_code = code  # type: ignore[misc]
-        Console().fail(error, as_json=as_json)
+        stopped = RuntimeBuildError("interrupted", sessions[0].on_interrupt if sessions else "run it again")
+        stopped.exit_code = code  # type: ignore[misc]  # the only error whose code is not its class's
+        Console().fail(stopped, as_json=as_json)
     if code:
         raise SystemExit(code)
 

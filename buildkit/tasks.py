@@ -8,27 +8,18 @@ Another project's `tasks.py` needs two lines:
 
 from __future__ import annotations
 
-import inspect
-import json
-from dataclasses import fields
-from functools import wraps
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from invoke import Collection, Context, Task
+from invoke.collection import Collection
 
-from buildkit import pipeline
-from buildkit.config import Settings
-from buildkit.errors import RuntimeBuildError
-from buildkit.session import Session, ending_well, open_session
-from buildkit.state import format_state
+from buildkit.command import CONFIG_KEY, Option, Outcome, make_task
+from buildkit.display import escape_controls, format_size
+from buildkit.errors import BuildFailed
+from buildkit.pipeline import local, packing, remote, upkeep
+from buildkit.session import Session  # noqa: TC001 - invoke reads the signatures
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from buildkit.models import StepResult
-
-_COMMON = ("output_dir", "source_dir")
 _SELECTING = ("include", "exclude")
 _NAMING = ("custom_tags", "output_name", "git_sha", "allow_dirty")
 _RENDERING = (
@@ -45,134 +36,125 @@ _RENDERING = (
 _PACKING = ("compression", "max_context_bytes")
 _SENDING = ("runtime_api_url", "image_name", "target_image", "upload_format", "force")
 _WAITING = ("build_timeout", "poll_interval")
-_OPTIONS = {
-    "json": "print the step's state file instead, errors too",
-    "no_cache": "read every file again, though nothing seems to have changed",
-    "files": "show every file that is packed with its size, largest first; packs nothing",
-    "explain": "say which rule packs or refuses this path; packs nothing",
-    "build_id": "the build to ask for, instead of the one that `upload` started",
-}
+_ALL = (*_NAMING, *_SELECTING, *_RENDERING, *_PACKING, *_SENDING, *_WAITING)
+_ENGINE = ("engine", "builder")
+_SERVER = ("server_module", "server_name", "server_port", "health_timeout")
+_MANIFEST = (
+    "manifest_name",
+    "manifest_port",
+    "manifest_replicas",
+    "manifest_secret_name",
+    "manifest_secret_key",
+    "template_dir",
+)
 
-
-class Outcome(NamedTuple):
-    """What a task prints: a line, or with `--json` a state file."""
-
-    text: str
-    result: StepResult | None = None
-    code: int = 0
-
-
-def _make_task(
-    body: Callable[..., Outcome], *setting_names: str, options: tuple[str, ...] = (), name: str | None = None
-) -> Task[Any]:
-    """Return an invoke task with a flag for each setting and option; its body is given an open session."""
-    metadata = {item.name: item.metadata for item in fields(Settings)}
-    names = tuple(dict.fromkeys((*_COMMON, *setting_names)))
-    switches = {setting: metadata[setting]["default"] == "true" for setting in names if _is_switch(setting)}
-
-    @wraps(body)
-    def run(c: Context, **given: Any) -> None:
-        flags = {setting.upper(): str(given[setting]) for setting in names if given[setting] not in (None, switches.get(setting))}
-        chosen = {option: given[option] for option in options}
-        with ending_well(as_json=given["json"]) as sessions:
-            own = c.config.get("runtime_build", {})
-            session = open_session(flags, Path(own["root"]) if "root" in own else None, dict(own.get("defaults", {})))
-            sessions.append(session)
-            outcome = body(session, **chosen)
-            as_state = given["json"] and outcome.result is not None
-            session.console.show(format_state(outcome.result).rstrip() if as_state and outcome.result else outcome.text)
-            if outcome.code:
-                raise SystemExit(outcome.code)
-
-    defaults = {option: None if option in {"explain", "build_id"} else False for option in (*options, "json")}
-    flags = {setting: switches.get(setting) for setting in names} | defaults
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # invoke reads its flags from here
-        [inspect.Parameter("c", kind), *(inspect.Parameter(flag, kind, default=value) for flag, value in flags.items())]
-    )
-    texts = {setting: metadata[setting]["meaning"] for setting in names} | {option: _OPTIONS[option] for option in defaults}
-    return Task(run, name=name or body.__name__, auto_shortflags=False, help={flag.replace("_", "-"): text for flag, text in texts.items()})
-
-
-def _is_switch(setting: str) -> bool:
-    return {item.name: item.type for item in fields(Settings)}[setting] == "bool"
+_NO_CACHE = Option("no_cache", "read every file again, though nothing seems to have changed")
+_FILES = Option("files", "show every file that is packed with its size, largest first; packs nothing")
+_EXPLAIN = Option("explain", "say which rule packs or refuses this path; packs nothing", takes_value=True)
+_BUILD_ID = Option("build_id", "the build to ask for, instead of the one that `upload` started", takes_value=True)
+_IMAGE = Option("image", "an image reference, instead of the image that was built last", takes_value=True)
 
 
 def version(session: Session) -> Outcome:
     """Say which source this is: prints the name of its archive."""
     with session.writing():
-        made = pipeline.make_version(session)
+        made = packing.make_version(session)
     return Outcome(made.name, made)
 
 
 def dockerfile(session: Session) -> Outcome:
     """Render the Dockerfile of the target, and instructions beside it: prints its path."""
     with session.writing():
-        made = pipeline.make_dockerfile(session)
+        made = packing.make_dockerfile(session)
     return Outcome(session.show_path(session.directory / "Dockerfile"), made)
 
 
 def context(session: Session, *, no_cache: bool, files: bool, explain: str | None) -> Outcome:
     """Pack the source and the Dockerfile into one reproducible tar.gz: prints its path."""
     if explain is not None:
-        return Outcome(pipeline.explain_path(session, explain))
+        return _explain(session, explain)
     if files:
-        return Outcome(pipeline.describe_files(session))
+        return _list_files(session)
     with session.writing():
-        made = pipeline.make_context(session, use_cache=not no_cache)
+        made = packing.make_context(session, use_cache=not no_cache)
     return Outcome(session.show_path(session.directory / made.archive), made)
 
 
 def upload(session: Session) -> Outcome:
     """Send the archive to the Runtime API, which builds it: prints the build ID."""
     with session.writing():
-        made = pipeline.make_submission(session)
+        made = remote.make_submission(session)
     return Outcome(str(made.build_id), made)
 
 
 def wait(session: Session, *, build_id: str | None) -> Outcome:
     """Wait until the build has ended: prints the image reference."""
     with session.writing():
-        made = pipeline.await_image(session, build_id)
+        made = remote.await_image(session, build_id)
     return Outcome(made.image or "", made)
 
 
 def all_(session: Session) -> Outcome:
     """Do it all: prints the image reference, or the archive's path where nothing is sent."""
+    settings, report = session.settings, session.console.report
     with session.writing():
-        pipeline.clear_output(session, whole=False) if session.settings.clean_output else None
-        pipeline.make_version(session)
-        pipeline.make_dockerfile(session)
-        made = pipeline.make_context(session)
-        archive = session.show_path(session.directory / made.archive)
-        if session.settings.runtime_api_url is None:
-            session.console.report("nothing was sent: RUNTIME_API_URL is not set")
-            session.console.report(f"to build it by hand: docker build -t {session.settings.server_name} - < {archive}")
+        upkeep.prepare_output(session)
+        packing.make_version(session)
+        packing.make_dockerfile(session)
+        made = packing.make_context(session)
+        if settings.runtime_api_url is None:
+            archive = session.show_path(session.directory / made.archive)
+            report("nothing was sent: RUNTIME_API_URL is not set")
+            report(f"to build it by hand: docker build -t {settings.server_name} - < {archive}")
             return Outcome(archive, made)
-        pipeline.make_submission(session)
-        result = pipeline.await_image(session)
+        remote.make_submission(session)
+        result = remote.await_image(session)
     return Outcome(result.image or "", result)
+
+
+def build(session: Session) -> Outcome:
+    """Build the archive with an engine at hand: prints the image reference."""
+    with session.writing():
+        made = local.make_image(session)
+    return Outcome(made.image, made)
+
+
+def verify(session: Session, *, image: str | None) -> Outcome:
+    """Hold an image against the contract, in a real container: prints its reference."""
+    with session.writing():
+        found = local.verify_image(session, image)
+    session.console.show_findings(found.findings)
+    return Outcome(found.image, found, 0 if found.ok else BuildFailed.exit_code)
+
+
+def manifest(session: Session, *, image: str | None) -> Outcome:
+    """Render a Kubernetes Deployment and Service for the image: prints them."""
+    with session.writing():
+        text = local.make_manifest(session, image).rstrip()
+    return Outcome(text, {"manifest": text})
 
 
 def logs(session: Session, *, build_id: str | None) -> Outcome:
     """Show the log of a build, where the Runtime API has it."""
-    return Outcome(pipeline.show_logs(session, build_id))
+    lines = remote.read_logs(session, build_id)
+    return Outcome("\n".join(lines), {"lines": lines})
 
 
 def clean(session: Session) -> Outcome:
     """Remove what was written to the output directory, and nothing else."""
     with session.locked():
-        pipeline.clear_output(session, whole=True)
-    return Outcome(session.show_path(session.directory))
+        removed = upkeep.clear_output(session)
+    return Outcome("\n".join(removed), {"removed": removed})
 
 
 def doctor(session: Session) -> Outcome:
     """Look whether everything is in place: git, source, settings, Runtime API, disk."""
-    findings = pipeline.examine(session)
+    findings = upkeep.examine(session)
     session.console.show_findings(findings)
     failed = [finding for finding in findings if not finding.ok]
-    text = json.dumps({"schema": 1, "findings": [vars(finding) for finding in findings]}, indent=2)
-    return Outcome(text, None, max((finding.exit_code for finding in failed), default=0))
+    text = f"{len(failed)} of {len(findings)} findings are wrong" if failed else "all is in place"
+    code = max((finding.exit_code for finding in failed), default=0)
+    return Outcome(text, {"findings": [asdict(finding) for finding in findings]}, code)
 
 
 def make_collection(tasks_file: str | None = None, **defaults: str) -> Collection:
@@ -183,23 +165,36 @@ def make_collection(tasks_file: str | None = None, **defaults: str) -> Collectio
             start. Without it, that is the checkout around the working directory.
         defaults: This project's own defaults for settings, by variable name.
     """
-    everything = (*_NAMING, *_SELECTING, *_RENDERING, *_PACKING, *_SENDING, *_WAITING)
-    tasks = [
-        _make_task(version, *_NAMING, *_SELECTING),
-        _make_task(dockerfile, *_RENDERING),
-        _make_task(context, *_SELECTING, *_PACKING, options=("no_cache", "files", "explain")),
-        _make_task(upload, *_SENDING),
-        _make_task(wait, "runtime_api_url", *_WAITING, options=("build_id",)),
-        _make_task(all_, "clean_output", *everything, name="all"),
-        _make_task(logs, "runtime_api_url", options=("build_id",)),
-        _make_task(clean, "force"),
-        _make_task(doctor, *everything),
-    ]
-    collection = Collection()
-    for task in tasks:
-        collection.add_task(task)
+    collection = Collection(
+        make_task(version, *_NAMING, *_SELECTING),
+        make_task(dockerfile, *_RENDERING),
+        make_task(context, *_SELECTING, *_PACKING, options=(_NO_CACHE, _FILES, _EXPLAIN)),
+        make_task(upload, *_SENDING),
+        make_task(wait, "runtime_api_url", *_WAITING, options=(_BUILD_ID,)),
+        make_task(all_, "clean_output", *_ALL, name="all"),
+        make_task(build, "image_name", "target_image", *_ENGINE, "push", "build_network"),
+        make_task(verify, "target", *_ENGINE, *_SERVER, options=(_IMAGE,)),
+        make_task(manifest, "target", *_MANIFEST, options=(_IMAGE,)),
+        make_task(logs, "runtime_api_url", options=(_BUILD_ID,)),
+        make_task(clean, "force"),
+        make_task(doctor, *_ALL),
+    )
     own: dict[str, Any] = {"defaults": defaults}
     if tasks_file is not None:
         own["root"] = str(Path(tasks_file).resolve().parent)
-    collection.configure({"runtime_build": own})
+    collection.configure({CONFIG_KEY: own})
     return collection
+
+
+def _explain(session: Session, path: str) -> Outcome:
+    inside, verdict = packing.explain_path(session, path)
+    where = f" ({verdict.source}, line {verdict.line})" if verdict.source else ""
+    text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.reason}{where}"
+    return Outcome(text, {"path": inside, **asdict(verdict)})
+
+
+def _list_files(session: Session) -> Outcome:
+    sizes = packing.list_packed(session)
+    session.console.report(f"{len(sizes)} files, {format_size(sum(size for size, _ in sizes))}")
+    text = "\n".join(f"{size:>12}  {escape_controls(path)}" for size, path in sizes)
+    return Outcome(text, {"files": [{"path": path, "size_bytes": size} for size, path in sizes]})

@@ -36,7 +36,10 @@ def identify_source(
         warn(f"GITHUB_SHA is {github}, but the checkout is at {head.sha}, which is used; GIT_SHA overrides")
     sha = git_sha or (head.sha if head else github)
     if sha is None:
-        warn(f"{source.name} has no commit: the archive is called `unknown`" + ("" if in_git else "; no .gitignore applies"))
+        warn(
+            f"{source.name} has no commit: the archive is called `unknown`"
+            + ("" if in_git else "; no .gitignore applies")
+        )
         return None
     if head and head.sha == sha:
         return head

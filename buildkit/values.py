@@ -1,0 +1,163 @@
+"""Text to value, for each kind of setting; every refusal names the setting, the value and what to type."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from buildkit import reference
+from buildkit.errors import SettingError
+from buildkit.secret import ApiKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TARGETS = ("binary", "binary-minimal", "source", "source-minimal")
+FEATURES = ("docker", "desktop", "vscode")
+ENGINES = ("auto", "docker", "buildx", "podman", "buildah")
+
+
+def parse_text(value: str, name: str) -> str:
+    """Return a line of text."""
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):  # noqa: PLR2004
+        raise SettingError(f"{name} holds a control character: {value!r}", f"set {name} to one line of text")
+    return value
+
+
+def parse_text_or_none(value: str, name: str) -> str | None:
+    """Return a line of text, None where it is empty."""
+    return parse_text(value, name) or None
+
+
+def parse_one_of(*choices: str) -> Callable[[str, str], str]:
+    """Return a reader of one of `choices`."""
+
+    def parse(value: str, name: str) -> str:
+        if value not in choices:
+            near = difflib.get_close_matches(value, choices, 1)
+            hint = f"{name}={near[0]}" if near else f"{name} to one of {', '.join(choices)}"
+            raise SettingError(f"{name} is not one of {', '.join(choices)}: {value!r}", f"set {hint}")
+        return value
+
+    return parse
+
+
+def parse_flag(value: str, name: str) -> bool:
+    """Return what true, yes, on, 1 and their opposites mean."""
+    known = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+    if value.lower() not in known:
+        raise SettingError(f"{name} is neither true nor false: {value!r}", f"set {name}=true or {name}=false")
+    return known[value.lower()]
+
+
+def parse_number(low: float, high: float) -> Callable[[str, str], float]:
+    """Return a reader of a number from `low` to `high`."""
+
+    def parse(value: str, name: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,15}(?:\.[0-9]{1,6})?", value) or not low <= float(value) <= high:
+            raise SettingError(f"{name} is not a number: {value!r}", f"set {name} to {low:g} up to {high:g}")
+        return float(value)
+
+    return parse
+
+
+def parse_integer(low: int, high: int) -> Callable[[str, str], int]:
+    """Return a reader of a whole number from `low` to `high`."""
+
+    def parse(value: str, name: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
+            raise SettingError(f"{name} is not a whole number: {value!r}", f"set {name} to {low} up to {high}")
+        return int(value)
+
+    return parse
+
+
+def parse_optional_integer(value: str, name: str) -> int | None:
+    """Return a time in seconds that a tar header can hold, None where it is empty."""
+    return parse_integer(0, 8**11 - 1)(value, name) if value else None
+
+
+def parse_words(value: str, name: str) -> tuple[str, ...]:
+    """Return the parts of a list that is separated by commas or lines."""
+    return tuple(parse_text(part.strip(), name) for part in re.split(r"[,\n]", value) if part.strip())
+
+
+def parse_features(value: str, name: str) -> frozenset[str]:
+    """Return the chosen extras; `none` chooses none."""
+    chosen = () if value == "none" else parse_words(value, name)
+    return frozenset(parse_one_of(*FEATURES)(word, name) for word in chosen)
+
+
+def parse_tags(value: str, name: str) -> tuple[str, ...]:
+    """Return the tags in their order, each once; `python` where there is none."""
+    tags = [tag.strip(" \t") for tag in value.split(",")]
+    checked = [reference.check_tag(tag, position, name) for position, tag in enumerate(tags, 1) if tag]
+    return tuple(dict.fromkeys(checked)) or ("python",)
+
+
+def parse_build_args(value: str, name: str) -> dict[str, str]:
+    """Return NAME=value pairs; separated by lines where there is more than one line, else by commas."""
+    pairs = [part.partition("=") for part in value.split("\n" if "\n" in value else ",") if part.strip()]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise SettingError(f"{name} holds {key.strip()!r}, which is not NAME=value", f"set {name}=NAME=value,…")
+    return {key.strip(): text for key, _, text in pairs}
+
+
+def parse_reference(value: str, name: str) -> str:
+    """Return an image reference that Docker takes."""
+    return str(reference.parse_reference(value, name))
+
+
+def parse_reference_or_none(value: str, name: str) -> str | None:
+    """Return an image reference, None where it is empty."""
+    return parse_reference(value, name) if value else None
+
+
+def parse_file_name(value: str, name: str) -> str | None:
+    """Return the name of a tar.gz, without folders; None where it is empty."""
+    if not value:
+        return None
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", value) or not value.endswith((".tar.gz", ".tgz")):
+        raise SettingError(f"{name} is not the name of a tar.gz: {value!r}", f"set {name}=NAME.tar.gz, without folders")
+    return value
+
+
+def parse_sha(value: str, name: str) -> str | None:
+    """Return a full commit, None where it is empty."""
+    if value and not re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", value):
+        raise SettingError(f"{name} is not a full commit: {value!r}", f"set {name} to `git rev-parse HEAD`")
+    return value or None
+
+
+def parse_url(value: str, name: str) -> str | None:
+    """Return a base URL without a slash at its end, None where it is empty."""
+    if not value:
+        return None
+    shown = re.sub(r"//[^/]*@", "//***@", value)
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[\x21-\x7e]+", value) or "\\" in value:
+        raise SettingError(f"{name} is not an http(s) URL: {shown!r}", f"set {name}=https://host[/path]")
+    if parts.username is not None or parts.password is not None:
+        raise SettingError(f"{name} holds a user name: {shown!r}", "put the key into RUNTIME_API_KEY, and only there")
+    if parts.query or parts.fragment or value.endswith(("?", "#")):
+        raise SettingError(f"{name} has a query or a fragment: {shown!r}", f"set {name}=https://host[/path]")
+    return value.rstrip("/")
+
+
+def parse_key(value: str, name: str) -> ApiKey | None:
+    """Return the key, None where it is empty; no refusal shows it."""
+    if not value:
+        return None
+    if not re.fullmatch(r"[\x20-\x7e\xa1-\xff]+", value) or value != value.strip():
+        raise SettingError(
+            f"{name} holds characters that no HTTP header can carry (line end, control, or beyond latin-1)",
+            f"set {name} again, without quotes or line ends",
+        )
+    return ApiKey(value)
