@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Report = Callable[[str], None]
 
 _SHOWN_LINES = 5
+_FAILED_STEP = re.compile(r"#\d+ ERROR: ")
 _BUILD_FIX = "mend what the log names, then run `invoke context build`"
 
 
@@ -139,5 +141,13 @@ def _complete(
     if not code:
         return
     check_engine(engine)
-    end = " | ".join([line for line in last_lines if line.strip()][-_SHOWN_LINES:])
-    raise BuildFailed(f"{engine.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)
+    raise BuildFailed(
+        f"{engine.name} could not {purpose} (exit code {code}); its log ends: {_cut_end(last_lines)}", fix
+    )
+
+
+def _cut_end(last_lines: Sequence[str]) -> str:
+    """Return what the failing step said last; after it BuildKit only repeats the step and its exit code."""
+    spoken = [line for line in last_lines if line.strip()]
+    failed = next((position for position, line in enumerate(spoken) if _FAILED_STEP.match(line)), len(spoken) - 1)
+    return " | ".join(spoken[max(0, failed + 1 - _SHOWN_LINES) : failed + 1])

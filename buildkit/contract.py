@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 UID = 10001
 BROKEN = 6
 _LABEL_PREFIX = "org.opencontainers.image."
-_LABELS = ("revision", "version", "source", "created", "base.name")
+_LABELS = ("revision", "version", "base.name")
+# A checkout without a remote has no source, one without a commit no time.
+_LABELS_IF_KNOWN = ("source", "created")
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 
 
@@ -105,8 +107,9 @@ def _check_origin(image: ImageConfig, contract: ImageContract) -> Iterator[Findi
     yield _judge("OPENHANDS_BUILD_GIT_SHA", bool(sha) and contract.sha in (None, sha), sha, contract.sha or "a commit")
     ref = image.environment.get("OPENHANDS_BUILD_GIT_REF", "")
     yield _judge("OPENHANDS_BUILD_GIT_REF", bool(ref), ref, "a branch or tag")
-    missing = [name for name in _LABELS if not image.labels.get(_LABEL_PREFIX + name)]
-    yield _judge("labels", not missing, f"without {', '.join(missing)}" if missing else "complete", ", ".join(_LABELS))
+    missing = [name for name in (*_LABELS, *_LABELS_IF_KNOWN) if not image.labels.get(_LABEL_PREFIX + name)]
+    detail = f"without {', '.join(missing)}" if missing else "complete"
+    yield _judge("labels", not set(missing) & set(_LABELS), detail, ", ".join(_LABELS))
     if contract.sha:
         yield _compare("revision label", image.labels.get(f"{_LABEL_PREFIX}revision", ""), contract.sha)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from services import (
-    AUTHORITIES,
     TRUST_VARIABLES,
     make_base_rootfs,
     make_tiny_rootfs,
@@ -26,9 +23,9 @@ from services import (
 from buildkit.engine import Engine, find_engine, run_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    MakeArchive = Callable[[Mapping[str, str]], Path]
+    from services import MakeArchive
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,16 +11,17 @@ import subprocess
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.error import URLError
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SUITE = "trixie"
-PACKAGES = "ca-certificates,python3,python3-venv"
+# PyInstaller wants binutils and the shared library, which public Python images have.
+PACKAGES = "binutils,ca-certificates,libpython3.13,python3,python3-venv"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Package clients inside the base trust the machine's authorities, too: it may stand behind a proxy that has its own.
 TRUST_VARIABLES = {
@@ -30,6 +31,12 @@ TRUST_VARIABLES = {
     "NODE_EXTRA_CA_CERTS": str(AUTHORITIES),
     "UV_SYSTEM_CERTS": "1",
 }
+
+
+class MakeArchive(Protocol):
+    """Packs file contents by name into a `.tar.gz`."""
+
+    def __call__(self, files: Mapping[str, str]) -> Path: ...
 
 
 def require(*programs: str) -> None:
@@ -96,10 +103,10 @@ def run_registry(folder: Path) -> Iterator[str]:
         yield address
 
 
-def wait_until(is_ready: object, process: subprocess.Popen[bytes]) -> bool:
+def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> bool:
     """Return whether `is_ready()` came true before the process ended or its time was up."""
     deadline = time.monotonic() + 60
-    while callable(is_ready) and time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         if is_ready():
             return True
         time.sleep(0.1)

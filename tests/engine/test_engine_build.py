@@ -19,7 +19,7 @@ from buildkit.engine import Engine, find_engine, run_engine
 from buildkit.errors import BuildFailed, LocalError, NotStarted
 
 if TYPE_CHECKING:
-    from conftest import MakeArchive
+    from services import MakeArchive
 
 
 class Interrupted(Exception):
@@ -95,7 +95,7 @@ def test_controls_in_the_log_are_escaped(engine: Engine, make_archive: MakeArchi
 
 def test_a_refused_push_says_which_reference(engine: Engine, make_archive: MakeArchive) -> None:
     archive = make_archive({"Dockerfile": "FROM localhost/tiny:1\n"})
-    with pytest.raises(BuildFailed, match="push 127.0.0.1:1/acme/no:1"):
+    with pytest.raises(BuildFailed, match=r"push 127\.0\.0\.1:1/acme/no:1"):
         build_image(engine, archive, "127.0.0.1:1/acme/no:1", push=True, report=lambda _: None)
 
 

@@ -1,0 +1,289 @@
+"""The four targets of the example, built and verified by the command as users type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from services import TRUST_VARIABLES, MakeArchive, make_base_rootfs
+
+from buildkit.build import build_image
+from buildkit.container import inspect_image
+from buildkit.engine import Engine, run_engine
+from buildkit.verify import verify_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = REPOSITORY / "examples/agent-server"
+CHAIN = ("version", "dockerfile", "context", "build")
+# The desktop's browser alone is larger than all the rest; tests of a feature's own rendering do not need an engine.
+FEATURES = "docker"
+
+
+@pytest.fixture(scope="session")
+def checkout(engine_folder: Path) -> Path:
+    """A checkout of the example with a commit of its own, which tests may touch."""
+    folder = engine_folder / "checkout"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", ".venv"))
+    run_git(folder, "init", "-q", "-b", "main")
+    commit(folder, "first")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(checkout: Path, debian_base: str) -> Run:
+    """Return a function that runs tasks in the checkout, each target in an output directory of its own."""
+
+    def run_tasks(*tasks: str, target: str = "source-minimal", **settings: str) -> subprocess.CompletedProcess[str]:
+        own = {
+            "BASE_IMAGE": debian_base,
+            "BUILD_NETWORK": "host",
+            "FEATURES": FEATURES,
+            "OUTPUT_DIR": str(checkout.parent / f"out-{target}"),
+            "PYTHONPATH": str(REPOSITORY),
+            "TARGET": target,
+            "TARGET_IMAGE": f"localhost/example:{target}",
+        }
+        command = [sys.executable, "-m", "buildkit", *tasks]
+        environment = {**os.environ, **own, **settings}
+        return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+    return run_tasks
+
+
+@pytest.fixture(scope="session")
+def source_image(run: Run) -> str:
+    done = run(*CHAIN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return "localhost/example:source-minimal"
+
+
+@pytest.mark.parametrize("target", ["source-minimal", "source", "binary-minimal", "binary"])
+def test_a_target_is_built_and_keeps_the_contract(run: Run, checkout: Path, target: str) -> None:
+    built = run(*CHAIN, target=target)
+    assert built.returncode == 0, built.stderr[-3000:]
+    assert built.stdout.splitlines()[-1] == f"localhost/example:{target}"
+    verified = run("verify", target=target)
+    assert verified.returncode == 0, verified.stdout + verified.stderr[-3000:]
+    state = read_state(checkout, target, "verify")
+    assert state["ok"] is True
+    assert {"/health on port 8000", "/health on port 60000", "stop on port 8000"} <= {
+        finding["subject"] for finding in state["findings"]
+    }
+    assert state["health_s"] is not None
+    build = read_state(checkout, target, "build")
+    assert build["engine"] == "docker"
+    assert build["image_id"].startswith("sha256:")
+    assert build["digest"] is None
+
+
+def test_the_targets_are_really_different(run: Run, docker: Engine, source_image: str) -> None:
+    assert run(*CHAIN, target="binary-minimal").returncode == 0
+    binary = "localhost/example:binary-minimal"
+    assert try_inside(docker, binary, "test ! -e /agent-server && test -x /usr/local/bin/openhands-agent-server")
+    assert try_inside(docker, source_image, "test -d /agent-server && test ! -e /usr/local/bin/openhands-agent-server")
+    assert inspect_image(docker, binary).image_id != inspect_image(docker, source_image).image_id
+
+
+def test_the_installed_server_works_on_a_base_without_python(
+    docker: Engine, source_image: str, debian_base: str, make_archive: MakeArchive
+) -> None:
+    dockerfile = f"""
+FROM {source_image} AS server
+FROM {debian_base}
+RUN rm -rf /usr/bin/python3* /usr/lib/python3* && ! command -v python3
+COPY --from=server /agent-server /agent-server
+RUN /agent-server/.venv/bin/python -c 'import openhands.agent_server'
+"""
+    archive = make_archive({"Dockerfile": dockerfile})
+    assert build_image(docker, archive, "localhost/moved:1", network="host", report=lambda _: None).image_id
+
+
+def test_a_touched_file_leaves_the_third_party_layers_and_pushes_little(
+    run: Run, checkout: Path, registry: str, docker: Engine, source_image: str
+) -> None:
+    first = push(run, registry, "touched", "1")
+    module = checkout / "openhands/agent_server/app.py"
+    text = module.read_text()
+    try:
+        module.write_text(text + "\nTOUCHED = True\n")
+        second = push(run, registry, "touched", "2")
+    finally:
+        module.write_text(text)
+    assert first != second
+    new = {digest: size for digest, size in second.items() if digest not in first}
+    assert 0 < len(new) <= 2
+    assert sum(new.values()) < 10_000_000
+
+
+def test_a_new_commit_alone_makes_no_new_layer_but_the_last(
+    run: Run, checkout: Path, docker: Engine, source_image: str
+) -> None:
+    before = list_layers(docker, source_image)
+    commit(checkout, "second", "--allow-empty")
+    done = run(*CHAIN, TARGET_IMAGE="localhost/example:second")
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = list_layers(docker, "localhost/example:second")
+    assert after[:-1] == before[:-1]
+    sha = run_git(checkout, "rev-parse", "HEAD")
+    assert inspect_image(docker, "localhost/example:second").environment["OPENHANDS_BUILD_GIT_SHA"] == sha
+
+
+def test_a_pushed_image_is_verified_by_its_digest(run: Run, checkout: Path, registry: str, docker: Engine) -> None:
+    image = f"{registry}/acme/pushed:1"
+    done = run(*CHAIN, "--push", TARGET_IMAGE=image)
+    assert done.returncode == 0, done.stderr[-3000:]
+    build = read_state(checkout, "source-minimal", "build")
+    run_engine(docker, "image", "rm", image)
+    verified = run("verify", "--image", f"{registry}/acme/pushed@{build['digest']}")
+    assert verified.returncode == 0, verified.stdout + verified.stderr[-3000:]
+
+
+def test_the_same_archive_is_built_by_buildah_and_verified_by_podman(
+    run: Run, checkout: Path, containers_storage: Path, source_image: str
+) -> None:
+    podman = Engine("podman", "podman")
+    changes = [f"--change=ENV {name}={value}" for name, value in TRUST_VARIABLES.items()]
+    imported = run_engine(podman, "import", *changes, str(make_base_rootfs()), "localhost/base:1", timeout_s=300)
+    assert imported.code == 0, imported.stderr
+    built = run("build", ENGINE="buildah")
+    assert built.returncode == 0, built.stderr[-3000:]
+    assert read_state(checkout, "source-minimal", "build")["engine"] == "buildah"
+    refused = run("verify", ENGINE="buildah")
+    assert refused.returncode == 4
+    assert "ENGINE=podman" in refused.stderr
+    verified = run("verify", ENGINE="podman")
+    assert verified.returncode == 0, verified.stdout + verified.stderr[-3000:]
+
+
+def test_a_failing_build_is_exit_6_with_the_end_of_its_log(run: Run, checkout: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    done = run(*CHAIN, OUTPUT_DIR=output, EXTRA_PACKAGES="no-such-package-anywhere")
+    assert done.returncode == 6
+    error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "no-such-package-anywhere" in error[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out/build.json").exists()
+
+
+def test_without_an_engine_build_and_verify_are_exit_4_and_say_what_to_install(run: Run, source_image: str) -> None:
+    assert run(*CHAIN).returncode == 0
+    for task in ("build", "verify"):
+        done = run(task, ENGINE="docker", DOCKER_HOST="unix:///nonexistent/docker.sock")
+        assert done.returncode == 4, done.stderr
+        assert "fix:" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_image_that_is_nowhere_is_exit_4(run: Run) -> None:
+    done = run("verify", "--image", "localhost/nowhere:1")
+    assert done.returncode == 4
+    assert "localhost/nowhere:1" in done.stderr
+
+
+BREAKS = {
+    "USER root": {"user", "uid and gid"},
+    "ENTRYPOINT ['/agent-server/.venv/bin/python', '-m', 'openhands.agent_server']": {
+        "entrypoint",
+        "tini is PID 1 on port 8000",
+        "tini is PID 1 on port 60000",
+    },
+    "CMD ['--host', '127.0.0.1', '--port', '8000']": {
+        "command",
+        "/health on port 8000",
+        "/alive on port 8000",
+        "/ready on port 8000",
+    },
+    "WORKDIR /tmp": {"working directory"},
+    "ENV LANG=en_US.UTF-8": {"LANG"},
+    "ENV SERVICE_TOKEN=abc": {"no secret"},
+    "LABEL org.opencontainers.image.revision=other": {"revision label"},
+    "ENV OPENHANDS_BUILD_GIT_SHA=other": {"OPENHANDS_BUILD_GIT_SHA"},
+    "USER root\nRUN chown 0:0 /workspace/project\nUSER openhands": {"/workspace/project"},
+    "USER root\nRUN rm /etc/sudoers.d/*\nUSER openhands": {"sudo without a password"},
+    "USER root\nRUN rm $(command -v tmux)\nUSER openhands": {"tmux"},
+}
+
+
+@pytest.mark.parametrize("change", BREAKS)
+def test_a_broken_contract_is_found_and_nothing_else(
+    docker: Engine, checkout: Path, source_image: str, make_archive: MakeArchive, change: str
+) -> None:
+    archive = make_archive({"Dockerfile": f"FROM {source_image}\n{change}\n".replace("'", '"')})
+    build_image(docker, archive, "localhost/broken:1", network="host", report=lambda _: None)
+    found = verify_image(
+        docker,
+        "localhost/broken:1",
+        target="source-minimal",
+        server_module="openhands.agent_server",
+        server_name="openhands-agent-server",
+        port=8000,
+        expected_sha=inspect_image(docker, source_image).labels["org.opencontainers.image.revision"],
+        health_timeout_s=15,
+        report=lambda _: None,
+    )
+    assert {finding.subject for finding in found.findings if not finding.ok} == BREAKS[change]
+    assert all(finding.fix and finding.exit_code == 6 for finding in found.findings if not finding.ok)
+    assert not found.ok
+
+
+def test_a_broken_contract_is_exit_6(run: Run, docker: Engine, source_image: str, make_archive: MakeArchive) -> None:
+    archive = make_archive({"Dockerfile": f"FROM {source_image}\nUSER root\n"})
+    build_image(docker, archive, "localhost/broken:2", report=lambda _: None)
+    done = run("verify", "--image", "localhost/broken:2")
+    assert done.returncode == 6, done.stderr
+    assert "uid and gid" in done.stdout + done.stderr
+
+
+def test_no_container_is_left_over(docker: Engine) -> None:
+    assert run_engine(docker, "ps", "--all", "--quiet").stdout == ""
+
+
+def push(run: Run, registry: str, name: str, tag: str) -> dict[str, int]:
+    """Return the pushed image's layers: digest to bytes on the wire."""
+    done = run(*CHAIN, "--push", TARGET_IMAGE=f"{registry}/acme/{name}:{tag}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    request = urllib.request.Request(
+        f"http://{registry}/v2/acme/{name}/manifests/{tag}",
+        headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return {layer["digest"]: layer["size"] for layer in json.loads(answer.read())["layers"]}
+
+
+def list_layers(engine: Engine, image: str) -> list[str]:
+    output = run_engine(engine, "image", "inspect", "--format={{json .RootFS.Layers}}", image)
+    layers: list[str] = json.loads(output.stdout)
+    return layers
+
+
+def try_inside(engine: Engine, image: str, script: str) -> bool:
+    command = ("run", "--rm", "--network=none", "--entrypoint=/bin/sh", image, "-c", script)
+    return run_engine(engine, *command).code == 0
+
+
+def read_state(checkout: Path, target: str, step: str) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkout.parent / f"out-{target}" / f"{step}.json").read_text())
+    return state
+
+
+def commit(folder: Path, message: str, *options: str) -> None:
+    run_git(folder, "add", "--all")
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+    run_git(folder, *identity, "commit", "-q", "-m", message, *options)
+
+
+def run_git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
