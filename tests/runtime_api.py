@@ -16,7 +16,7 @@ import re
 import socket
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -213,23 +213,6 @@ class RuntimeApiServer:
             _not_found(exchange)
         else:
             exchange.answer(200, self.log, {"Content-Type": "text/plain"})
-
-
-@dataclass
-class Sink:
-    """Callbacks for a step, and what they were called with."""
-
-    saved: list[Any] = field(default_factory=list)
-    discarded: int = 0
-    reports: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    sent: list[tuple[int, int]] = field(default_factory=list)
-
-    def discard(self) -> None:
-        self.discarded += 1
-
-    def progress(self, sent_bytes: int, total_bytes: int) -> None:
-        self.sent.append((sent_bytes, total_bytes))
 
 
 def _not_found(exchange: Exchange) -> None:

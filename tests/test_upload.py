@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.api import RuntimeApi
 from buildkit.errors import LocalError, NotStarted, OutcomeUnknown, RuntimeBuildError, SettingError
-from buildkit.models import BuildContext, Submission, Version
-from buildkit.secret import ApiKey
-from buildkit.upload import name_images, submit_build
+from buildkit.upload import name_images
 from tests.misbehaviour import answer, close_after_body
-from tests.runtime_api import KEY, PREFIX, RuntimeApiServer, Sink
+from tests.runtime_api import PREFIX, RuntimeApiServer
+from tests.steps import VERSION, Steps, make_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
-VERSION = Version(
-    name="agent-server-0506352-dev",
-    sha="0506352" + "0" * 33,
-    short_sha="0506352",
-    dirty=False,
-    tags=["dev", "staging"],
-    primary_tag="dev",
-    archive="agent-server-0506352-dev.tar.gz",
-    commit_time=1_760_000_000,
-)
+    from buildkit.models import Submission
 
 
 @pytest.fixture
@@ -39,89 +27,56 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def sink() -> Sink:
-    return Sink()
-
-
-@pytest.fixture
-def submit(runtime_api: RuntimeApiServer, archive: Path, sink: Sink) -> Callable[..., Submission]:
-    def run(**changes: Any) -> Submission:
-        values: dict[str, Any] = {
-            "target": "binary",
-            "image_name": "agent-server",
-            "target_image": None,
-            "upload_format": "json",
-            "previous": None,
-            "force": False,
-            "save": sink.saved.append,
-            "discard": sink.discard,
-            "progress": sink.progress,
-            "report": sink.reports.append,
-            "warn": sink.warnings.append,
-        }
-        with RuntimeApi(runtime_api.url, ApiKey(KEY), sleep=lambda _: None) as api:
-            return submit_build(api, archive, make_context(archive), VERSION, **(values | changes))
-
-    return run
-
-
-def make_context(archive: Path) -> BuildContext:
-    return BuildContext(archive.name, "a" * 64, archive.stat().st_size, "c" * 64, 100_000, 3, {"name": "zlib"})
-
-
 def test_intent_is_saved_first_and_the_build_id_replaces_it(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, sink: Sink
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path
 ) -> None:
     builds_at_save: list[int] = []
 
     def save(submission: Submission) -> None:
         builds_at_save.append(len(runtime_api.builds))
-        sink.saved.append(submission)
+        steps.saved.append(submission)
 
-    submission = submit(save=save)
-    intent, submitted = sink.saved
+    submission = steps.submit(archive, save=save)
+    intent, submitted = steps.saved
     assert builds_at_save == [0, 1]
     assert (intent.state, intent.build_id, intent.submitted_at) == ("intent", None, None)
     assert submitted == submission
     assert submission == replace(intent, state="submitted", build_id="build-1", submitted_at=submission.submitted_at)
     assert submission.target_image == f"{PREFIX}/agent-server:0506352-dev"
     assert submission.tags == [f"{PREFIX}/agent-server:0506352-staging"]
-    assert sink.reports == ["Build initiated with ID: build-1"]
-    assert not sink.discarded
+    assert steps.reports == ["Build initiated with ID: build-1"]
+    assert not steps.discarded
 
 
 def test_intent_is_taken_back_where_nothing_can_have_started(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, sink: Sink
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path
 ) -> None:
     runtime_api.script("POST /build", answer(401, {"detail": "who are you"}))
     with pytest.raises(NotStarted, match="who are you"):
-        submit()
-    assert ([saved.state for saved in sink.saved], sink.discarded) == (["intent"], 1)
+        steps.submit(archive)
+    assert ([saved.state for saved in steps.saved], steps.discarded) == (["intent"], 1)
 
 
 def test_intent_stays_where_a_build_may_have_started(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, sink: Sink
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path
 ) -> None:
     runtime_api.script("POST /build", close_after_body)
     with pytest.raises(OutcomeUnknown):
-        submit()
-    assert ([saved.state for saved in sink.saved], sink.discarded) == (["intent"], 0)
+        steps.submit(archive)
+    assert ([saved.state for saved in steps.saved], steps.discarded) == (["intent"], 0)
     with pytest.raises(OutcomeUnknown, match="its ID never arrived") as caught:
-        submit(previous=sink.saved[0])
+        steps.submit(archive, previous=steps.saved[0])
     assert "FORCE=true" in caught.value.fix
     assert runtime_api.count("POST /build") == 1
-    assert submit(previous=sink.saved[0], force=True).build_id == "build-2"
+    assert steps.submit(archive, previous=steps.saved[0], force=True).build_id == "build-2"
 
 
-def test_submitted_build_is_returned_as_it_is(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, sink: Sink
-) -> None:
-    first = submit()
+def test_submitted_build_is_returned_as_it_is(steps: Steps, runtime_api: RuntimeApiServer, archive: Path) -> None:
+    first = steps.submit(archive)
     asked = len(runtime_api.requests)
-    assert submit(previous=first) == first
+    assert steps.submit(archive, previous=first) == first
     assert len(runtime_api.requests) == asked
-    assert sink.reports[-1] == "Already submitted, with build ID: build-1 (FORCE=true submits once more)"
+    assert steps.reports[-1] == "Already submitted, with build ID: build-1 (FORCE=true submits once more)"
 
 
 class Stop(BaseException):
@@ -130,68 +85,50 @@ class Stop(BaseException):
 
 @pytest.mark.parametrize(("at_the_end", "discarded"), [(False, 1), (True, 0)])
 def test_interrupt_takes_the_intent_back_only_before_the_upload_is_whole(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, sink: Sink, at_the_end: bool, discarded: int
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path, at_the_end: bool, discarded: int
 ) -> None:
     def interrupt(sent_bytes: int, total_bytes: int) -> None:
         if not at_the_end or sent_bytes == total_bytes:
             raise Stop
 
     with pytest.raises(Stop):
-        submit(progress=interrupt)
-    assert sink.discarded == discarded
+        steps.submit(archive, progress=interrupt)
+    assert steps.discarded == discarded
     assert not runtime_api.builds
 
 
 def test_nothing_is_saved_where_the_registry_prefix_cannot_be_had(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, sink: Sink
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path
 ) -> None:
     runtime_api.always("GET /registry_prefix", answer(500, {"detail": "out of order"}))
     with pytest.raises(NotStarted, match="out of order"):
-        submit()
+        steps.submit(archive)
     assert runtime_api.count("GET /registry_prefix") == 3
-    assert not sink.saved
+    assert not steps.saved
 
 
 def test_target_image_overrides_and_asks_for_no_prefix(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path
 ) -> None:
-    submission = submit(target_image="ghcr.io/acme/server:1")
+    submission = steps.submit(archive, target_image="ghcr.io/acme/server:1")
     assert (submission.target_image, submission.tags) == ("ghcr.io/acme/server:1", [])
     assert runtime_api.count("GET /registry_prefix") == 0
 
 
 def test_replica_that_may_not_have_the_key_is_a_warning(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, sink: Sink
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path
 ) -> None:
     runtime_api.script("POST /build", answer(202, {"build_id": 17, "url": "https://replica.example.com"}))
-    submission = submit()
+    submission = steps.submit(archive)
     assert (submission.build_id, submission.status_url) == ("17", None)
-    assert "https://replica.example.com" in sink.warnings[0]
+    assert "https://replica.example.com" in steps.warnings[0]
 
 
-def test_archive_of_another_size_is_not_sent(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, archive: Path, tmp_path: Path, sink: Sink
-) -> None:
+def test_archive_of_another_size_is_not_sent(steps: Steps, runtime_api: RuntimeApiServer, archive: Path) -> None:
     context = make_context(archive)
     archive.write_bytes(b"other")
-    with RuntimeApi(runtime_api.url, ApiKey(KEY)) as api, pytest.raises(LocalError, match="50000 were packed"):
-        submit_build(
-            api,
-            archive,
-            context,
-            VERSION,
-            target="binary",
-            image_name="agent-server",
-            target_image=None,
-            upload_format="json",
-            previous=None,
-            force=False,
-            save=sink.saved.append,
-            discard=sink.discard,
-            progress=sink.progress,
-            report=sink.reports.append,
-            warn=sink.warnings.append,
-        )
+    with pytest.raises(LocalError, match="50000 were packed"):
+        steps.submit(archive, context=context)
     assert not runtime_api.requests
 
 
@@ -237,16 +174,16 @@ def test_tag_over_128_characters_is_refused_with_its_position_and_the_length_tha
 @pytest.mark.parametrize("status", [400, 415, 422])
 @pytest.mark.parametrize(("upload_format", "other"), [("json", "multipart"), ("multipart", "json")])
 def test_refused_form_of_upload_names_the_other_and_is_not_changed_in_silence(
-    submit: Callable[..., Submission], runtime_api: RuntimeApiServer, status: int, upload_format: str, other: str
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path, status: int, upload_format: str, other: str
 ) -> None:
     runtime_api.script("POST /build", answer(status, {"detail": "Field required"}))
     with pytest.raises(RuntimeBuildError, match="Field required") as caught:
-        submit(upload_format=upload_format)
+        steps.submit(archive, upload_format=upload_format)
     assert f"UPLOAD_FORMAT={other} invoke upload" in caught.value.fix
     assert runtime_api.count("POST /build") == 1
 
 
-def test_server_without_build_builds_nothing(submit: Callable[..., Submission], runtime_api: RuntimeApiServer) -> None:
+def test_server_without_build_builds_nothing(steps: Steps, runtime_api: RuntimeApiServer, archive: Path) -> None:
     runtime_api.script("POST /build", answer(404, {"detail": "Not Found"}))
     with pytest.raises(NotStarted, match="this server builds nothing"):
-        submit()
+        steps.submit(archive)

@@ -3,67 +3,25 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.api import RuntimeApi
 from buildkit.errors import BuildFailed, StoppedWatching
-from buildkit.secret import ApiKey
-from buildkit.wait import BuildEndedBadly, choose_pause, poll_build
+from buildkit.wait import BuildEndedBadly, choose_pause
 from tests.misbehaviour import answer
-from tests.runtime_api import KEY, RuntimeApiServer, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from buildkit.models import BuildResult
-
-
-@dataclass
-class FakeClock:
-    """A monotonic clock that only sleeping moves."""
-
-    now: float = 1000.0
-    pauses: list[float] = field(default_factory=list)
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
+    from tests.runtime_api import RuntimeApiServer
+    from tests.steps import Steps
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def sink() -> Sink:
-    return Sink()
-
-
-@pytest.fixture
-def poll(runtime_api: RuntimeApiServer, clock: FakeClock, sink: Sink) -> Iterator[Callable[..., BuildResult]]:
-    with RuntimeApi(runtime_api.url, ApiKey(KEY), sleep=lambda _: None) as api:
-
-        def run(**changes: Any) -> BuildResult:
-            values: dict[str, Any] = {"status_url": None, "timeout_s": 1800, "poll_interval_s": 30}
-            callbacks = {"report": sink.reports.append, "warn": sink.warnings.append}
-            return poll_build(api, "abc123", sleep=clock.sleep, clock=clock, **(values | callbacks | changes))
-
-        yield run
-
-
-def test_each_change_of_status_is_a_line_and_the_image_is_the_last(
-    poll: Callable[..., BuildResult], runtime_api: RuntimeApiServer, sink: Sink
-) -> None:
+def test_each_change_of_status_is_a_line_and_the_image_is_the_last(steps: Steps, runtime_api: RuntimeApiServer) -> None:
     runtime_api.statuses.extendleft(["RUNNING", "RUNNING", "PENDING", "PENDING"])
-    result = poll()
-    assert sink.reports == [
+    result = steps.poll()
+    assert steps.reports == [
         "Build status: PENDING",
         "Build status: RUNNING",
         "Build status: SUCCESS",
@@ -72,24 +30,20 @@ def test_each_change_of_status_is_a_line_and_the_image_is_the_last(
     ]
     assert (result.build_id, result.status, result.error) == ("abc123", "SUCCESS", None)
     assert result.image == "registry.example.com/agent-server:abc123"
-    assert not sink.warnings
+    assert not steps.warnings
 
 
-def test_elapsed_time_is_that_of_the_monotonic_clock(
-    poll: Callable[..., BuildResult], runtime_api: RuntimeApiServer, clock: FakeClock
-) -> None:
+def test_elapsed_time_is_that_of_the_monotonic_clock(steps: Steps, runtime_api: RuntimeApiServer) -> None:
     runtime_api.statuses.extendleft(["RUNNING"] * 3)
-    assert poll().elapsed_s == round(sum(clock.pauses), 3)
+    assert steps.poll().elapsed_s == round(sum(steps.clock.pauses), 3)
 
 
 @pytest.mark.parametrize("error", [None, "no space left on device"])
-def test_failed_build_carries_its_result(
-    poll: Callable[..., BuildResult], runtime_api: RuntimeApiServer, error: str | None
-) -> None:
+def test_failed_build_carries_its_result(steps: Steps, runtime_api: RuntimeApiServer, error: str | None) -> None:
     runtime_api.statuses[0] = "FAILURE"
     runtime_api.error = error
     with pytest.raises(BuildFailed) as caught:
-        poll(target_image="r/i:t")
+        steps.poll(target_image="r/i:t")
     assert isinstance(caught.value, BuildEndedBadly)
     assert (caught.value.result.status, caught.value.result.error, caught.value.result.image) == (
         "FAILURE",
@@ -102,53 +56,39 @@ def test_failed_build_carries_its_result(
 
 
 def test_deadline_names_the_command_that_resumes_and_is_not_overrun(
-    poll: Callable[..., BuildResult], runtime_api: RuntimeApiServer, clock: FakeClock
+    steps: Steps, runtime_api: RuntimeApiServer
 ) -> None:
     runtime_api.statuses[0] = "RUNNING"
     with pytest.raises(StoppedWatching) as caught:
-        poll()
+        steps.poll()
     assert "did not end within 1800 s; its last status was RUNNING" in caught.value.message
     assert "invoke wait --build-id abc123" in caught.value.fix
     assert "BUILD_TIMEOUT" in caught.value.fix
-    assert sum(clock.pauses) == pytest.approx(1800, abs=0.02)
+    assert sum(steps.clock.pauses) == pytest.approx(1800, abs=0.02)
 
 
-def test_no_pause_is_longer_than_the_poll_interval(
-    poll: Callable[..., BuildResult], runtime_api: RuntimeApiServer, clock: FakeClock
-) -> None:
+def test_no_pause_is_longer_than_the_poll_interval(steps: Steps, runtime_api: RuntimeApiServer) -> None:
     runtime_api.statuses[0] = "RUNNING"
     with pytest.raises(StoppedWatching):
-        poll(poll_interval_s=12)
-    assert max(clock.pauses) == 12
-    assert 0.8 <= clock.pauses[0] <= 1.0
+        steps.poll(poll_interval_s=12)
+    assert max(steps.clock.pauses) == 12
+    assert 0.8 <= steps.clock.pauses[0] <= 1.0
 
 
-def test_id_is_quoted_for_the_shell(runtime_api: RuntimeApiServer, clock: FakeClock, sink: Sink) -> None:
+def test_id_is_quoted_for_the_shell(steps: Steps, runtime_api: RuntimeApiServer) -> None:
     runtime_api.statuses[0] = "RUNNING"
-    with RuntimeApi(runtime_api.url, ApiKey(KEY)) as api, pytest.raises(StoppedWatching) as caught:
-        poll_build(
-            api,
-            "a; rm -rf /",
-            status_url=None,
-            timeout_s=1,
-            poll_interval_s=1,
-            report=sink.reports.append,
-            warn=sink.warnings.append,
-            sleep=clock.sleep,
-            clock=clock,
-        )
+    with pytest.raises(StoppedWatching) as caught:
+        steps.poll("a; rm -rf /", timeout_s=1)
     assert "--build-id 'a; rm -rf /'" in caught.value.fix
 
 
-def test_recovered_server_is_asked_at_the_usual_pace_again(
-    poll: Callable[..., BuildResult], runtime_api: RuntimeApiServer, clock: FakeClock
-) -> None:
+def test_recovered_server_is_asked_at_the_usual_pace_again(steps: Steps, runtime_api: RuntimeApiServer) -> None:
     trouble = [answer(429, headers={"Retry-After": "90"})]
     runtime_api.script("GET /build_status", *trouble)
     runtime_api.statuses.extendleft(["RUNNING"] * 2)
-    poll()
-    assert clock.pauses[0] == 90
-    assert max(clock.pauses[1:]) <= 5
+    steps.poll()
+    assert steps.clock.pauses[0] == 90
+    assert max(steps.clock.pauses[1:]) <= 5
 
 
 def simulate(length_s: float, draw: Callable[[], float]) -> tuple[int, float]:
