@@ -89,6 +89,9 @@ class Settings:
     stall_timeout: float = _setting(
         "60", values.parse_number(1, 3600), "how long the server may take nothing, in seconds"
     )
+    skip_existing: bool = _setting(
+        "false", values.parse_flag, "whether a context that this output directory has already had built is left alone"
+    )
     force: bool = _setting("false", values.parse_flag, "send though an earlier build may exist")
     allow_http: bool = _setting("false", values.parse_flag, "allow a URL without TLS that is not on this machine")
     allowed_hosts: tuple[str, ...] = _setting("", values.parse_words, "further hosts that may be given the key")

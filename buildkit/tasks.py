@@ -49,6 +49,7 @@ _MANIFEST = (
 )
 
 _NO_CACHE = Option("no_cache", "read every file again, though nothing seems to have changed")
+_NO_WAIT = Option("no_wait", "stop when the build has been asked for: prints the build ID")
 _FILES = Option("files", "show every file that is packed with its size, largest first; packs nothing")
 _EXPLAIN = Option("explain", "say which rule packs or refuses this path; packs nothing", takes_value=True)
 _BUILD_ID = Option("build_id", "the build to ask for, instead of the one that `upload` started", takes_value=True)
@@ -94,7 +95,7 @@ def wait(session: Session, *, build_id: str | None) -> Outcome:
     return Outcome(made.image or "", made)
 
 
-def all_(session: Session) -> Outcome:
+def all_(session: Session, *, no_wait: bool) -> Outcome:
     """Do it all: prints the image reference, or the archive's path where nothing is sent."""
     settings, report = session.settings, session.console.report
     with session.writing():
@@ -107,8 +108,13 @@ def all_(session: Session) -> Outcome:
             report("nothing was sent: RUNTIME_API_URL is not set")
             report(f"to build it by hand: docker build -t {settings.server_name} - < {archive}")
             return Outcome(archive, made)
-        remote.make_submission(session)
-        result = remote.await_image(session)
+        result = remote.find_built(session)
+        if result is None:
+            submission = remote.make_submission(session)
+            if no_wait:
+                report("the build goes on; `invoke wait` comes back to it")
+                return Outcome(str(submission.build_id), submission)
+            result = remote.await_image(session)
     return Outcome(result.image or "", result)
 
 
@@ -171,7 +177,7 @@ def make_collection(tasks_file: str | None = None, **defaults: str) -> Collectio
         make_task(context, *_SELECTING, *_PACKING, options=(_NO_CACHE, _FILES, _EXPLAIN)),
         make_task(upload, *_SENDING),
         make_task(wait, "runtime_api_url", *_WAITING, options=(_BUILD_ID,)),
-        make_task(all_, "clean_output", *_ALL, name="all"),
+        make_task(all_, "clean_output", "skip_existing", *_ALL, options=(_NO_WAIT,), name="all"),
         make_task(build, "image_name", "target_image", *_ENGINE, "push", "build_network"),
         make_task(verify, "target", *_ENGINE, *_SERVER, options=(_IMAGE,)),
         make_task(manifest, "target", *_MANIFEST, options=(_IMAGE,)),

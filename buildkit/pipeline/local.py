@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from buildkit.errors import LocalError, SettingError
-from buildkit.models import BuildContext, BuildResult, Dockerfile, LocalBuild, Verification, Version
-from buildkit.state import digest_file, digest_files, find_state, load_state, save_state
+from buildkit.errors import SettingError
+from buildkit.models import BuildResult, Dockerfile, LocalBuild, Verification, Version
+from buildkit.pipeline.record import load_made
+from buildkit.state import digest_files, find_state, load_state, save_state
 
 if TYPE_CHECKING:
     from buildkit.session import Session
@@ -20,22 +21,17 @@ def make_image(session: Session) -> LocalBuild:
     from buildkit.upload import name_images
 
     settings, directory = session.settings, session.directory
-    version = load_state(directory, Version)
-    dockerfile = load_state(directory, Dockerfile)
-    context = load_state(directory, BuildContext)
-    archive = directory / context.archive
-    if digest_file(archive) != context.archive_sha256:
-        raise LocalError(f"{directory.name}/{context.archive} is missing or has changed", "run `invoke context` again")
+    made = load_made(directory)
     image, tags = name_images(
-        version,
+        made.version,
         prefix=None,
-        target=dockerfile.target,
+        target=made.dockerfile.target,
         image_name=settings.image_name,
         target_image=settings.target_image,
     )
     built = build_image(
         find_engine(settings.engine, builder=settings.builder),
-        archive,
+        directory / made.context.archive,
         image,
         tags=tags,
         push=settings.push,

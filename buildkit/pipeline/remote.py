@@ -1,69 +1,63 @@
-"""Upload, wait and logs, each with its state: what was asked of the Runtime API, and how it ended."""
+"""Upload, wait and logs, each with its state: what is asked of the Runtime API, and how it ends."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from buildkit.errors import LocalError, OutcomeUnknown, SettingError
-from buildkit.models import BuildContext, BuildResult, Dockerfile, Submission, Version
-from buildkit.state import digest_file, digest_files, find_state, load_state, save_state
+from buildkit.atomic import write_file
+from buildkit.errors import SettingError
+from buildkit.models import BuildResult, Submission
+from buildkit.pipeline.record import (
+    UPLOAD_STATE,
+    find_submission,
+    is_pending,
+    is_same_build,
+    load_made,
+    load_submission,
+)
+from buildkit.state import digest_files, find_state, load_state, save_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from buildkit.api import RuntimeApi
     from buildkit.session import Session
 
-
-UPLOAD_STATE = f"{Submission.step}.json"
+_SUCCESS = "SUCCESS"
 _NO_API = ("RUNTIME_API_URL and RUNTIME_API_KEY are not set", "set both in .env or in the environment")
 
 
 def make_submission(session: Session) -> Submission:
     """Return the build that was asked for, saved before and after the request."""
-    from buildkit.atomic import write_file
-    from buildkit.upload import name_images, submit_build
+    from buildkit.upload import submit_build
 
     settings, console, directory = session.settings, session.console, session.directory
     require_api(session)
-    version = load_state(directory, Version)
-    dockerfile = load_state(directory, Dockerfile)
-    context = load_state(directory, BuildContext)
-    archive = directory / context.archive
-    if digest_file(archive) != context.archive_sha256:
-        raise LocalError(f"{directory.name}/{context.archive} is missing or has changed", "run `invoke context` again")
-    made_from = digest_files(directory, "context.json")
+    made = load_made(directory)
     previous = None if settings.force else find_submission(directory)
-    path = directory / UPLOAD_STATE
-    before = path.read_bytes() if path.exists() else b""
-    names = name_images(
-        version,
-        prefix=None,
-        target=dockerfile.target,
-        image_name=settings.image_name,
-        target_image=settings.target_image,
-    )
+    is_open = previous is not None and (previous.build_id is None or is_pending(session, previous, made))
     with open_api(session) as api, console.progress("uploading") as progress:
         submission = submit_build(
             api,
-            archive,
-            context,
-            version,
-            target=dockerfile.target,
+            directory / made.context.archive,
+            made.context,
+            made.version,
+            target=made.dockerfile.target,
             image_name=settings.image_name,
             target_image=settings.target_image,
             upload_format=settings.upload_format,
-            previous=previous if previous and _is_pending(session, previous, context, names) else None,
+            previous=previous if is_open else None,
             force=settings.force,
-            save=lambda submission: save_state(directory, replace(submission, made_from=made_from)),
-            discard=lambda: write_file(path, before) if before else path.unlink(missing_ok=True),
+            save=lambda submission: _save_submission(session, submission),
+            discard=_remember(directory / UPLOAD_STATE),
             progress=progress,
             report=console.report,
             warn=console.warn,
         )
     console.publish(build_id=submission.build_id)
-    return load_state(directory, Submission)
+    return load_state(directory, Submission, trace=False)
 
 
 def await_image(session: Session, build_id: str | None = None) -> BuildResult:
@@ -75,7 +69,7 @@ def await_image(session: Session, build_id: str | None = None) -> BuildResult:
     submission = None if build_id else load_submission(directory)
     build_id = build_id or (submission.build_id if submission else None) or ""
     made_from = digest_files(directory, UPLOAD_STATE) if submission else {}
-    session.on_interrupt = f"the build {build_id} goes on; `invoke wait --build-id {build_id}` comes back to it"
+    session.on_interrupt = _describe_return(build_id)
     with open_api(session) as api:
         try:
             result = poll_build(
@@ -98,6 +92,26 @@ def await_image(session: Session, build_id: str | None = None) -> BuildResult:
     return result
 
 
+def find_built(session: Session) -> BuildResult | None:
+    """Return the image of this very context from an earlier run, where SKIP_EXISTING asks for that.
+
+    The proof is our own record of the build; that some servers say of every image that it exists proves nothing.
+    """
+    directory = session.directory
+    previous = find_submission(directory) if session.settings.skip_existing and not session.settings.force else None
+    if previous is None or not is_same_build(session, previous, load_made(directory)):
+        return None
+    result = find_state(directory, BuildResult)
+    if result is None or result.build_id != previous.build_id or result.status != _SUCCESS or result.image is None:
+        return None
+    with open_api(session) as api:
+        if api.image_exists(result.image) is False:
+            return None
+    session.console.report(f"this context is built already, as {result.image}; FORCE=true builds it again")
+    session.console.publish(image=result.image, build_id=result.build_id)
+    return result
+
+
 def read_logs(session: Session, build_id: str | None) -> list[str]:
     """Return the lines of a build's log; none where the Runtime API has no logs."""
     from buildkit import logs
@@ -109,47 +123,6 @@ def read_logs(session: Session, build_id: str | None) -> list[str]:
         if lines is None:
             session.console.report("this Runtime API has no build logs")
         return list(lines or ())
-
-
-def find_submission(directory: Path) -> Submission | None:
-    """Return the submission on record, whatever became of the context it was made from; None where there is none.
-
-    Raises:
-        LocalError: The record is damaged: a build may be going on.
-    """
-    if not (directory / UPLOAD_STATE).exists():
-        return None
-    try:
-        return load_state(directory, Submission, trace=False)
-    except LocalError as error:
-        raise LocalError(
-            error.message, "look on the server for a build, then `invoke upload --force` to send it again"
-        ) from error
-
-
-def load_submission(directory: Path) -> Submission:
-    """Return the build that `upload` asked for.
-
-    Raises:
-        OutcomeUnknown: The request was sent, and no answer came.
-        LocalError: There is none, or the record is damaged.
-    """
-    submission = find_submission(directory) or load_state(directory, Submission)
-    if submission.build_id is None:
-        raise OutcomeUnknown(
-            f"an upload to {submission.runtime_api_url} was begun, but no build ID came back",
-            "look on the server; then `invoke wait --build-id ID`, or `invoke upload --force` to send it again",
-        )
-    return submission
-
-
-def is_over(directory: Path, submission: Submission) -> bool:
-    """Return whether it is known how the submitted build ended."""
-    try:
-        result = find_state(directory, BuildResult)
-    except LocalError:
-        return False
-    return result is not None and result.build_id == submission.build_id
 
 
 def require_api(session: Session) -> None:
@@ -181,23 +154,21 @@ def open_api(session: Session) -> RuntimeApi:
     )
 
 
-def _is_pending(session: Session, previous: Submission, context: BuildContext, names: tuple[str, list[str]]) -> bool:
-    """Return whether `previous` already asks for this very build, or may: nobody knows its end.
+def _save_submission(session: Session, submission: Submission) -> None:
+    save_state(session.directory, replace(submission, made_from=digest_files(session.directory, "context.json")))
+    session.on_interrupt = "a build may have been started; `invoke upload` says what is known of it"
+    if submission.build_id:
+        session.on_interrupt = _describe_return(submission.build_id)
 
-    Args:
-        names: Of the image and its further tags, without the registry's prefix.
-    """
-    if previous.build_id is None:
-        return True
-    image, tags = names
-    wanted = [previous.target_image, *previous.tags]
-    return (
-        previous.context_sha256 == context.context_sha256
-        and previous.runtime_api_url == session.settings.runtime_api_url
-        and len(wanted) == 1 + len(tags)
-        and all(old == new or old.endswith(f"/{new}") for old, new in zip(wanted, [image, *tags], strict=True))
-        and not is_over(session.directory, previous)
-    )
+
+def _describe_return(build_id: str) -> str:
+    return f"the build {build_id} goes on; `invoke wait --build-id {build_id}` comes back to it"
+
+
+def _remember(path: Path) -> Callable[[], None]:
+    """Return what puts the file back as it is now."""
+    before = path.read_bytes() if path.exists() else None
+    return lambda: path.unlink(missing_ok=True) if before is None else write_file(path, before)
 
 
 def _show_log_end(session: Session, api: RuntimeApi, build_id: str) -> None:

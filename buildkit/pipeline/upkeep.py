@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from buildkit.models import BuildContext, Version
+from buildkit.models import BuildContext, BuildResult, Version
 from buildkit.output import clean_output_dir, remove_output_dir
-from buildkit.pipeline.remote import UPLOAD_STATE, find_submission, is_over, load_submission, open_api
+from buildkit.pipeline.record import UPLOAD_STATE, find_submission, is_over, load_submission
+from buildkit.pipeline.remote import open_api
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,10 @@ def prepare_output(session: Session) -> None:
     """
     submission = _find_open_submission(session)
     if session.settings.clean_output:
-        _clean(session.directory, keep=frozenset({UPLOAD_STATE}) if submission else frozenset())
+        keep = {UPLOAD_STATE} if submission else set[str]()
+        if session.settings.skip_existing:
+            keep |= {UPLOAD_STATE, f"{BuildResult.step}.json"}
+        _clean(session.directory, keep=frozenset(keep))
 
 
 def clear_output(session: Session) -> list[str]:
