@@ -226,6 +226,9 @@ def _read_head(connection: socket.socket) -> tuple[Request, bytes]:
         if not piece:
             raise ValueError("the client closed the connection before its request was complete")
         data += piece
+        if not data[:1].isalpha():
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            raise ValueError("that is not HTTP")
     head, _, rest = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, _ = first.split(" ")
@@ -241,10 +244,9 @@ def _parse_build(body: bytes, content_type: str, build_id: str) -> Build:
         fields = json.loads(body)
         encoded, image, tags = fields["context"], fields["target_image"], fields.get("tags", [])
     else:
-        message = email.message_from_bytes(
-            f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP
-        )
-        parts = [(part.get_param("name", header="content-disposition"), part) for part in message.iter_parts()]  # type: ignore[attr-defined]
+        head = f"Content-Type: {content_type}\r\n\r\n".encode()
+        message: Any = email.message_from_bytes(head + body, policy=email.policy.HTTP)
+        parts = [(part.get_param("name", header="content-disposition"), part) for part in message.iter_parts()]
         values = [(name, part.get_payload(decode=True).decode()) for name, part in parts]
         (context,) = [part for name, part in parts if name == "context"]
         if context.get_filename() != "context.tar.gz":
