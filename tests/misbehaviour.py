@@ -66,6 +66,11 @@ def reset_after_body(exchange: Exchange) -> None:
     reset(exchange.connection)
 
 
+def close_at_once(exchange: Exchange) -> None:
+    """Close without an answer."""
+    exchange.connection.close()
+
+
 def stay_silent(exchange: Exchange) -> None:
     """Take the whole request and never answer."""
     exchange.read_body()

@@ -86,7 +86,8 @@ class Exchange:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        self.connection.sendall(f"HTTP/1.1 {status} Whatever\r\n{head}\r\n".encode("latin-1") + content)
+        self.connection.sendall(f"HTTP/1.1 {status} Whatever\r\n{head}\r\n".encode("latin-1"))
+        self.connection.sendall(content)
 
     def wait_for_end(self) -> None:
         """Do nothing until the server is closed."""
