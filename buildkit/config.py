@@ -83,9 +83,14 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def find_root(start: Path) -> Path:
-    """Return the project that `start` lies in: the nearest folder above with `.git`, or a `pyproject.toml`."""
-    for mark in (".git", "pyproject.toml"):
-        for folder in (start, *start.parents):
+    """Return the project that `start` lies in: the nearest folder above with a `uv.lock`, but none above its checkout.
+
+    The members of a workspace have no lock file of their own, so that a task is the same in all of them.
+    """
+    folders = [start, *start.parents]
+    top = next((number for number, folder in enumerate(folders) if (folder / ".git").exists()), None)
+    for mark in ("uv.lock", ".git", "pyproject.toml"):
+        for folder in folders if top is None else folders[: top + 1]:
             if (folder / mark).exists():
                 return folder
     return start
