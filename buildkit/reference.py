@@ -15,7 +15,7 @@ MAX_TAG_LENGTH = 128
 _MAX_NAME_LENGTH = 255
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 _HOST_LABEL = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
 _REGISTRY = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -52,7 +52,7 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
     """
     name, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
-        raise _refuse(setting, text, "the digest is not of the form sha256:<hex>")
+        raise _refuse(setting, text, "the digest is not sha256: and 64 of 0-9 a-f")
     registry, path = _split_registry(name)
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
@@ -61,9 +61,10 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
         raise _refuse(setting, text, f"{registry!r} is not a registry's host[:port]")
     if not _REPOSITORY.fullmatch(path):
         raise _refuse(setting, text, "a repository is lowercase words of a-z 0-9 joined by . _ - and /")
-    if len(path) > _MAX_NAME_LENGTH:
+    # Docker puts an official image, which has neither registry nor namespace, into `library/` before it counts.
+    if len(path if registry or "/" in path else f"library/{path}") > _MAX_NAME_LENGTH:
         raise _refuse(setting, text, f"the repository is longer than {_MAX_NAME_LENGTH} characters")
-    if registry is None and _IMAGE_ID.fullmatch(path):
+    if _IMAGE_ID.fullmatch(text):
         raise _refuse(setting, text, "64 hexadecimal digits are an image ID, not a repository")
     return Reference(registry, path, tag or None, digest or None)
 
