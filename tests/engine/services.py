@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 from urllib.error import URLError
 
 import pytest
@@ -48,7 +49,7 @@ def require(*programs: str) -> None:
         refuse("an engine of the tests' own needs root")
 
 
-def refuse(reason: str) -> None:
+def refuse(reason: str) -> NoReturn:
     if os.environ.get("RUNTIME_BUILD_REQUIRE_ENGINE") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -181,9 +182,10 @@ def add_authorities(root: Path) -> None:
 
 
 def find_mirror() -> str:
-    """Return the Debian mirror that this machine's apt is set to."""
-    wanted = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Label: Debian"]
-    sites = subprocess.run(wanted, capture_output=True, text=True, check=True).stdout.split()
-    if not sites:
-        refuse("apt knows no Debian mirror; run `apt-get update`")
-    return sites[0]
+    """Return the Debian mirror that this machine's apt is set to; its lists of packages need not be here."""
+    listed = subprocess.run(["apt-get", "update", "--print-uris"], capture_output=True, text=True, check=True).stdout
+    # A suite of letters alone is the distribution itself; updates and security have a hyphen or a slash behind it.
+    mirror = re.search(r"'(\S+?)/?/dists/[a-z]+/InRelease'", listed)
+    if mirror is None:
+        refuse("apt knows no Debian mirror; look into /etc/apt/sources.list.d")
+    return mirror[1]
