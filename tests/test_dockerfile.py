@@ -35,10 +35,29 @@ VERSION = Version(
     commit_time=1_700_000_000,
 )
 STAGES = {
-    "binary": ["uv-tool", "deps", "sources", "builder", "base-minimal", "base-full", "binary"],
-    "binary-minimal": ["uv-tool", "deps", "sources", "builder", "base-minimal", "binary-minimal"],
-    "source": ["uv-tool", "deps", "sources", "builder", "base-minimal", "base-full", "source"],
-    "source-minimal": ["uv-tool", "deps", "sources", "builder", "base-minimal", "source-minimal"],
+    "binary": [
+        "uv-tool",
+        "lock",
+        "deps",
+        "sources",
+        "builder",
+        "binary-builder",
+        "base-minimal",
+        "base-full",
+        "binary",
+    ],
+    "binary-minimal": [
+        "uv-tool",
+        "lock",
+        "deps",
+        "sources",
+        "builder",
+        "binary-builder",
+        "base-minimal",
+        "binary-minimal",
+    ],
+    "source": ["uv-tool", "lock", "deps", "sources", "builder", "base-minimal", "base-full", "source"],
+    "source-minimal": ["uv-tool", "lock", "deps", "sources", "builder", "base-minimal", "source-minimal"],
 }
 every_target = pytest.mark.parametrize("target", TARGETS)
 
@@ -291,7 +310,10 @@ def test_an_override_extends_the_template_of_its_own_name_and_fills_blocks(tmp_p
 
 @pytest.mark.parametrize(
     "block",
-    ["arguments", "uv_tool", "dependencies", "sources", "builder", "base_minimal", "docker", "desktop", "vscode", "server", "final"],
+    [
+        *("arguments", "uv_tool", "lock", "dependencies", "sources", "builder", "base_minimal"),
+        *("docker", "desktop", "vscode", "server", "final"),
+    ],
 )
 def test_every_block_can_be_added_to(tmp_path: Path, block: str) -> None:
     override = f'{{% extends "Dockerfile.j2" %}}{{% block {block} %}}{{{{ super() }}}}ENV ADDED=1\n{{% endblock %}}'
