@@ -62,7 +62,10 @@ _FIXES = {
     429: "wait, then run `invoke upload` again",
     503: "wait, then run `invoke upload` again",
 }
-_REACH_FIX = "check RUNTIME_API_URL and the network, then run the same command again; `invoke doctor` looks closer"
+_REACH_FIX = (
+    "check RUNTIME_API_URL, the network and any HTTPS_PROXY, then run the same command again; "
+    "`invoke doctor` looks closer"
+)
 _TLS_FIX = "check RUNTIME_API_URL; for a certificate authority of your own set REQUESTS_CA_BUNDLE to its file"
 _UNKNOWN_FIX = "look on the server whether the build is there; `FORCE=true invoke upload` submits once more"
 

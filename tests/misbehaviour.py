@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import select
 import socket
 import struct
 import time
@@ -102,6 +103,20 @@ def answer_gzip_bomb(size_bytes: int, status: int = 200) -> Callable[[Exchange],
     """Answer with a few bytes that unpack to very many."""
     packed = gzip.compress(b" " * size_bytes, 9)
     return answer(status, packed, {"Content-Encoding": "gzip"})
+
+
+def tunnel(exchange: Exchange) -> None:
+    """Do what a proxy does on CONNECT: pass bytes both ways until either end closes."""
+    host, _, port = exchange.request.path.rpartition(":")
+    with socket.create_connection((host, int(port))) as target:
+        exchange.connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        ends = {exchange.connection: target, target: exchange.connection}
+        while True:
+            for end in select.select(list(ends), [], [], 10)[0]:
+                data = end.recv(64 * 1024)
+                if not data:
+                    return
+                ends[end].sendall(data)
 
 
 def reset(connection: socket.socket) -> None:

@@ -236,7 +236,7 @@ def _read_head(connection: socket.socket) -> tuple[Request, bytes]:
     parts = urlsplit(target)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-    return Request(method, parts.path, query, headers), rest
+    return Request(method, target if method == "CONNECT" else parts.path, query, headers), rest
 
 
 def _parse_build(body: bytes, content_type: str, build_id: str) -> Build:

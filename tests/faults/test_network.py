@@ -29,6 +29,7 @@ from tests.misbehaviour import (
     send,
     stay_silent,
     stop_reading,
+    tunnel,
 )
 from tests.runtime_api import KEY, RuntimeApiServer
 from tests.steps import Steps
@@ -194,6 +195,36 @@ def test_35_proxy_from_the_environment_is_used(
     monkeypatch.setenv("http_proxy", runtime_api.url)
     assert Steps("http://runtime-api.example.com").submit(archive).build_id == "build-1"
     assert {request.headers["host"] for request in runtime_api.requests} == {"runtime-api.example.com"}
+
+
+def test_35_tunnel_through_a_proxy_is_used(
+    runtime_api: RuntimeApiServer,
+    tls_server: Callable[[str], RuntimeApiServer],
+    authority: trustme.CA,
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tls_server("127.0.0.1") as server, authority.cert_pem.tempfile() as bundle:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        monkeypatch.setenv("https_proxy", runtime_api.url.replace("//", "//me:pa55word@"))
+        runtime_api.always(f"CONNECT 127.0.0.1:{server.port}", tunnel)
+        assert Steps(server.url).submit(archive).build_id == "build-1"
+    assert {request.method for request in runtime_api.requests} == {"CONNECT"}
+    assert not any("x-api-key" in request.headers for request in runtime_api.requests)
+
+
+@pytest.mark.parametrize("status", [403, 407, 502])
+def test_35_proxy_that_refuses_is_named_without_its_password(
+    runtime_api: RuntimeApiServer, archive: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("https_proxy", runtime_api.url.replace("//", "//me:pa55word@"))
+    runtime_api.always("CONNECT runtime-api.example.com:443", answer(status))
+    steps = Steps("https://runtime-api.example.com")
+    error = submit_in_vain(steps, archive)
+    assert_not_started(error, steps)
+    assert f"through the proxy {runtime_api.url}" in error.message
+    assert f"{status}" in error.message
+    assert "pa55word" not in error.message
 
 
 def test_36_netrc_is_not_looked_at(
