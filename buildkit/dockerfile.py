@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from buildkit.arguments import check_argument, check_text
 from buildkit.errors import LocalError, SettingError
 from buildkit.reference import parse_reference
 from buildkit.template import render_template
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 TARGETS = ("binary", "binary-minimal", "source", "source-minimal")
 FEATURES = frozenset({"docker", "desktop", "vscode"})
 
-# Settings of their own say these; a build argument of the same name would contradict them.
-_RESERVED = {
-    "BASE_IMAGE": "set BASE_IMAGE instead",
-    "OPENHANDS_BUILD_GIT_SHA": "set GIT_SHA instead",
-    "OPENHANDS_BUILD_GIT_REF": "set GIT_REF instead",
-    "TARGET": "set TARGET instead",
-}
-_ARGUMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# The words of Docker's own check SecretsUsedInArgOrEnv.
-_SECRET_NAME = re.compile(
-    r"(^|_)(api_?key|auth|credentials?|key|pass|password|passwd|passphrase|pword|secret|token)s?(_|$)", re.IGNORECASE
-)
-_USERINFO = re.compile(r"://[^/\s@]*@")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -89,12 +77,33 @@ def render_dockerfile(
         LocalError: The target needs something that the source tree lacks.
     """
     check_settings(settings)
-    _check_text("GIT_REF", git_ref)
+    check_text("GIT_REF", git_ref)
     _check_project(settings.target, project)
     values = _collect_values(settings, project, version, git_ref)
     text = render_template("Dockerfile.j2", values, template_dir)
     instructions = render_template("BUILD_INSTRUCTIONS.md.j2", values, template_dir)
     return RenderedDockerfile(text, instructions, hashlib.sha256(text.encode()).hexdigest())
+
+
+def render_instructions(
+    settings: DockerfileSettings,
+    project: Project,
+    version: Version,
+    *,
+    git_ref: str,
+    derived_from: str,
+    template_dir: Path | None = None,
+) -> str:
+    """Return the instructions for a Dockerfile that was not rendered, but derived from the source's own.
+
+    Args:
+        derived_from: Its path in the source.
+
+    Raises:
+        SettingError: A template is wrong.
+    """
+    values = _collect_values(settings, project, version, git_ref) | {"derived_from": derived_from}
+    return render_template("BUILD_INSTRUCTIONS.md.j2", values, template_dir)
 
 
 def check_settings(settings: DockerfileSettings) -> None:
@@ -107,7 +116,7 @@ def check_settings(settings: DockerfileSettings) -> None:
         raise SettingError(f"TARGET is not a target: {settings.target!r}", f"choose one of {', '.join(TARGETS)}")
     parse_reference(settings.base_image, "BASE_IMAGE")
     for name, value in settings.build_args.items():
-        _check_argument(name, value)
+        check_argument(name, value)
     for package in settings.extra_packages:
         _check_match("EXTRA_PACKAGES", _PACKAGE, package, "give names of packages, separated by spaces or commas")
     for feature in sorted(settings.features - FEATURES):
@@ -117,33 +126,12 @@ def check_settings(settings: DockerfileSettings) -> None:
     parse_reference(settings.image_name, "IMAGE_NAME")
     if not 1 <= settings.server_port <= _MAX_PORT:
         raise SettingError(f"SERVER_PORT is not a port: {settings.server_port}", f"set it to 1 to {_MAX_PORT}")
-    _check_text("SOURCE_URL", settings.source_url)
-
-
-def _check_argument(name: str, value: str) -> None:
-    """Refuse a build argument that breaks the Dockerfile or would put a secret into the image's history."""
-    _check_match("BUILD_ARGS", _ARGUMENT_NAME, name, "write NAME=VALUE; a name has A-Z a-z 0-9 _ and no digit first")
-    if name in _RESERVED:
-        raise SettingError(f"BUILD_ARGS sets {name}, which is a setting of its own", _RESERVED[name])
-    if _SECRET_NAME.search(name) or _USERINFO.search(value):
-        raise SettingError(
-            f"BUILD_ARGS: {name} looks like a secret, and build arguments stay readable in the image",
-            "give secrets to the container when it runs, or rename the argument if it is none",
-        )
-    _check_text(f"BUILD_ARGS: {name}", value)
+    check_text("SOURCE_URL", settings.source_url)
 
 
 def _check_match(setting: str, pattern: re.Pattern[str], value: str, fix: str) -> None:
     if not pattern.fullmatch(value):
         raise SettingError(f"{setting} has a value that cannot be used: {value!r}", fix)
-
-
-def _check_text(setting: str, value: str) -> None:
-    """Refuse what would end the line of the Dockerfile that the value stands in, or hide in it."""
-    if not value.isprintable():
-        raise SettingError(f"{setting} holds a control character: {value!r}", "write it in one printable line")
-    if _USERINFO.search(value):
-        raise SettingError(f"{setting} holds a user name or password", "leave out what stands before the @")
 
 
 def _check_project(target: str, project: Project) -> None:
@@ -185,6 +173,7 @@ def _collect_values(settings: DockerfileSettings, project: Project, version: Ver
         "image_version": f"{version.short_sha}-{version.primary_tag}" + ("-dirty" if version.dirty else ""),
         "created": _format_time(version.commit_time),
         "git_ref": git_ref,
+        "derived_from": None,
     }
 
 
