@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import io
 import os
 import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from buildkit.envfile import read_env_file
 from buildkit.errors import SettingError
+from buildkit.secret import ApiKey
 from buildkit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
 _CLOSE_ENOUGH = 0.85
+_OUR_PREFIX = "RUNTIME_API_"
+_NAMES = tuple(item.name.upper() for item in fields(Settings))
 
 
 class LoadedSettings(NamedTuple):
@@ -30,7 +33,7 @@ class LoadedSettings(NamedTuple):
 
 
 def load_settings(
-    flags: Mapping[str, str], environment: Mapping[str, str], root: Path, defaults: Mapping[str, str]
+    flags: Mapping[str, str], environment: Mapping[str, str], root: Path, defaults: Mapping[str, Any]
 ) -> LoadedSettings:
     """Return all settings; set but empty is unset.
 
@@ -42,44 +45,14 @@ def load_settings(
     Raises:
         SettingError: A value is bad, or two do not go together.
     """
-    env_file = read_env_file(root / ".env")
-    layers = [("flag", flags), ("environment", environment), (".env", env_file), ("tasks.py", defaults)]
-    parsed: dict[str, Any] = {}
-    origins = {}
-    for item in fields(Settings):
-        name = item.name.upper()
-        origin, text = next(
-            ((label, layer[name]) for label, layer in layers if layer.get(name)), ("default", item.metadata["default"])
-        )
-        parsed[item.name] = item.metadata["parse"](text, name)
-        origins[name] = origin
+    env_file = read_env_file(root / ".env", environment)
+    own = _check_defaults(defaults)
+    layers = (("flag", flags), ("environment", environment), (".env", env_file), ("tasks.py", own))
+    parsed, origins = _parse_all(layers)
     settings = Settings(**parsed)
     _check_together(settings)
-    return LoadedSettings(settings, origins, _find_misspelt(env_file))
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """Return the variables of a `.env` file; none where there is no file.
-
-    Raises:
-        SettingError: It is not UTF-8, holds a NUL, or has a line that is no assignment.
-    """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise SettingError(f".env cannot be read: {error.strerror}", "mend its permissions, or remove it") from error
-    from dotenv import dotenv_values
-    from dotenv.parser import parse_stream
-
-    text = _decode_env(data)
-    for binding in parse_stream(io.StringIO(text)):
-        if binding.error or (binding.key is not None and binding.value is None):
-            raise SettingError(
-                f".env, line {binding.original.line}: not NAME=value", f"mend line {binding.original.line} of .env"
-            )
-    return {name: value for name, value in dotenv_values(stream=io.StringIO(text)).items() if value}
+    misspelt = [*_find_misspelt(env_file, ".env"), *_find_misspelt(environment, "the environment")]
+    return LoadedSettings(settings, origins, misspelt)
 
 
 def find_root(start: Path) -> Path:
@@ -101,16 +74,30 @@ def read_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def _decode_env(data: bytes) -> str:
-    line = data[: data.find(b"\0")].count(b"\n") + 1 if b"\0" in data else 0
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        text = ""
-    if line:
-        raise SettingError(f".env, line {line}: not UTF-8 text", "save .env as UTF-8, without NUL bytes")
-    return text
+def _parse_all(layers: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return value and origin of every setting; all that are bad are told of at once, and without the key."""
+    parsed: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    errors = []
+    for item in fields(Settings):
+        name = item.name.upper()
+        found = ((label, layer[name]) for label, layer in layers if layer.get(name))
+        origins[name], texts[name] = next(found, ("default", item.metadata["default"]))
+        try:
+            parsed[item.name] = item.metadata["parse"](texts[name], name)
+        except SettingError as error:
+            errors.append(SettingError(f"{error.message} (from {origins[name]})", error.fix))
+    if errors:
+        raise _join(errors, ApiKey(texts["RUNTIME_API_KEY"]))
+    return parsed, origins
+
+
+def _join(errors: Sequence[SettingError], key: ApiKey) -> SettingError:
+    return SettingError(
+        key.scrub("; ".join(error.message for error in errors)),
+        key.scrub("; ".join(dict.fromkeys(error.fix for error in errors))),
+    )
 
 
 def _check_together(settings: Settings) -> None:
@@ -130,11 +117,25 @@ def _check_together(settings: Settings) -> None:
         raise SettingError(f"BUILDER goes with ENGINE=buildx, not {settings.engine}", "set ENGINE=buildx")
 
 
-def _find_misspelt(env_file: Mapping[str, str]) -> list[str]:
-    known = [item.name.upper() for item in fields(Settings)]
+def _check_defaults(defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Return a project's own defaults as text: `SERVER_PORT=9000` and `CLEAN_OUTPUT=False` are what they look like."""
+    for name, value in defaults.items():
+        if name not in _NAMES:
+            near = difflib.get_close_matches(name.upper(), _NAMES, 1)
+            fix = f"write {near[0]}" if near else "take it out of make_collection(…)"
+            raise SettingError(f"tasks.py gives a default for {name}, which is not a setting", fix)
+        if not isinstance(value, str | int | float):
+            raise SettingError(f"tasks.py gives {name} a {type(value).__name__}", f'write {name}="…"')
+    return {name: str(value) for name, value in defaults.items()}
+
+
+def _find_misspelt(names: Iterable[str], place: str) -> list[str]:
+    """Return warnings. In the environment, which is full of other programs' variables, only our prefix tells ours."""
     warnings = []
-    for name in env_file:
-        near = difflib.get_close_matches(name, known, 1, _CLOSE_ENOUGH) if name not in known else []
-        if near:
-            warnings.append(f"{name} in .env is not a setting; did you mean {near[0]}?")
+    for name in names:
+        ours = name.upper().startswith(_OUR_PREFIX)
+        cutoff = 0.0 if ours else _CLOSE_ENOUGH
+        if name not in _NAMES and (ours or place == ".env"):
+            near = difflib.get_close_matches(name.upper(), _NAMES, 1, cutoff)
+            warnings += [f"{name} in {place} is not a setting; did you mean {match}?" for match in near]
     return warnings

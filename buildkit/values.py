@@ -57,7 +57,7 @@ def parse_number(low: float, high: float) -> Callable[[str, str], float]:
 
     def parse(value: str, name: str) -> float:
         if not re.fullmatch(r"[0-9]{1,15}(?:\.[0-9]{1,6})?", value) or not low <= float(value) <= high:
-            raise SettingError(f"{name} is not a number: {value!r}", f"set {name} to {low:g} up to {high:g}")
+            raise SettingError(f"{name} is not a number from {low:g} to {high:g}: {value!r}", f"set {name}={low:g}")
         return float(value)
 
     return parse
@@ -68,7 +68,7 @@ def parse_integer(low: int, high: int) -> Callable[[str, str], int]:
 
     def parse(value: str, name: str) -> int:
         if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
-            raise SettingError(f"{name} is not a whole number: {value!r}", f"set {name} to {low} up to {high}")
+            raise SettingError(f"{name} is not a whole number from {low} to {high}: {value!r}", f"set {name}={low}")
         return int(value)
 
     return parse
@@ -103,7 +103,7 @@ def parse_build_args(value: str, name: str) -> dict[str, str]:
     for key, equals, _ in pairs:
         if not equals:
             raise SettingError(f"{name} holds {key.strip()!r}, which is not NAME=value", f"set {name}=NAME=value,…")
-    return {key.strip(): text for key, _, text in pairs}
+    return {parse_text(key.strip(), name): parse_text(text, name) for key, _, text in pairs}
 
 
 def parse_reference(value: str, name: str) -> str:
@@ -136,10 +136,10 @@ def parse_url(value: str, name: str) -> str | None:
     """Return a base URL without a slash at its end, None where it is empty."""
     if not value:
         return None
-    shown = re.sub(r"//[^/]*@", "//***@", value)
+    shown = re.sub(r"//.*@", "//***@", value, flags=re.DOTALL)
     try:
         parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in {"http", "https"} and bool((parts.hostname or "").strip(".")) and parts.port != 0
     except ValueError:
         usable = False
     if not usable or not re.fullmatch(r"[\x21-\x7e]+", value) or "\\" in value:
