@@ -247,7 +247,9 @@ class _Packer:
         finally:
             os.close(descriptor)
         if count != size or _is_changed(before, after):
-            raise FileChanged(f"{path} changed while it was read", "stop what writes to it, or leave it out with EXCLUDE")
+            raise FileChanged(
+                f"{path} changed while it was read", "stop what writes to it, or leave it out with EXCLUDE"
+            )
         self._stream.write(tar.format_padding(size))
         self._note(path, after, "")
 

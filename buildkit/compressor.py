@@ -148,7 +148,11 @@ class GzipWriter:
 
 def _use_zlib(level: int) -> Compressor:
     return Compressor(
-        "zlib", zlib.ZLIB_RUNTIME_VERSION, level, lambda: zlib.compressobj(level, zlib.DEFLATED, _RAW_DEFLATE), zlib.crc32
+        "zlib",
+        zlib.ZLIB_RUNTIME_VERSION,
+        level,
+        lambda: zlib.compressobj(level, zlib.DEFLATED, _RAW_DEFLATE),
+        zlib.crc32,
     )
 
 

@@ -128,7 +128,11 @@ def _keep_or_pack(
     previous: PackedContext | None,
     progress: Callable[[int], None],
 ) -> PackedContext:
-    settings = [mtime, compressor.describe(), {name: hashlib.sha256(data).hexdigest() for name, data in generated.items()}]
+    settings = [
+        mtime,
+        compressor.describe(),
+        {name: hashlib.sha256(data).hexdigest() for name, data in generated.items()},
+    ]
     settings += [hashlib.sha256(secret.encode()).hexdigest(), max_bytes]
     if previous and previous.proof and previous.context.archive == archive.name:
         stats = digest_stats(source, files)

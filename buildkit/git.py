@@ -1,4 +1,4 @@
-"""What git knows of a source tree: its commit, its files, and which rule ignores a path."""
+"""What git knows of a source tree: its commit, and which rule ignores a path; and how it is asked."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 import re
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from typing import IO, TYPE_CHECKING
 
 from buildkit.errors import LocalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 # A hook or another git sets these for its own repository; ours is found from the source directory alone.
 _FOREIGN_VARIABLES = frozenset(
     {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "RUNTIME_API_KEY"}
 )
-_IGNORE_RULE = re.compile(r"(.*?):([0-9]+):(.*)\t")
-_CHUNK_BYTES = 1 << 17
+_CHUNK_BYTES = 1 << 16
+_MAX_NAMED = 10
 _UNREADABLE = re.compile(rb"warning: could not open directory '(.*)': (.*)")
 
 
@@ -31,25 +31,6 @@ class Commit:
 
     sha: str
     time: int | None
-
-
-class Status(Enum):
-    """How a listed file stands to the commit."""
-
-    UNCHANGED = "unchanged"
-    CHANGED = "changed"
-    DELETED = "deleted"
-    ABSENT = "absent"  # left out by a sparse checkout
-
-
-_STATUS_OF_MARK = {
-    "H": Status.UNCHANGED,
-    "S": Status.UNCHANGED,
-    "M": Status.CHANGED,
-    "C": Status.CHANGED,
-    "?": Status.CHANGED,
-    "R": Status.DELETED,
-}
 
 
 def find_checkout(source: Path) -> Path | None:
@@ -64,7 +45,9 @@ def is_checkout(source: Path) -> bool:
         LocalError: git is missing or refuses the repository.
     """
     top = find_checkout(source)
-    return top == source or (top is not None and _run(source, ["check-ignore", "-q", "."], ok=(0, 1)).returncode == 1)
+    return top == source or (
+        top is not None and run_git(source, ["check-ignore", "-q", "."], ok=(0, 1)).returncode == 1
+    )
 
 
 def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
@@ -73,87 +56,23 @@ def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
     Raises:
         LocalError: git is missing or refuses the repository.
     """
-    done = _run(source, ["log", "-1", "--no-show-signature", "--format=%H %ct", revision, "--"], ok=(0, 128))
+    done = run_git(source, ["log", "-1", "--no-show-signature", "--format=%H %ct", revision, "--"], ok=(0, 128))
     if done.returncode:
         return None
     sha, time = done.stdout.decode("ascii").split()
     return Commit(sha, int(time))
 
 
-def list_files(source: Path, roots: Sequence[str] = ()) -> Iterator[tuple[str, Status]]:
-    """Yield each file of `source` that git does not ignore, below `roots` where there are any; unordered.
-
-    Paths are POSIX and relative to `source`. A file that differs from the commit comes again with what became of it;
-    the last word holds. Submodules and other repositories inside the tree are listed by their own index and rules.
-
-    Raises:
-        LocalError: git is missing, refuses the repository, or could not read a directory.
-    """
-    nested = _list_submodules(source, roots)
-    listing = ["ls-files", "-z", "-t", "-c", "-o", "-m", "-d", "--exclude-standard", "--", *roots]
-    for entry in _stream(source, listing):
-        mark, path = entry[0], entry[2:]
-        if path.endswith("/"):
-            nested.add(path[:-1])
-        elif path not in nested:
-            absent = mark == "S" and not (source / path).is_symlink() and not (source / path).exists()
-            yield path, Status.ABSENT if absent else _STATUS_OF_MARK[mark]
-    for path in _list_staged(source, roots):
-        if path not in nested:
-            exists = (source / path).is_symlink() or (source / path).exists()
-            yield path, Status.CHANGED if exists else Status.DELETED
-    for folder in sorted(nested):
-        if (source / folder / ".git").exists():
-            for path, status in list_files(source / folder):
-                yield f"{folder}/{path}", status
-
-
 def explain_ignored(source: Path, path: str) -> tuple[str, int, str] | None:
     """Return file, line and pattern of the rule by which git ignores `path`; None where it does not."""
-    done = _run(source, ["check-ignore", "-v", "--", f"./{path}"], ok=(0, 1))
-    rule = _IGNORE_RULE.match(os.fsdecode(done.stdout))
-    return (rule[1], int(rule[2]), rule[3]) if rule else None
-
-
-def _list_staged(source: Path, roots: Sequence[str]) -> Iterable[str]:
-    """Return paths whose index entry differs from the commit; all of them where there is no commit yet."""
-    command = ["diff-index", "--cached", "--relative", "--name-only", "--no-renames", "-z", "HEAD", "--", *roots]
-    done = _run(source, command, ok=(0, 128))
+    done = run_git(source, ["check-ignore", "-v", "-z", "--", f"./{path}"], ok=(0, 1))
     if done.returncode:
-        return _split(_run(source, ["ls-files", "-z", "--", *roots]).stdout)
-    return _split(done.stdout)
+        return None
+    file, line, pattern, _ = split_entries(done.stdout)
+    return file, int(line), pattern
 
 
-def _list_submodules(source: Path, roots: Sequence[str]) -> set[str]:
-    checkout = find_checkout(source)
-    if checkout is None or not (checkout / ".gitmodules").exists():
-        return set()
-    staged = _split(_run(source, ["ls-files", "-z", "-s", "--", *roots]).stdout)
-    return {entry.partition("\t")[2] for entry in staged if entry.startswith("160000 ")}
-
-
-def _stream(source: Path, arguments: Sequence[str]) -> Iterator[str]:
-    """Yield what the git command prints, entry by entry: a listing of a large tree is not held in memory."""
-    with tempfile.TemporaryFile() as errors, _start(source, arguments, errors) as process:
-        assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe; this is for the type checker
-        rest = b""
-        while chunk := process.stdout.read(_CHUNK_BYTES):
-            *whole, rest = (rest + chunk).split(b"\0")
-            for entry in whole:
-                yield os.fsdecode(entry)
-        process.wait()
-        errors.seek(0)
-        stderr = errors.read()
-        _check(source, arguments, process.returncode, stderr)
-    unreadable = _UNREADABLE.findall(stderr)
-    if unreadable:
-        names = ", ".join(os.fsdecode(name) for name, _ in unreadable[:10])
-        raise LocalError(
-            f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them"
-        )
-
-
-def _run(source: Path, arguments: Sequence[str], ok: Sequence[int] = (0,)) -> subprocess.CompletedProcess[bytes]:
+def run_git(source: Path, arguments: Sequence[str], ok: Sequence[int] = (0,)) -> subprocess.CompletedProcess[bytes]:
     """Return the finished git command.
 
     Raises:
@@ -163,6 +82,40 @@ def _run(source: Path, arguments: Sequence[str], ok: Sequence[int] = (0,)) -> su
         stdout, stderr = process.communicate()
     _check(source, arguments, process.returncode, stderr, ok)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+@contextmanager
+def stream_git(source: Path, arguments: Sequence[str]) -> Iterator[Iterator[str]]:
+    """Give an iterator over the entries (ended by NUL) that a git command prints; none of them is kept.
+
+    The command runs from now on, whenever the first entry is asked for.
+
+    Raises:
+        LocalError: As in `run_git`, or git could not read a directory.
+    """
+    with tempfile.TemporaryFile() as errors, _start(source, arguments, errors) as process:
+        yield _read_entries(source, arguments, process, errors)
+
+
+def _read_entries(
+    source: Path, arguments: Sequence[str], process: subprocess.Popen[bytes], errors: IO[bytes]
+) -> Iterator[str]:
+    assert process.stdout is not None
+    rest = b""
+    while chunk := process.stdout.read(_CHUNK_BYTES):
+        whole, end, rest = (rest + chunk).rpartition(b"\0")
+        if end:
+            yield from os.fsdecode(whole).split("\0")
+    process.wait()
+    errors.seek(0)
+    stderr = errors.read()
+    _check(source, arguments, process.returncode, stderr)
+    unreadable = _UNREADABLE.findall(stderr)
+    if unreadable:
+        names = ", ".join(os.fsdecode(name) for name, _ in unreadable[:_MAX_NAMED])
+        raise LocalError(
+            f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them"
+        )
 
 
 def _start(source: Path, arguments: Sequence[str], stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
@@ -200,5 +153,6 @@ def _check(source: Path, arguments: Sequence[str], code: int, stderr: bytes, ok:
         )
 
 
-def _split(output: bytes) -> list[str]:
+def split_entries(output: bytes) -> list[str]:
+    """Return the entries (ended by NUL) in a git command's output."""
     return [os.fsdecode(part) for part in output.split(b"\0") if part]

@@ -75,9 +75,7 @@ def _split_name(path: bytes) -> tuple[bytes, bytes | None]:
     return path[:slash], path[slash + 1 :]
 
 
-def _format_header(
-    name: bytes, prefix: bytes, link: bytes, mode: int, size: int, mtime: int, kind: bytes
-) -> bytes:
+def _format_header(name: bytes, prefix: bytes, link: bytes, mode: int, size: int, mtime: int, kind: bytes) -> bytes:
     start = b"%s%07o\0%s%011o\0%011o\0" % (name.ljust(_NAME_BYTES, b"\0"), mode, _OWNER, size, mtime)
     end = b"%s%s%s%s%s" % (
         kind,

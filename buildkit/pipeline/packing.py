@@ -16,7 +16,7 @@ from buildkit.state import digest_file, digest_files, find_state, load_state, sa
 
 if TYPE_CHECKING:
     from buildkit.context import PackedContext
-    from buildkit.selection import Verdict
+    from buildkit.rules import Verdict
     from buildkit.session import Session
 
 
