@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import html
 import http
@@ -12,10 +13,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DETAIL_BYTES = 2048
+MAX_LOG_BYTES = 64 * MAX_BODY_BYTES
 
 # Enough to find a sentence in a page, and little enough for the expressions below on any page.
 _MAX_PAGE_CHARS = 16 * 1024
@@ -24,7 +26,7 @@ _TAG = re.compile(r"<[^<>]*>")
 _DETAIL_KEYS = ("error", "message", "detail")
 
 
-class OddAnswer(ValueError):  # noqa: N818 - not yet an error of ours: the caller knows what it means
+class OddAnswer(ValueError):
     """The answer is not what it should be; the text says in which way."""
 
 
@@ -93,6 +95,24 @@ def shorten(text: str, limit_bytes: int = MAX_DETAIL_BYTES) -> str:
     if len(encoded) <= limit_bytes:
         return text
     return encoded[: limit_bytes - 3].decode("utf-8", "ignore") + "…"
+
+
+def split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Return the lines of a text that arrives in pieces, none of them and not all of them without a limit."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest, size = "", 0
+    for piece in pieces:
+        size += len(piece)
+        *lines, rest = (rest + decoder.decode(piece)).split("\n")
+        yield from lines
+        if len(rest) > MAX_BODY_BYTES:
+            yield rest
+            rest = ""
+        if size > MAX_LOG_BYTES:
+            yield "(the log is longer than 64 MiB; the rest is left out)"
+            return
+    if rest:
+        yield rest
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from buildkit import policy
-from buildkit.answer import MAX_BODY_BYTES, OddAnswer, extract_detail, parse_object, shorten
+from buildkit.answer import OddAnswer, extract_detail, parse_object, shorten, split_lines
 from buildkit.body import open_body
 from buildkit.display import escape_controls
 from buildkit.errors import SettingError
@@ -26,7 +25,7 @@ from buildkit.replies import (
 from buildkit.transport import NoAnswer, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from buildkit.answer import Answer
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 _ABSENT = frozenset({404, 405, 501})
 _NO_CONTENT = 204
 _KEY_REFUSED = frozenset({401, 403})
-_MAX_LOG_BYTES = 64 * MAX_BODY_BYTES
 _UNKNOWN_BUILD = {"build_id": "runtime-build-doctor"}
 _PROBES: tuple[tuple[str, dict[str, str]], ...] = (
     ("/build", {}),
@@ -193,7 +191,7 @@ class RuntimeApi:
             return None
         if answer.status not in ACCEPTED:
             raise policy.judge_get(answer, url, self._quote(answer))
-        return (self._key.scrub(line) for line in _split_lines(pieces))
+        return (self._key.scrub(line) for line in split_lines(pieces))
 
     def image_exists(self, reference: str) -> bool | None:
         """Return whether the server says that it has the image; None where it says nothing. It may be wrong.
@@ -280,20 +278,3 @@ class RuntimeApi:
         """Return what an answer says, as the rest of a sentence; empty where it says nothing."""
         detail = shorten(self._clean(extract_detail(answer, self._key.scrub)))
         return f": {detail}" if detail else ""
-
-
-def _split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    rest, size = "", 0
-    for piece in pieces:
-        size += len(piece)
-        *lines, rest = (rest + decoder.decode(piece)).split("\n")
-        yield from lines
-        if len(rest) > MAX_BODY_BYTES:
-            yield rest
-            rest = ""
-        if size > _MAX_LOG_BYTES:
-            yield "(the log is longer than 64 MiB; the rest is left out)"
-            return
-    if rest:
-        yield rest
