@@ -16,8 +16,10 @@ from buildkit.state import digest_file, digest_files, find_state, load_state, sa
 
 if TYPE_CHECKING:
     from buildkit.context import PackedContext
+    from buildkit.dockerfile import DockerfileSettings
     from buildkit.rules import Verdict
     from buildkit.session import Session
+    from buildkit.settings import Settings
 
 
 _DOCKERFILE = "Dockerfile"
@@ -52,33 +54,27 @@ def make_version(session: Session) -> Version:
 def make_dockerfile(session: Session) -> Dockerfile:
     """Return what was rendered; `Dockerfile` and `BUILD_INSTRUCTIONS.md` are written beside its state."""
     from buildkit.atomic import write_file
-    from buildkit.dockerfile import DockerfileSettings, render_dockerfile
+    from buildkit.dockerfile import render_dockerfile
+    from buildkit.pipeline.deriving import derive_files
     from buildkit.project import find_spec
 
     settings, directory = session.settings, session.directory
     version = load_state(directory, Version)
-    spec = find_spec(session.source, session.project.roots, settings.pyinstaller_spec)
-    rendered = render_dockerfile(
-        DockerfileSettings(
-            target=settings.target,
-            base_image=settings.base_image,
-            build_args=settings.build_args,
-            extra_packages=settings.extra_packages,
-            features=settings.features,
-            server_module=settings.server_module,
-            server_name=settings.server_name,
-            server_port=settings.server_port,
-        ),
-        replace(session.project, spec=spec),
-        version,
-        git_ref=settings.git_ref or version.sha or "unknown",
-        template_dir=session.root / settings.template_dir if settings.template_dir else None,
-    )
+    wanted = _describe_image(settings)
+    git_ref = settings.git_ref or version.sha or "unknown"
+    template_dir = session.root / settings.template_dir if settings.template_dir else None
+    if settings.dockerfile:
+        rendered, base_image = derive_files(session, wanted, version, settings.dockerfile, git_ref, template_dir)
+    else:
+        base_image = settings.base_image
+        spec = find_spec(session.source, session.project.roots, settings.pyinstaller_spec)
+        project = replace(session.project, spec=spec)
+        rendered = render_dockerfile(wanted, project, version, git_ref=git_ref, template_dir=template_dir)
     write_file(directory / _DOCKERFILE, rendered.text.encode("utf-8"))
     write_file(directory / _INSTRUCTIONS, rendered.instructions.encode("utf-8"))
     dockerfile = Dockerfile(
         target=settings.target,
-        base_image=settings.base_image,
+        base_image=base_image,
         dockerfile_sha256=rendered.dockerfile_sha256,
         build_args=dict(settings.build_args),
         made_from=digest_files(directory, "version.json"),
@@ -142,6 +138,21 @@ def explain_path(session: Session, path: str) -> tuple[str, Verdict]:
     if typed.is_relative_to(session.source) and os.path.lexists(typed):
         inside = typed.relative_to(session.source).as_posix()
     return inside, session.selection.explain(inside)
+
+
+def _describe_image(settings: Settings) -> DockerfileSettings:
+    from buildkit.dockerfile import DockerfileSettings
+
+    return DockerfileSettings(
+        target=settings.target,
+        base_image=settings.base_image,
+        build_args=settings.build_args,
+        extra_packages=settings.extra_packages,
+        features=settings.features,
+        server_module=settings.server_module,
+        server_name=settings.server_name,
+        server_port=settings.server_port,
+    )
 
 
 def _refuse_other_source(session: Session, version: Version) -> None:
