@@ -44,15 +44,13 @@ class Settings:
     include: tuple[str, ...] = _setting("", values.parse_words, "gitignore patterns of what is packed besides")
     exclude: tuple[str, ...] = _setting("", values.parse_words, "gitignore patterns of what is left out")
     git_sha: str | None = _setting("", values.parse_sha, "the commit, where git cannot tell it or tells another")
-    git_ref: str | None = _setting(
-        "", values.parse_text_or_none, "OPENHANDS_BUILD_GIT_REF in the image; the commit when empty"
-    )
+    git_ref: str | None = _setting("", values.parse_line, "OPENHANDS_BUILD_GIT_REF in the image; the commit when empty")
     allow_dirty: bool = _setting("true", values.parse_flag, "whether files that differ from the commit may be packed")
     source_date_epoch: int | None = _setting(
         "", values.parse_optional_integer, "time of every packed file, instead of the commit's"
     )
     compression: str = _setting(
-        "", values.parse_text, "isal-0 … isal-3 or zlib-1 … zlib-9; the fastest one at hand when empty"
+        "", values.parse_compression, "isal-0 … isal-3 or zlib-1 … zlib-9; the fastest one at hand when empty"
     )
     max_context_bytes: int = _setting(
         "4000000000", values.parse_integer(1, 10**15), "a larger build context is refused"
@@ -65,7 +63,7 @@ class Settings:
     build_args: dict[str, str] = _setting(
         "", values.parse_build_args, "NAME=value,… baked into the Dockerfile as defaults"
     )
-    extra_packages: tuple[str, ...] = _setting("", values.parse_words, "system packages installed besides")
+    extra_packages: tuple[str, ...] = _setting("", values.parse_packages, "system packages installed besides")
     features: frozenset[str] = _setting(
         "docker,desktop,vscode", values.parse_features, "extras of the full targets, or none"
     )
@@ -75,12 +73,12 @@ class Settings:
     dockerfile: str | None = _setting(
         "", values.parse_text_or_none, "a Dockerfile of the source to derive from, not our template"
     )
-    server_module: str = _setting("openhands.agent_server", values.parse_text, "module that `python -m` starts")
-    server_name: str = _setting("openhands-agent-server", values.parse_text, "name of the executable")
+    server_module: str = _setting("openhands.agent_server", values.parse_module, "module that `python -m` starts")
+    server_name: str = _setting("openhands-agent-server", values.parse_program_name, "name of the executable")
     server_port: int = _setting("8000", values.parse_integer(1, 65535), "port that the server listens on")
 
     upload_format: str = _setting("json", values.parse_one_of("json", "multipart"), "form of the upload")
-    image_name: str = _setting("agent-server", values.parse_reference, "repository below the registry prefix")
+    image_name: str = _setting("agent-server", values.parse_repository, "repository below the registry prefix")
     target_image: str | None = _setting(
         "", values.parse_reference_or_none, "full image reference; generated when empty"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from buildkit import reference
+from buildkit.arguments import check_argument, check_text
 from buildkit.errors import SettingError
 from buildkit.secret import ApiKey
 
@@ -84,6 +85,12 @@ def parse_words(value: str, name: str) -> tuple[str, ...]:
     return tuple(parse_text(part.strip(), name) for part in re.split(r"[,\n]", value) if part.strip())
 
 
+def parse_packages(value: str, name: str) -> tuple[str, ...]:
+    """Return names of packages, separated by commas, spaces or lines."""
+    words = tuple(re.split(r"[,\s]+", value.strip(", \t\n"))) if value.strip(", \t\n") else ()
+    return tuple(_match(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "names of packages") for word in words)
+
+
 def parse_features(value: str, name: str) -> frozenset[str]:
     """Return the chosen extras; `none` chooses none."""
     chosen = () if value == "none" else parse_words(value, name)
@@ -103,7 +110,10 @@ def parse_build_args(value: str, name: str) -> dict[str, str]:
     for key, equals, _ in pairs:
         if not equals:
             raise SettingError(f"{name} holds {key.strip()!r}, which is not NAME=value", f"set {name}=NAME=value,…")
-    return {parse_text(key.strip(), name): parse_text(text, name) for key, _, text in pairs}
+    arguments = {key.strip(): text for key, _, text in pairs}
+    for key, text in arguments.items():
+        check_argument(key, text)
+    return arguments
 
 
 def parse_reference(value: str, name: str) -> str:
@@ -114,6 +124,38 @@ def parse_reference(value: str, name: str) -> str:
 def parse_reference_or_none(value: str, name: str) -> str | None:
     """Return an image reference, None where it is empty."""
     return parse_reference(value, name) if value else None
+
+
+def parse_repository(value: str, name: str) -> str:
+    """Return a repository, without tag and digest: we write these behind it."""
+    parsed = reference.parse_reference(value, name)
+    if parsed.tag or parsed.digest:
+        raise SettingError(
+            f"{name} has a tag or a digest: {value!r}", f"set {name} to the repository; CUSTOM_TAGS tags"
+        )
+    return value
+
+
+def parse_line(value: str, name: str) -> str | None:
+    """Return text that can stand in a line of a Dockerfile, None where it is empty."""
+    check_text(name, value)
+    return value or None
+
+
+def parse_module(value: str, name: str) -> str:
+    """Return the dotted name of a module."""
+    word = "[A-Za-z_][A-Za-z0-9_]*"
+    return _match(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
+
+
+def parse_program_name(value: str, name: str) -> str:
+    """Return the name of an executable."""
+    return _match(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "a name of A-Z a-z 0-9 . _ - that begins with no sign")
+
+
+def parse_compression(value: str, name: str) -> str:
+    """Return a compressor with its level; empty where we may choose."""
+    return _match(r"(?:isal-[0-3]|zlib-[1-9])?", value, name, "isal-0 … isal-3 or zlib-1 … zlib-9")
 
 
 def parse_file_name(value: str, name: str) -> str | None:
@@ -161,3 +203,9 @@ def parse_key(value: str, name: str) -> ApiKey | None:
             f"set {name} again, without quotes or line ends",
         )
     return ApiKey(value)
+
+
+def _match(shape: str, value: str, name: str, meant: str) -> str:
+    if not re.fullmatch(shape, value):
+        raise SettingError(f"{name} has a value that cannot be used: {value!r}", f"set {name} to {meant}")
+    return value
