@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
 import stat
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from buildkit import tar
 from buildkit.compressor import BLOCK_BYTES, Compressor, GzipWriter
 from buildkit.errors import FileChanged, FileVanished, LocalError
+from buildkit.facts import StatFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 _MAX_NAMED = 10
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_BECAME_SPECIAL = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
+_AGAIN = "run `invoke context` again"
 
 
-class SecretFound(Exception):  # noqa: N818 - it never reaches a user: the context step says where
+class SecretFound(Exception):
     """The secret is in the tar."""
 
 
@@ -32,16 +35,14 @@ class PackedArchive:
 
     Attributes:
         context_sha256: Of the tar before compression; the same wherever the same files are packed.
-        stat_sha256: Of what the file system said of each file while it was read; see `digest_stats`.
-        newest_ns: The latest change (ctime) of any of them, in nanoseconds since the epoch.
+        facts: What the file system said of each file after it was read.
     """
 
     archive_sha256: str
     archive_bytes: int
     context_sha256: str
     context_bytes: int
-    stat_sha256: str
-    newest_ns: int
+    facts: StatFacts
 
 
 def pack_archive(
@@ -79,28 +80,7 @@ def pack_archive(
         archive_bytes=gzip.size_bytes,
         context_sha256=stream.sha256.hexdigest(),
         context_bytes=stream.size_bytes,
-        stat_sha256=packer.stats.hexdigest(),
-        newest_ns=packer.newest_ns,
-    )
-
-
-def digest_stats(source: Path, files: Sequence[str]) -> str | None:
-    """Return the `stat_sha256` that packing `files` would give now, without opening one; None where one is gone."""
-    digest = hashlib.sha256()
-    prefix = f"{source}/"
-    try:
-        for path in files:
-            found = os.lstat(prefix + path)
-            link = os.readlink(prefix + path) if stat.S_ISLNK(found.st_mode) else ""
-            digest.update(_format_stat(path, found, link))
-    except OSError:
-        return None
-    return digest.hexdigest()
-
-
-def _format_stat(path: str, found: os.stat_result, link: str) -> bytes:
-    return os.fsencode(
-        f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0{found.st_ino}\0{found.st_mode}\0{link}\n"
+        facts=packer.facts,
     )
 
 
@@ -179,13 +159,13 @@ class _Packer:
     """Reads each file once, in order, and notices what changes meanwhile."""
 
     def __init__(self, source: Path, stream: _TarStream, mtime: int) -> None:
-        self.stats = hashlib.sha256()
-        self.newest_ns = 0
+        self.facts = StatFacts()
         self._prefix = f"{source}/"
         self._root = os.path.realpath(source)
         self._stream = stream
         self._mtime = mtime
-        self._folders: set[str] = set()
+        self._folder = ""
+        self._folders = {""}
         self._unreadable: list[str] = []
 
     def pack(self, files: Sequence[str], generated: Mapping[str, bytes]) -> None:
@@ -193,7 +173,6 @@ class _Packer:
         for path in files:
             while waiting and waiting[-1] < path:
                 self._write_generated(waiting[-1], generated[waiting.pop()])
-            self._write_folders(path)
             self._write_path(path)
         for path in reversed(waiting):
             self._write_generated(path, generated[path])
@@ -210,52 +189,60 @@ class _Packer:
         self._stream.write(data)
         self._stream.write(tar.format_padding(len(data)))
 
-    def _write_folders(self, path: str) -> None:
-        """Write the folders above `path` that are not written yet, outermost first."""
-        folder = path.rpartition("/")[0]
-        if not folder or folder in self._folders:
-            return
-        self._write_folders(folder)
-        with self._noticing(folder):
-            if not stat.S_ISDIR(os.lstat(self._prefix + folder).st_mode):
-                raise FileVanished(f"{folder} is no longer a folder", "run `invoke context` again")
-        self._folders.add(folder)
-        self._stream.write(tar.format_directory(folder, self._mtime))
-
     def _write_path(self, path: str) -> None:
-        with self._noticing(path):
-            found = os.lstat(self._prefix + path)
-            if stat.S_ISLNK(found.st_mode):
-                link = os.readlink(self._prefix + path)
-                self._refuse_escape(path, link)
-                self._stream.write(tar.format_symlink(path, link, self._mtime))
-                self._note(path, found, link)
-            elif stat.S_ISREG(found.st_mode):
-                self._write_file(path)
-            else:
-                raise FileVanished(f"{path} is no longer a file", "run `invoke context` again")
-
-    def _write_file(self, path: str) -> None:
-        descriptor = os.open(self._prefix + path, _OPEN_FLAGS)
         try:
-            before = os.fstat(descriptor)
-            size = before.st_size
-            executable = bool(before.st_mode & stat.S_IXUSR)
+            self._write_folders(path.rpartition("/")[0])
+            found = os.lstat(self._prefix + path)
+            if stat.S_ISREG(found.st_mode):
+                self._write_file(path, found)
+            elif stat.S_ISLNK(found.st_mode):
+                self._write_link(path, found)
+            else:
+                raise FileVanished(f"{path} is no longer a file", _AGAIN)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileVanished(f"{path} vanished while it was packed", _AGAIN) from error
+        except PermissionError:
+            self._unreadable.append(path)
+
+    def _write_folders(self, folder: str) -> None:
+        """Write `folder` and those above it that are not written yet, outermost first."""
+        if folder == self._folder:
+            return
+        if folder not in self._folders:
+            self._write_folders(folder.rpartition("/")[0])
+            if not stat.S_ISDIR(os.lstat(self._prefix + folder).st_mode):
+                raise FileVanished(f"{folder} is no longer a folder", _AGAIN)
+            self._folders.add(folder)
+            self._stream.write(tar.format_directory(folder, self._mtime))
+        self._folder = folder
+
+    def _write_file(self, path: str, found: os.stat_result) -> None:
+        size = found.st_size
+        try:
+            descriptor = os.open(self._prefix + path, _OPEN_FLAGS)
+        except OSError as error:
+            if error.errno not in _BECAME_SPECIAL:
+                raise
+            raise FileVanished(f"{path} is no longer a file", _AGAIN) from error
+        try:
+            executable = bool(found.st_mode & stat.S_IXUSR)
             self._stream.write(tar.format_file(path, size, self._mtime, executable=executable))
             count = self._stream.read_from(descriptor, size)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        if count != size or _is_changed(before, after):
+        if count != size or _is_changed(found, after):
             raise FileChanged(
                 f"{path} changed while it was read", "stop what writes to it, or leave it out with EXCLUDE"
             )
         self._stream.write(tar.format_padding(size))
-        self._note(path, after, "")
+        self.facts.add(path, after)
 
-    def _note(self, path: str, found: os.stat_result, link: str) -> None:
-        self.stats.update(_format_stat(path, found, link))
-        self.newest_ns = max(self.newest_ns, found.st_ctime_ns)
+    def _write_link(self, path: str, found: os.stat_result) -> None:
+        link = os.readlink(self._prefix + path)
+        self._refuse_escape(path, link)
+        self._stream.write(tar.format_symlink(path, link, self._mtime))
+        self.facts.add(path, found, link)
 
     def _refuse_escape(self, path: str, link: str) -> None:
         lexical = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
@@ -267,19 +254,12 @@ class _Packer:
                 "make it relative and inside the tree, or leave it out with EXCLUDE",
             )
 
-    @contextmanager
-    def _noticing(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileVanished(f"{path} vanished while it was packed", "run `invoke context` again") from error
-        except PermissionError:
-            self._unreadable.append(path)
-
 
 def _is_changed(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
+    """Return whether a file is another one, or was written to, since it was looked at."""
+    return (
+        before.st_ino != after.st_ino
+        or before.st_size != after.st_size
+        or before.st_mtime_ns != after.st_mtime_ns
+        or before.st_ctime_ns != after.st_ctime_ns
     )

@@ -1,4 +1,4 @@
-"""Step `context`: the selected files and the Dockerfile, packed into the archive; or the proof that it is still right."""
+"""Step `context`: selected files and Dockerfile, packed into the archive; or the proof that it is still right."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from buildkit.archive import PackedArchive, SecretFound, digest_stats, pack_archive
+from buildkit.archive import PackedArchive, SecretFound, pack_archive
 from buildkit.atomic import open_replacing
 from buildkit.display import format_size
 from buildkit.errors import FileChanged, FileVanished, LocalError
+from buildkit.facts import gather_facts
 from buildkit.models import BuildContext
+from buildkit.sizes import name_largest, read_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from buildkit.compressor import Compressor
+    from buildkit.facts import StatFacts
     from buildkit.selection import SelectedFiles
 
 # Where neither a commit nor SOURCE_DATE_EPOCH gives a time: the first that a zip file, and so a wheel, can hold.
@@ -44,6 +47,31 @@ class PackedContext:
     proof: str | None
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """What decides, besides the files, whether there may be an archive and what is in it."""
+
+    source: Path
+    generated: Mapping[str, bytes]
+    archive: Path
+    mtime: int
+    compressor: Compressor
+    secret: str
+    max_bytes: int
+
+    def prove(self, facts: StatFacts) -> str | None:
+        """Return the digest of files, recipe and archive as they are now; None where there is no archive."""
+        try:
+            found = os.stat(self.archive)
+        except OSError:
+            return None
+        made = {name: hashlib.sha256(data).hexdigest() for name, data in self.generated.items()}
+        secret = hashlib.sha256(self.secret.encode()).hexdigest()
+        recipe = [self.archive.name, self.mtime, self.compressor.describe(), made, secret, self.max_bytes]
+        archive = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+        return hashlib.sha256(json.dumps([facts.hexdigest(), recipe, archive]).encode("ascii")).hexdigest()
+
+
 def pack_context(
     source: Path,
     select: Callable[[], SelectedFiles],
@@ -54,6 +82,8 @@ def pack_context(
     compressor: Compressor,
     secret: str,
     max_bytes: int,
+    warn_bytes: int,
+    dirty: bool | None,
     previous: PackedContext | None,
     progress: Callable[[int], None],
     warn: Callable[[str], None],
@@ -66,126 +96,103 @@ def pack_context(
         mtime: Of every entry, in seconds since the epoch.
         secret: May not be in the archive; looked for from 8 characters on.
         max_bytes: Of the uncompressed tar.
+        warn_bytes: Of the uncompressed tar; above it the largest folders are named.
+        dirty: Whether something differs from the commit, as the version says; None where there is no commit.
         previous: What lies at `archive` now; kept without reading the files when its proof still holds.
 
     Raises:
         LocalError: The tree cannot be packed as it is. What lay at `archive` before is untouched.
     """
+    looked_for = secret if len(secret) >= MIN_SECRET_LENGTH else ""
+    time_s = _NO_TIME if mtime is None else mtime
+    recipe = _Recipe(source, generated, archive, time_s, compressor, looked_for, max_bytes)
     again = {FileVanished: 1, FileChanged: 3}
+    warned: set[str] = set()
     while True:
         selected = select()
+        _refuse_other_version(selected, dirty=dirty)
+        for warning in selected.warnings:
+            if warning not in warned:
+                warn(warning)
+        warned.update(selected.warnings)
         try:
-            return _keep_or_pack(
-                source,
-                selected.files,
-                generated,
-                archive,
-                mtime=_NO_TIME if mtime is None else mtime,
-                compressor=compressor,
-                secret=secret if len(secret) >= MIN_SECRET_LENGTH else "",
-                max_bytes=max_bytes,
-                previous=previous,
-                progress=progress,
-            )
+            if previous and _still_holds(previous, recipe, selected.files):
+                return previous
+            packed, sizes = _pack(recipe, selected.files, progress)
         except FileChanged as error:
             if not again[type(error)]:
                 raise
             again[type(error)] -= 1
             warn(f"{error.message}; reading the tree again")
+        else:
+            if packed.context.context_bytes > warn_bytes:
+                warn(name_largest(selected.files, sizes))
+            return packed
 
 
-def list_sizes(source: Path, files: Sequence[str]) -> list[tuple[int, str]]:
-    """Return size in bytes and path of each file, largest first."""
-    return sorted(((os.lstat(source / path).st_size, path) for path in files), key=lambda pair: (-pair[0], pair[1]))
+def _refuse_other_version(selected: SelectedFiles, *, dirty: bool | None) -> None:
+    """Stop where a commit's name would be put on something else, or something else's on a commit."""
+    if dirty is None or dirty is bool(selected.changed):
+        return
+    message = "version.json tells of files that differ from the commit, and now none does"
+    if selected.changed:
+        named = ", ".join(selected.changed[:_MAX_NAMED]) + (" …" if len(selected.changed) > _MAX_NAMED else "")
+        message = f"version.json tells of a clean checkout, but {named} differs from the commit"
+    raise LocalError(message, "run `invoke version` and `invoke dockerfile` again")
 
 
-def name_largest(source: Path, files: Sequence[str]) -> str:
-    """Return the largest folders (two levels deep) and files of a context, for people."""
-    sizes = list_sizes(source, files)
-    folders: dict[str, int] = {}
-    for size, path in sizes:
-        folder = "/".join(path.split("/")[:-1][:2]) or "."
-        folders[folder] = folders.get(folder, 0) + size
-    largest = sorted(folders.items(), key=lambda pair: -pair[1])[:_MAX_NAMED]
-    return (
-        "largest folders: "
-        + ", ".join(f"{folder}/ {format_size(size)}" for folder, size in largest)
-        + "; largest files: "
-        + ", ".join(f"{path} {format_size(size)}" for size, path in sizes[:_MAX_NAMED])
-    )
+def _still_holds(previous: PackedContext, recipe: _Recipe, files: Sequence[str]) -> bool:
+    """Return whether it is certain, without reading a file, that packing would give the same again."""
+    if previous.proof is None or previous.context.archive != recipe.archive.name:
+        return False
+    facts = gather_facts(recipe.source, files)
+    return facts is not None and recipe.prove(facts) == previous.proof
 
 
-def _keep_or_pack(
-    source: Path,
-    files: Sequence[str],
-    generated: Mapping[str, bytes],
-    archive: Path,
-    *,
-    mtime: int,
-    compressor: Compressor,
-    secret: str,
-    max_bytes: int,
-    previous: PackedContext | None,
-    progress: Callable[[int], None],
-) -> PackedContext:
-    settings = [
-        mtime,
-        compressor.describe(),
-        {name: hashlib.sha256(data).hexdigest() for name, data in generated.items()},
-    ]
-    settings += [hashlib.sha256(secret.encode()).hexdigest(), max_bytes]
-    if previous and previous.proof and previous.context.archive == archive.name:
-        stats = digest_stats(source, files)
-        if stats and previous.proof == _prove(stats, settings, archive):
-            return previous
+def _pack(
+    recipe: _Recipe, files: Sequence[str], progress: Callable[[int], None]
+) -> tuple[PackedContext, Iterable[int]]:
+    """Return what was packed, and the size of each file."""
 
     def watch(size_bytes: int) -> None:
-        if size_bytes > max_bytes:
+        if size_bytes > recipe.max_bytes:
             raise LocalError(
-                f"the build context is larger than {format_size(max_bytes)}; {name_largest(source, files)}",
+                f"the build context is larger than {format_size(recipe.max_bytes)};"
+                f" {name_largest(files, read_sizes(recipe.source, files))}",
                 "leave out what the build does not need with EXCLUDE, or raise MAX_CONTEXT_BYTES",
             )
         progress(size_bytes)
 
     started_ns = time.time_ns()
     try:
-        with open_replacing(archive) as file:
+        with open_replacing(recipe.archive) as file:
             packed = pack_archive(
-                source,
+                recipe.source,
                 files,
-                generated,
+                recipe.generated,
                 file,
-                mtime=mtime,
-                compressor=compressor,
-                secret=secret.encode("latin-1"),
+                mtime=recipe.mtime,
+                compressor=recipe.compressor,
+                secret=recipe.secret.encode("latin-1"),
                 progress=watch,
             )
     except SecretFound:
-        raise _locate_secret(source, files, secret) from None
-    racy = packed.newest_ns > started_ns - _RACY_NS
-    proof = None if racy else _prove(packed.stat_sha256, settings, archive)
-    return PackedContext(_describe(packed, archive.name, len(files) + len(generated), compressor), proof)
+        raise _locate_secret(recipe.source, files, recipe.secret) from None
+    racy = packed.facts.newest_ns > started_ns - _RACY_NS
+    context = _describe(packed, recipe, len(files) + len(recipe.generated))
+    return PackedContext(context, None if racy else recipe.prove(packed.facts)), packed.facts.sizes
 
 
-def _describe(packed: PackedArchive, archive: str, files: int, compressor: Compressor) -> BuildContext:
+def _describe(packed: PackedArchive, recipe: _Recipe, files: int) -> BuildContext:
     return BuildContext(
-        archive=archive,
+        archive=recipe.archive.name,
         archive_sha256=packed.archive_sha256,
         archive_bytes=packed.archive_bytes,
         context_sha256=packed.context_sha256,
         context_bytes=packed.context_bytes,
         files=files,
-        compressor=compressor.describe(),
+        compressor=recipe.compressor.describe(),
     )
-
-
-def _prove(stats: str, settings: Sequence[object], archive: Path) -> str | None:
-    try:
-        found = os.stat(archive)
-    except OSError:
-        return None
-    facts = [stats, settings, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()
 
 
 def _locate_secret(source: Path, files: Sequence[str], secret: str) -> LocalError:

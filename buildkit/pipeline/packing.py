@@ -86,7 +86,7 @@ def make_dockerfile(session: Session) -> Dockerfile:
 def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
     """Return the packed build context, saved; its files are not read again where nothing changed."""
     from buildkit.compressor import find_compressor
-    from buildkit.context import name_largest, pack_context
+    from buildkit.context import pack_context
 
     settings, console, directory = session.settings, session.console, session.directory
     version = load_state(directory, Version)
@@ -104,6 +104,8 @@ def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
             compressor=find_compressor(settings.compression),
             secret=key.reveal() if key else "",
             max_bytes=settings.max_context_bytes,
+            warn_bytes=settings.warn_context_bytes,
+            dirty=version.dirty if version.sha else None,
             previous=previous if use_cache else None,
             progress=lambda done: progress(done, 0),
             warn=console.warn,
@@ -115,15 +117,13 @@ def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
     if previous and previous.context.archive != context.archive:
         (directory / previous.context.archive).unlink(missing_ok=True)
     _describe_context(session, context, unchanged=packed is previous)
-    if context.context_bytes > settings.warn_context_bytes:
-        console.warn(name_largest(session.source, session.selection.select().files))
     console.publish(archive=session.show_path(directory / context.archive))
     return context
 
 
 def list_packed(session: Session) -> list[tuple[int, str]]:
     """Return size in bytes and path of each file that would be packed, largest first."""
-    from buildkit.context import list_sizes
+    from buildkit.sizes import list_sizes
 
     selected = session.selection.select()
     for warning in selected.warnings:
