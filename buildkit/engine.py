@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -99,8 +100,7 @@ def check_engine(engine: Engine) -> Engine:
         _ask(engine, "info")
         version = _ask(engine, "--version").removeprefix("buildah version ").split(" ")[0]
     elif engine.builder:
-        version = _ask(engine, "buildx", "version")
-        _ask(engine, "buildx", "inspect", engine.builder)
+        version = _ask_builder(engine, engine.builder)
     else:
         version = _ask_docker(engine)
     return Engine(engine.name, engine.program, engine.builder, version)
@@ -208,14 +208,14 @@ def _list_programs(name: str) -> Iterable[str]:
 
 
 def _ask(engine: Engine, *arguments: str) -> str:
-    """Return the first line of the answer, which must come at once and be a success."""
+    """Return the answer, which must come at once and be a success."""
     output = run_engine(engine, *arguments, timeout_s=_PROBE_TIMEOUT_S)
     if output.code:
         reason = (output.stderr or output.stdout or f"exit code {output.code}").splitlines()[0]
         raise NotStarted(
             f"{engine.program} {' '.join(arguments[:2])}: {reason}", _advise_on(engine.name, engine.builder)
         )
-    return output.stdout.partition("\n")[0]
+    return output.stdout
 
 
 def _ask_docker(engine: Engine) -> str:
@@ -229,6 +229,15 @@ def _ask_docker(engine: Engine) -> str:
             "install the plugin (on Debian: `apt-get install docker-buildx`)",
         )
     return str(answer["Server"]["Version"])
+
+
+def _ask_builder(engine: Engine, builder: str) -> str:
+    """Return buildx's version, when it knows the builder and reaches it; `inspect` succeeds for one it cannot reach."""
+    version = _ask(engine, "buildx", "version")
+    error = re.search(r"^Error:\s*(.+)", _ask(engine, "buildx", "inspect", builder), re.MULTILINE)
+    if error:
+        raise NotStarted(f"builder {builder}: {error[1]}", _advise_on(engine.name, builder))
+    return version.split(" ")[1]
 
 
 def _advise_on(name: str, builder: str | None) -> str:

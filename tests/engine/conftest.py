@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from services import (
     TRUST_VARIABLES,
+    fetch_buildx,
     make_base_rootfs,
     make_tiny_rootfs,
     require,
@@ -53,6 +54,17 @@ def docker(engine_folder: Path) -> Iterator[Engine]:
         environment.setenv("DOCKER_HOST", host)
         environment.setenv("DOCKER_CONFIG", str(folder / "config"))
         yield find_engine("docker")
+
+
+@pytest.fixture
+def buildx(docker: Engine, debian_base: str, engine_folder: Path) -> Iterator[Engine]:
+    """The same engine through Debian's buildx plugin, which is there for this test only."""
+    plugin = engine_folder / "docker/config/cli-plugins/docker-buildx"
+    plugin.parent.mkdir(exist_ok=True)
+    shutil.copy(fetch_buildx(docker, debian_base), plugin)
+    plugin.chmod(0o755)
+    yield find_engine("auto", builder="default")
+    plugin.unlink()
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,12 @@ from urllib.error import URLError
 
 import pytest
 
+from buildkit.engine import run_engine
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from buildkit.engine import Engine
 
 SUITE = "trixie"
 # PyInstaller wants binutils and the shared library, which public Python images have.
@@ -150,8 +154,7 @@ def make_tiny_rootfs(folder: Path) -> Path:
 
 def make_base_rootfs() -> Path:
     """Return a tarball of a Debian with Python, from the machine's own mirror; kept in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runtime-build-tests"
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = find_cache()
     recipe = hashlib.sha256(f"{SUITE} {PACKAGES}".encode() + AUTHORITIES.read_bytes()).hexdigest()[:16]
     tarball = cache / f"base-{SUITE}-{recipe}.tar"
     if tarball.exists():
@@ -172,6 +175,36 @@ def make_base_rootfs() -> Path:
         shutil.rmtree(root, ignore_errors=True)
         partial.unlink(missing_ok=True)
     return tarball
+
+
+def fetch_buildx(engine: Engine, base: str) -> Path:
+    """Return Debian's buildx plugin, taken out of its package inside a container of that Debian."""
+    plugin = find_cache() / f"docker-buildx-{SUITE}"
+    if plugin.exists():
+        return plugin
+    path = "/usr/libexec/docker/cli-plugins/docker-buildx"
+    unpack = "cd /tmp && apt-get update -qq && apt-get download -qq docker-buildx && dpkg-deb -x docker-buildx_*.deb /"
+    made = run_engine(
+        engine, "run", "--detach", "--network=host", base, "sh", "-c", f"{unpack} && test -x {path}", timeout_s=300
+    )
+    container = made.stdout
+    try:
+        waited = run_engine(engine, "wait", container, timeout_s=300)
+        if waited.stdout != "0":
+            refuse(f"the buildx plugin cannot be had: {run_engine(engine, 'logs', container).stderr[-500:]}")
+        partial = plugin.with_suffix(f".{os.getpid()}")
+        run_engine(engine, "cp", f"{container}:{path}", str(partial))
+        partial.rename(plugin)
+    finally:
+        run_engine(engine, "rm", "--force", container)
+    return plugin
+
+
+def find_cache() -> Path:
+    """Return the folder where what takes long to make is kept between runs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runtime-build-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
 
 
 def add_authorities(root: Path) -> None:

@@ -136,6 +136,33 @@ def test_a_client_that_lacks_its_plugin_is_passed_over_for_one_that_works(docker
     assert docker.version
 
 
+def test_a_named_builder_builds_and_loads_the_image(buildx: Engine, tiny_base: str, make_archive: MakeArchive) -> None:
+    archive = make_archive({"Dockerfile": f"FROM {tiny_base}\nENV BY=buildx\n"})
+    built = build_image(buildx, archive, "localhost/buildx:1", report=lambda _: None)
+    image = inspect_image(buildx, "localhost/buildx:1")
+    assert (built.engine, built.image_id, built.digest) == ("buildx", image.image_id, None)
+    assert image.environment["BY"] == "buildx"
+
+
+def test_a_named_builder_pushes_and_reports_the_registrys_digest(
+    buildx: Engine, tiny_base: str, registry: str, make_archive: MakeArchive
+) -> None:
+    archive = make_archive({"Dockerfile": f"FROM {tiny_base}\nENV BY=buildx-push\n"})
+    built = build_image(buildx, archive, f"{registry}/acme/buildx:1", push=True, report=lambda _: None)
+    assert built.digest == read_digest(registry, "acme/buildx", "1")
+
+
+def test_a_builder_that_does_not_exist_is_not_started(buildx: Engine) -> None:
+    with pytest.raises(NotStarted, match="no-such-builder"):
+        find_engine("buildx", builder="no-such-builder")
+
+
+def test_a_builder_whose_engine_is_gone_is_not_started(buildx: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    with pytest.raises(NotStarted, match="nonexistent"):
+        find_engine("buildx", builder="default")
+
+
 def start_build(engine: Engine, archive: Path) -> subprocess.Popen[str]:
     """Return a process that builds as the tasks do: signals become exceptions, then exit codes."""
     script = f"""
