@@ -20,9 +20,8 @@ class _Program(Program):
         try:
             super().parse_tasks()
         except ParseError as error:
-            Console().fail(
-                SettingError(str(error), "`runtime-build --help TASK` lists the flags of a task"), as_json=False
-            )
+            fix = "`runtime-build --list` shows the tasks, `runtime-build --help TASK` the flags of one"
+            Console().fail(SettingError(str(error), fix), as_json="--json" in sys.argv)
             sys.exit(SettingError.exit_code)
 
 

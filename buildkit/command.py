@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from invoke.tasks import Task
 
+from buildkit.errors import SettingError
 from buildkit.models import StepResult
 from buildkit.session import Session, ending_well, open_session
 from buildkit.settings import Settings
 from buildkit.state import SCHEMA, format_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from invoke.context import Context
 
@@ -28,7 +29,7 @@ _FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 
 
 class Option(NamedTuple):
-    """A flag that is no setting: off or None unless it is given."""
+    """A flag: off, or None where it takes a value, unless it is given."""
 
     name: str
     meaning: str
@@ -59,31 +60,45 @@ def make_task(
         setting_names: The settings that can be given as flags, besides the two that every task has.
     """
     names = tuple(dict.fromkeys((*_EVERY_TASK, *setting_names)))
-    switches = {setting: _FIELDS[setting].metadata["default"] == "true" for setting in names if _is_switch(setting)}
 
     @wraps(body)
     def run(c: Context, **given: Any) -> None:  # noqa: ANN401 - flags of every type
-        typed = [setting for setting in names if given[setting] not in (None, switches.get(setting))]
         with ending_well(as_json=given["json"]) as sessions:
-            session = _open_session(c, {setting.upper(): str(given[setting]) for setting in typed})
+            session = _open_session(c, {name.upper(): text for name in names if (text := _read_flag(name, given))})
             sessions.append(session)
             outcome = body(session, **{option.name: given[option.name] for option in options})
             session.console.show(outcome.format_json() if given["json"] else outcome.text)
             if outcome.code:
                 raise SystemExit(outcome.code)
 
-    every_option = (*options, Option("json", _JSON))
-    defaults: dict[str, Any] = {setting: switches.get(setting) for setting in names}
-    defaults |= {option.name: None if option.takes_value else False for option in every_option}
-    _set_flags(run, defaults)
-    meanings = {setting: _FIELDS[setting].metadata["meaning"] for setting in names}
-    meanings |= {option.name: option.meaning for option in every_option}
+    flags = [flag for setting in names for flag in _list_flags(setting)]
+    flags += [*options, Option("json", _JSON)]
+    _set_flags(run, flags)
     return Task(
         run,
         name=name or body.__name__,
         auto_shortflags=False,
-        help={flag.replace("_", "-"): text for flag, text in meanings.items()},
+        help={flag.name.replace("_", "-"): flag.meaning for flag in flags},
     )
+
+
+def _list_flags(setting: str) -> list[Option]:
+    """Return the flag of a setting; two for a switch, so that either can go before what the environment says."""
+    meaning = _FIELDS[setting].metadata["meaning"]
+    if not _is_switch(setting):
+        return [Option(setting, meaning, takes_value=True)]
+    return [Option(setting, meaning), Option(f"no_{setting}", f"{setting.upper()}=false")]
+
+
+def _read_flag(setting: str, given: Mapping[str, Any]) -> str | None:
+    """Return what was typed for a setting, as text."""
+    if not _is_switch(setting):
+        text: str | None = given[setting]
+        return text
+    if given[setting] and given[f"no_{setting}"]:
+        flag = setting.replace("_", "-")
+        raise SettingError(f"--{flag} and --no-{flag} were both given", "give one of them")
+    return "true" if given[setting] else "false" if given[f"no_{setting}"] else None
 
 
 def _is_switch(setting: str) -> bool:
@@ -97,8 +112,8 @@ def _open_session(c: Context, flags: dict[str, str]) -> Session:
     return open_session(flags, root, dict(own.get("defaults", {})))
 
 
-def _set_flags(run: Callable[..., None], defaults: Mapping[str, Any]) -> None:
+def _set_flags(run: Callable[..., None], flags: Sequence[Option]) -> None:
     """Give `run` the signature from which invoke reads its flags."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    flags = [inspect.Parameter(flag, kind, default=value) for flag, value in defaults.items()]
-    run.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *flags])  # type: ignore[attr-defined]
+    read = [inspect.Parameter(flag.name, kind, default=None if flag.takes_value else False) for flag in flags]
+    run.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *read])  # type: ignore[attr-defined]

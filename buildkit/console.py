@@ -42,8 +42,9 @@ class Console:
         _write(sys.stderr, f"{_PREFIX}warning: {escape_controls(line)}\n")
 
     def show(self, text: str) -> None:
-        """Write a result: the only thing that goes to stdout."""
-        _write(sys.stdout, f"{escape_controls(text, keep=chr(10))}\n")
+        """Write a result, where there is one: the only thing that goes to stdout."""
+        if text:
+            _write(sys.stdout, f"{escape_controls(text, keep=chr(10))}\n")
 
     def fail(self, error: RuntimeBuildError, *, as_json: bool) -> None:
         """Write what happened and what to do about it."""

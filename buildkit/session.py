@@ -45,8 +45,9 @@ class Session:
         self.settings: Settings = loaded.settings
         self.environment = environment
         self.root = root
-        self.source = Path(os.path.normpath(root / self.settings.source_dir)).resolve()
-        self.directory = Path(os.path.normpath(root / self.settings.output_dir))
+        self.source = self._locate(self.settings.source_dir).resolve()
+        directory = self._locate(self.settings.output_dir)
+        self.directory = directory.parent.resolve() / directory.name
         self.console = Console(environment.get("GITHUB_OUTPUT", ""))
         self.on_interrupt = "run it again"
 
@@ -55,8 +56,7 @@ class Session:
         """What the source's project file says."""
         from buildkit.project import read_project
 
-        if not self.source.is_dir():
-            raise SettingError(f"SOURCE_DIR is no folder: {self.source}", "set SOURCE_DIR to the checkout to pack")
+        self.check_folders()
         return read_project(self.source)
 
     @cached_property
@@ -68,6 +68,22 @@ class Session:
         lock = self.directory.with_name(f".{self.directory.name}.lock")
         ours = [path.relative_to(self.source).as_posix() for path in (self.directory, lock) if self._is_inside(path)]
         return Selection(self.source, self.project, include=settings.include, exclude=settings.exclude, never=ours)
+
+    @property
+    def template_dir(self) -> Path | None:
+        """Where this project's own templates lie, if it has any."""
+        return self._locate(self.settings.template_dir) if self.settings.template_dir else None
+
+    def check_folders(self) -> None:
+        """Refuse folders that are not there, before anything is written.
+
+        Raises:
+            SettingError: One is missing; it is named.
+        """
+        if not self.source.is_dir():
+            raise SettingError(f"SOURCE_DIR is no folder: {self.source}", "set SOURCE_DIR to the checkout to pack")
+        if self.template_dir and not self.template_dir.is_dir():
+            raise SettingError(f"TEMPLATE_DIR is no folder: {self.template_dir}", "make it, or unset TEMPLATE_DIR")
 
     def show_path(self, path: Path) -> str:
         """Return a path as somebody in the working directory would type it."""
@@ -91,6 +107,10 @@ class Session:
         with self.locked():
             make_output_dir(self.directory)
             yield
+
+    def _locate(self, path: str) -> Path:
+        """Return a path as a shell would: `~` is the home, and what is relative starts from the root."""
+        return Path(os.path.normpath(self.root / os.path.expanduser(path)))
 
     def _is_inside(self, path: Path) -> bool:
         return path.is_relative_to(self.source)
@@ -147,7 +167,9 @@ def _raising_signals() -> Iterator[None]:
     def interrupt(number: int, _: FrameType | None) -> None:
         raise Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What our caller ignores stays ignored: `nohup` means a run that outlives its terminal.
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

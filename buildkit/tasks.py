@@ -58,6 +58,7 @@ _IMAGE = Option("image", "an image reference, instead of the image that was buil
 
 def version(session: Session) -> Outcome:
     """Say which source this is: prints the name of its archive."""
+    session.check_folders()
     with session.writing():
         made = packing.make_version(session)
     return Outcome(made.name, made)
@@ -65,6 +66,7 @@ def version(session: Session) -> Outcome:
 
 def dockerfile(session: Session) -> Outcome:
     """Render the Dockerfile of the target, and instructions beside it: prints its path."""
+    session.check_folders()
     with session.writing():
         made = packing.make_dockerfile(session)
     return Outcome(session.show_path(session.directory / "Dockerfile"), made)
@@ -76,6 +78,7 @@ def context(session: Session, *, no_cache: bool, files: bool, explain: str | Non
         return _explain(session, explain)
     if files:
         return _list_files(session)
+    session.check_folders()
     with session.writing():
         made = packing.make_context(session, use_cache=not no_cache)
     return Outcome(session.show_path(session.directory / made.archive), made)
@@ -83,6 +86,7 @@ def context(session: Session, *, no_cache: bool, files: bool, explain: str | Non
 
 def upload(session: Session) -> Outcome:
     """Send the archive to the Runtime API, which builds it: prints the build ID."""
+    remote.require_api(session)
     with session.writing():
         made = remote.make_submission(session)
     return Outcome(str(made.build_id), made)
@@ -90,6 +94,7 @@ def upload(session: Session) -> Outcome:
 
 def wait(session: Session, *, build_id: str | None) -> Outcome:
     """Wait until the build has ended: prints the image reference."""
+    remote.require_api(session)
     with session.writing():
         made = remote.await_image(session, build_id)
     return Outcome(made.image or "", made)
@@ -98,6 +103,7 @@ def wait(session: Session, *, build_id: str | None) -> Outcome:
 def all_(session: Session, *, no_wait: bool) -> Outcome:
     """Do it all: prints the image reference, or the archive's path where nothing is sent."""
     settings, report = session.settings, session.console.report
+    session.check_folders()
     with session.writing():
         upkeep.prepare_output(session)
         packing.make_version(session)

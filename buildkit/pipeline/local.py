@@ -92,7 +92,7 @@ def make_manifest(session: Session, image: str | None) -> str:
         replicas=settings.manifest_replicas,
         secret_name=settings.manifest_secret_name,
         secret_key=settings.manifest_secret_key,
-        template_dir=session.root / settings.template_dir if settings.template_dir else None,
+        template_dir=session.template_dir,
     )
     write_file(directory / "manifest.yaml", text.encode("utf-8"))
     return text

@@ -62,7 +62,7 @@ def make_dockerfile(session: Session) -> Dockerfile:
     version = load_state(directory, Version)
     wanted = _describe_image(settings)
     git_ref = settings.git_ref or version.sha or "unknown"
-    template_dir = session.root / settings.template_dir if settings.template_dir else None
+    template_dir = session.template_dir
     if settings.dockerfile:
         rendered, base_image = derive_files(session, wanted, version, settings.dockerfile, git_ref, template_dir)
     else:
