@@ -2,8 +2,8 @@
 
 usage: bundle.py SPEC EXECUTABLE MODULE, from the root of the source tree
 
-Data files that the spec leaves out are added. The patterns in BINARY_OMIT, separated by spaces, match paths such as
-`openhands/agent_server/README.md`: what they match is neither added nor asked for.
+Data files that the spec leaves out are added, but for specs. The patterns in BINARY_OMIT, separated by spaces, match
+paths such as `openhands/agent_server/README.md`: what they match is neither added nor asked for.
 """
 
 import importlib.util
@@ -97,6 +97,7 @@ def check_executable(executable: Path, data: dict[str, Path]) -> None:
 
 if __name__ == "__main__":
     spec_file, name, server_module = sys.argv[1:]
-    files = select_data(find_packages(Path.cwd(), server_module), os.environ.get("BINARY_OMIT", "").split())
+    omit = os.environ.get("BINARY_OMIT", "").split() + ["*.spec"]
+    files = select_data(find_packages(Path.cwd(), server_module), omit)
     build_executable(spec_file, files)
     check_executable(Path("/dist", name), files)
