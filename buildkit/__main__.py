@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.metadata import version
-
-from invoke.exceptions import ParseError
-from invoke.program import Program
-
-from buildkit.console import Console
-from buildkit.errors import SettingError
-from buildkit.tasks import make_collection
-
-
-class _Program(Program):
-    """invoke's own program, except that a misspelt command line is exit 2 here, as bad usage is everywhere."""
-
-    def parse_tasks(self) -> None:
-        try:
-            super().parse_tasks()
-        except ParseError as error:
-            fix = "`runtime-build --list` shows the tasks, `runtime-build --help TASK` the flags of one"
-            Console().fail(SettingError(str(error), fix), as_json="--json" in sys.argv)
-            sys.exit(SettingError.exit_code)
+import signal
 
 
 def main() -> None:
     """Run what was typed."""
-    _Program(
-        name="runtime-build", binary="runtime-build", namespace=make_collection(), version=version("runtime-build")
-    ).run()
+    # Until a task listens to signals itself, Ctrl-C ends us at once; Python would show a traceback of its imports.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from buildkit.program import run
+
+    run()
 
 
 if __name__ == "__main__":

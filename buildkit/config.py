@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from buildkit.envfile import read_env_file
 from buildkit.errors import SettingError
-from buildkit.secret import ApiKey
+from buildkit.secret import SHORTEST_SEARCHED, ApiKey
 from buildkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
 _CLOSE_ENOUGH = 0.85
+_KEY = "RUNTIME_API_KEY"
 _OUR_PREFIX = "RUNTIME_API_"
 _NAMES = tuple(item.name.upper() for item in fields(Settings))
 
@@ -88,8 +89,10 @@ def _parse_all(layers: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[dict[st
             parsed[item.name] = item.metadata["parse"](texts[name], name)
         except SettingError as error:
             errors.append(SettingError(f"{error.message} (from {origins[name]})", error.fix))
+    key = texts[_KEY]
     if errors:
-        raise _join(errors, ApiKey(texts["RUNTIME_API_KEY"]))
+        raise _join(errors, ApiKey(key))
+    _refuse_key_elsewhere(texts, key)
     return parsed, origins
 
 
@@ -98,6 +101,16 @@ def _join(errors: Sequence[SettingError], key: ApiKey) -> SettingError:
         key.scrub("; ".join(error.message for error in errors)),
         key.scrub("; ".join(dict.fromkeys(error.fix for error in errors))),
     )
+
+
+def _refuse_key_elsewhere(texts: Mapping[str, str], key: str) -> None:
+    """Refuse a key that stands in another setting too: those are written to files and sent in the open."""
+    found = [name for name, text in texts.items() if name != _KEY and len(key) >= SHORTEST_SEARCHED and key in text]
+    if found:
+        raise SettingError(
+            f"the value of {_KEY} stands in {', '.join(found)} too, which is no secret",
+            f"take it out of {', '.join(found)}",
+        )
 
 
 def _check_together(settings: Settings) -> None:

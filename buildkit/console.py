@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from buildkit.display import escape_controls, format_size
+from buildkit.secret import SHORTEST_SEARCHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from buildkit.errors import RuntimeBuildError
     from buildkit.models import Finding
+    from buildkit.secret import ApiKey
 
 _PREFIX = "[runtime-build] "
 _PLAIN_INTERVAL_S = 10.0
@@ -28,27 +30,29 @@ class Console:
 
     Args:
         github_output: The file that GitHub's runners read outputs from; empty elsewhere.
+        key: Masked in all that is written, whoever wrote it there: a file name, a server, a commit.
     """
 
-    def __init__(self, github_output: str = "") -> None:
+    def __init__(self, github_output: str = "", key: ApiKey | None = None) -> None:
         self._github_output = github_output
+        self._key = key if key and len(key.reveal()) >= SHORTEST_SEARCHED else None
 
     def report(self, line: str) -> None:
         """Write a line of the story."""
-        _write(sys.stderr, f"{_PREFIX}{escape_controls(line)}\n")
+        self._write(sys.stderr, f"{_PREFIX}{escape_controls(line)}\n")
 
     def warn(self, line: str) -> None:
         """Write a warning."""
-        _write(sys.stderr, f"{_PREFIX}warning: {escape_controls(line)}\n")
+        self._write(sys.stderr, f"{_PREFIX}warning: {escape_controls(line)}\n")
 
     def show(self, text: str) -> None:
         """Write a result, where there is one: the only thing that goes to stdout."""
         if text:
-            _write(sys.stdout, f"{escape_controls(text, keep=chr(10))}\n")
+            self._write(sys.stdout, f"{escape_controls(text, keep=chr(10))}\n")
 
     def fail(self, error: RuntimeBuildError, *, as_json: bool) -> None:
         """Write what happened and what to do about it."""
-        _write(sys.stderr, f"error: {error.message}\nfix:   {error.fix}\n")
+        self._write(sys.stderr, f"error: {error.message}\nfix:   {error.fix}\n")
         if as_json:
             record = {"schema": 1, "error": error.message, "fix": error.fix, "exit_code": error.exit_code}
             self.show(json.dumps(record, indent=2))
@@ -78,11 +82,14 @@ class Console:
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
         """Give a function to call with the bytes done and, where it is known, their total."""
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             with _draw_progress(label) as update:
                 yield update
         else:
             yield _PlainProgress(label, self.report)
+
+    def _write(self, stream: IO[str] | None, text: str) -> None:
+        _write(stream, self._key.scrub(text) if self._key else text)
 
 
 class _PlainProgress:
@@ -120,8 +127,10 @@ def _draw_progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
-def _write(stream: IO[str], text: str) -> None:
+def _write(stream: IO[str] | None, text: str) -> None:
     """Write and flush; what the encoding lacks is escaped, and a reader that went away is no failure of ours."""
+    if stream is None:  # as Python has it where the descriptor was closed from the start
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -12,6 +12,7 @@ from buildkit.arguments import check_argument, check_text
 from buildkit.errors import LocalError, SettingError
 from buildkit.instructions import quote_value
 from buildkit.reference import parse_reference
+from buildkit.regular import read_regular
 from buildkit.stages import Edit, find_needed, find_root_image, keep_stages, read_arguments, read_stages
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def read_own_dockerfile(source: Path, path: str) -> str:
             f"DOCKERFILE is outside the source directory: {path!r}", "set DOCKERFILE to a path below SOURCE_DIR"
         )
     try:
-        return file.read_bytes().decode("utf-8")
+        return read_regular(file).decode("utf-8")
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise LocalError(

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from buildkit.errors import SettingError
+from buildkit.regular import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +40,7 @@ def read_env_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        data = read_regular(path, _MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import LocalError
 from buildkit.models import Project
+from buildkit.regular import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,12 +85,12 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
 
 def _load(source: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads((source / "pyproject.toml").read_text("utf-8"))
+        return tomllib.loads(read_regular(source / "pyproject.toml").decode("utf-8"))
     except FileNotFoundError:
         raise LocalError(
             f"no pyproject.toml in the source directory {source}", "set SOURCE_DIR to the checkout of the agent server"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LocalError(f"pyproject.toml cannot be read: {error}", "mend pyproject.toml") from error
 
 

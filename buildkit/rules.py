@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError, SettingError
+from buildkit.regular import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,8 +177,7 @@ def _holds_private_key(path: str) -> bool:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return False  # a link is packed as a link; anything else is never opened
-        with open(path, "rb") as file:
-            return _PRIVATE_KEY.search(file.read(_KEY_HEAD_BYTES)) is not None
+        return _PRIVATE_KEY.search(read_regular(path, _KEY_HEAD_BYTES)) is not None
     except OSError:
         return False  # the packer says what cannot be read
 
@@ -185,14 +185,14 @@ def _holds_private_key(path: str) -> bool:
 def _parse_setting(patterns: Sequence[str], name: str) -> IgnoreRules | None:
     if not patterns:
         return None
-    from buildkit.ignore import parse_gitignore
+    from buildkit.gitignore import parse_gitignore
 
     return parse_gitignore(patterns, name)
 
 
 def _read_dockerignore(source: Path) -> IgnoreRules | None:
     try:
-        text = (source / DOCKERIGNORE).read_text("utf-8")
+        text = read_regular(source / DOCKERIGNORE).decode("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,8 @@ import urllib.parse
 from functools import cached_property
 
 MASK = "***"
+# Shorter keys stand in every other text by chance.
+SHORTEST_SEARCHED = 8
 
 
 class ApiKey:

@@ -15,12 +15,14 @@ from buildkit.errors import LocalError, RuntimeBuildError, SettingError
 from buildkit.output import check_output_dir, lock_output_dir, make_output_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
     from buildkit.models import Project
     from buildkit.selection import Selection
     from buildkit.settings import Settings
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -48,7 +50,7 @@ class Session:
         self.source = self._locate(self.settings.source_dir).resolve()
         directory = self._locate(self.settings.output_dir)
         self.directory = directory.parent.resolve() / directory.name
-        self.console = Console(environment.get("GITHUB_OUTPUT", ""))
+        self.console = Console(environment.get("GITHUB_OUTPUT", ""), self.settings.runtime_api_key)
         self.on_interrupt = "run it again"
 
     @cached_property
@@ -143,35 +145,46 @@ def ending_well(*, as_json: bool) -> Iterator[list[Session]]:
         with _raising_signals():
             yield sessions
     except RuntimeBuildError as error:
-        Console().fail(error, as_json=as_json)
+        _find_console(sessions).fail(error, as_json=as_json)
         code = error.exit_code
     except OSError as error:
-        Console().fail(
+        _find_console(sessions).fail(
             LocalError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "mend it and run again"),
             as_json=as_json,
         )
         code = LocalError.exit_code
-    except (KeyboardInterrupt, Interrupted) as interrupt:
-        code = 128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT)
+    except Interrupted as interrupt:
+        code = 128 + interrupt.number
         stopped = RuntimeBuildError("interrupted", sessions[0].on_interrupt if sessions else "run it again")
         stopped.exit_code = code  # type: ignore[misc]  # the only error whose code is not its class's
-        Console().fail(stopped, as_json=as_json)
+        _find_console(sessions).fail(stopped, as_json=as_json)
     if code:
         raise SystemExit(code)
 
 
 @contextmanager
 def _raising_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that temporary files go and nothing is torn."""
+    """Let the first signal unwind, so that temporary files go and a build ID is shown; a second one ends us at once."""
+    # What our caller ignores stays ignored: `nohup` means a run that outlives its terminal.
+    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
     def interrupt(number: int, _: FrameType | None) -> None:
+        for heard in numbers:
+            signal.signal(heard, signal.SIG_DFL)
         raise Interrupted(number)
 
-    # What our caller ignores stays ignored: `nohup` means a run that outlives its terminal.
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in numbers}
+    interrupted = False
     try:
         yield
+    except Interrupted:
+        interrupted = True
+        raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # After the first signal nothing is restored: a traceback of Ctrl-C helps nobody who pressed it twice.
+            signal.signal(number, signal.SIG_DFL if interrupted else handler)
+
+
+def _find_console(sessions: Sequence[Session]) -> Console:
+    return sessions[0].console if sessions else Console()

@@ -43,7 +43,8 @@ def render_template(name: str, values: Mapping[str, Any], template_dir: Path | N
     """
     environment = _load_environment(template_dir)
     try:
-        return environment.get_template(name).render(values)
+        text = environment.get_template(name).render(values)
+        text.encode()  # half a surrogate pair can stand in a string, but not in a file
     except jinja2.TemplateNotFound as error:
         raise SettingError(f"there is no template {str(error)!r}", _fix(template_dir)) from error
     except jinja2.TemplateSyntaxError as error:
@@ -53,6 +54,7 @@ def render_template(name: str, values: Mapping[str, Any], template_dir: Path | N
         raise SettingError(f"template {_find_place(error, name, template_dir)}: {error}", _fix(template_dir)) from error
     except OSError as error:
         raise SettingError(f"template {name} cannot be read: {error}", "set TEMPLATE_DIR to readable files") from error
+    return text
 
 
 def quote_argument(value: str) -> str:

@@ -162,9 +162,14 @@ def parse_file_name(value: str, name: str) -> str | None:
     """Return the name of a tar.gz, without folders; None where it is empty."""
     if not value:
         return None
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", value) or not value.endswith((".tar.gz", ".tgz")):
+    if not is_archive_name(value):
         raise SettingError(f"{name} is not the name of a tar.gz: {value!r}", f"set {name}=NAME.tar.gz, without folders")
     return value
+
+
+def is_archive_name(name: str) -> bool:
+    """Return whether a file of that name can be a build context of ours; no other name is ever removed as one."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", name)) and name.endswith((".tar.gz", ".tgz"))
 
 
 def parse_sha(value: str, name: str) -> str | None:

@@ -9,6 +9,7 @@ from buildkit.models import BuildContext, BuildResult, Version
 from buildkit.output import clean_output_dir, remove_output_dir
 from buildkit.pipeline.record import UPLOAD_STATE, find_submission, is_over, load_submission
 from buildkit.pipeline.remote import open_api
+from buildkit.values import is_archive_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,4 +79,4 @@ def _list_recorded_archives(directory: Path) -> list[str]:
             names.append(record["archive"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             continue
-    return [name for name in names if isinstance(name, str) and "/" not in name]
+    return [name for name in names if isinstance(name, str) and is_archive_name(name)]
