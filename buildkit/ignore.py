@@ -1,20 +1,16 @@
 """Ignore rules: which paths a `.dockerignore` or a setting's patterns exclude, and which line decided it.
 
-Two dialects. Docker's is `DockerignorePattern`; `tests/dockerignore.json` holds what a real docker kept under each of
-258 files. Git's is pathspec's own. Paths are POSIX, relative to the root, without a leading `./`.
+Two dialects. Docker's is read here; `tests/dockerignore.json` holds what a real docker kept under each of 258 files.
+Git's is read by pathspec, in `gitignore`. Paths are POSIX, relative to the root, without a leading `./`.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, TypeVar
-
-from pathspec import GitIgnoreSpec
-from pathspec.pattern import RegexPattern
-from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.dockerignore import clean_pattern, translate_pattern
 from buildkit.errors import SettingError
@@ -22,14 +18,12 @@ from buildkit.errors import SettingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-_NAMED_GROUP = re.compile(r"\(\?P<\w+>")
-_ANYWHERE = "^(?:.+/)?"  # how pathspec begins a pattern without a slash
+# How many expressions begin and end: what they share is tried once, which is what makes a joined one fast.
+_BEGINNINGS = ("^(?:.*/)?", "^(?:.+/)?", "^", "")
+_ENDINGS = (r"(?:/|\Z)", "")
 
-P = TypeVar("P", bound=RegexPattern)
 
-
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """One line that excludes paths, or brings them back.
 
     Attributes:
@@ -45,44 +39,19 @@ class Rule:
     include: bool
 
 
-class DockerignorePattern(RegexPattern):
-    """One line of a `.dockerignore` as a pattern for pathspec; it matches a path and everything below it.
-
-    Anchored at the root, `**` crosses folders.
-    """
-
-    __slots__ = ()
-
-    @classmethod
-    def pattern_to_regex(cls, pattern: str) -> tuple[str | None, bool | None]:  # type: ignore[override]  # text only
-        """Return the regular expression, and whether it excludes; twice None for a comment or a blank line.
-
-        Raises:
-            ValueError: Docker refuses the pattern.
-        """
-        text = pattern.strip()
-        if pattern.startswith("#") or not text:
-            return None, None
-        excludes = not text.startswith("!")
-        cleaned = clean_pattern(text.removeprefix("!").strip())
-        if not cleaned:
-            raise ValueError("there is nothing behind the `!`")
-        return rf"^(?:{translate_pattern(cleaned)})(?:/|\Z)", excludes
-
-
 class IgnoreRules:
     """Ordered rules, of which the last that matches a path or one of its folders decides."""
 
-    def __init__(self, rules: Sequence[Rule], patterns: Sequence[RegexPattern], reachable: Iterable[str] = ()) -> None:
-        """Keep `rules` with the pattern of each.
+    def __init__(self, rules: Sequence[Rule], expressions: Sequence[str], reachable: Iterable[str] = ()) -> None:
+        """Keep `rules` with the regular expression of each, which matches at the start of a path.
 
         Args:
             reachable: Folders that are walked though a rule excludes them, since another may bring back what is inside.
         """
         self._rules = tuple(rules)
-        self._patterns = tuple(patterns)
+        self._expressions = tuple(expressions)
         self._reachable = frozenset(reachable)
-        self._runs = [*_join_runs(self._patterns)][::-1]
+        self._runs = [*_join_runs(self._rules, self._expressions)][::-1]
         self._pruned: dict[str, bool] = {"": False}
 
     def excludes(self, path: str) -> bool:
@@ -121,33 +90,12 @@ class IgnoreRules:
         return False
 
     def _find_last(self, path: str) -> Rule | None:
-        pairs = zip(reversed(self._rules), reversed(self._patterns), strict=True)
-        return next((rule for rule, pattern in pairs if pattern.match_file(path)), None)
+        pairs = zip(reversed(self._rules), reversed(self._compiled), strict=True)
+        return next((rule for rule, compiled in pairs if compiled.match(path)), None)
 
-
-class _GitignoreRules(IgnoreRules):
-    """The same for git's dialect, where a pattern for files weighs more than one for folders, whatever their order."""
-
-    def __init__(self, rules: Sequence[Rule], patterns: Sequence[GitIgnoreSpecPattern]) -> None:
-        super().__init__(rules, patterns)
-        self._spec = GitIgnoreSpec(patterns, backend="simple")
-        self._all_exclude = not any(rule.include for rule in rules)
-        # A class may match the slash behind a folder (`[^a]`) and then nothing below it: such a pattern prunes nothing.
-        self._folder_patterns = [
-            pattern for rule, pattern in zip(rules, patterns, strict=True) if "[" not in rule.pattern
-        ]
-
-    def excludes(self, path: str) -> bool:
-        return self._matches(path) if self._all_exclude else self._spec.match_file(path)
-
-    def prunes(self, directory: str) -> bool:
-        if not directory or not self._all_exclude:
-            return False
-        return any(pattern.match_file(f"{directory}/") for pattern in self._folder_patterns)
-
-    def explain(self, path: str) -> Rule | None:
-        index = self._spec.check_file(path).index
-        return None if index is None else self._rules[index]
+    @cached_property
+    def _compiled(self) -> list[re.Pattern[str]]:
+        return [re.compile(expression) for expression in self._expressions]
 
 
 def parse_dockerignore(text: str, source: str) -> IgnoreRules:
@@ -159,65 +107,73 @@ def parse_dockerignore(text: str, source: str) -> IgnoreRules:
     Raises:
         SettingError: Docker refuses a line.
     """
-    rules, patterns = _parse_lines(text.removeprefix("\ufeff").split("\n"), source, DockerignorePattern)
+    lines = text.removeprefix("\ufeff").split("\n")
+    rules, expressions = parse_lines(lines, source, translate_line)
     # Docker compares the text of a pattern, wildcards and all: `!pkg/*/keep` opens `pkg` and nothing below it.
     cleaned = (clean_pattern(rule.pattern.removeprefix("!").strip()) for rule in rules if rule.include)
-    return IgnoreRules(rules, patterns, {folder for path in cleaned for folder in _list_folders(path)})
+    return IgnoreRules(rules, expressions, {folder for path in cleaned for folder in _list_folders(path)})
 
 
-def parse_gitignore(lines: Iterable[str], source: str) -> IgnoreRules:
-    """Return the rules of gitignore patterns, which exclude what they match.
+def translate_line(line: str) -> tuple[str, bool] | None:
+    """Return the expression of a line of a `.dockerignore`, and whether it excludes; None where it says nothing.
 
-    As pathspec reads them: unlike git's own, a `!` for files reaches into excluded folders.
-
-    Args:
-        source: The setting that they come from, for errors and `explain`.
+    The expression matches a path and everything below it. It is anchored at the root, and `**` crosses folders.
 
     Raises:
-        SettingError: A line is no pattern; git would pass over it in silence.
+        ValueError: Docker refuses the pattern.
     """
-    return _GitignoreRules(*_parse_lines(lines, source, _parse_git_pattern))
+    text = line.strip()
+    if line.startswith("#") or not text:
+        return None
+    cleaned = clean_pattern(text.removeprefix("!").strip())
+    if not cleaned:
+        raise ValueError("there is nothing behind the `!`")
+    return rf"^{translate_pattern(cleaned)}(?:/|\Z)", not text.startswith("!")
 
 
-def _parse_lines(lines: Iterable[str], source: str, parse: Callable[[str], P]) -> tuple[list[Rule], list[P]]:
+def parse_lines(
+    lines: Iterable[str], source: str, translate: Callable[[str], tuple[str, bool] | None]
+) -> tuple[list[Rule], list[str]]:
+    """Return the rules among `lines` and the expression of each.
+
+    Args:
+        translate: Gives the expression of a line and whether it excludes; raises ValueError where it is no pattern.
+
+    Raises:
+        SettingError: A line is no pattern.
+    """
     rules: list[Rule] = []
-    patterns: list[P] = []
+    expressions: list[str] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         try:
-            pattern = parse(line)
+            translated = translate(line)
         except ValueError as error:
             message = f"{source}, line {number}: {text!r} is not a pattern: {error}"
             raise SettingError(message, f"correct or delete line {number} of {source}") from error
-        if pattern.include is not None:
-            rules.append(Rule(text, source, number, include=not pattern.include))
-            patterns.append(pattern)
-    return rules, patterns
+        if translated is not None:
+            expression, excludes = translated
+            rules.append(Rule(text, source, number, include=not excludes))
+            expressions.append(expression)
+    return rules, expressions
 
 
-def _parse_git_pattern(line: str) -> GitIgnoreSpecPattern:
-    pattern = GitIgnoreSpecPattern(line)
-    if pattern.include is None and line.strip() and not line.startswith("#"):
-        raise ValueError("it can match nothing")
-    return pattern
+def _join_runs(rules: Sequence[Rule], expressions: Sequence[str]) -> Iterator[tuple[Callable[[str], object], bool]]:
+    """Yield each run of rules with one sign as the matcher of all of them, and whether they exclude."""
+    pairs = zip(rules, expressions, strict=True)
+    for include, run in groupby(pairs, key=lambda pair: pair[0].include):
+        yield re.compile(_join([expression for _, expression in run])).match, not include
 
 
-def _join_runs(patterns: Sequence[RegexPattern]) -> Iterator[tuple[Callable[[str], object], bool]]:
-    """Yield each run of patterns with one sign as the matcher of all of them, and whether they exclude."""
-    for excludes, run in groupby(patterns, key=lambda pattern: bool(pattern.include)):
-        texts = [_NAMED_GROUP.sub("(?:", pattern.regex.pattern) for pattern in run if pattern.regex]
-        yield _join(texts), excludes
-
-
-def _join(expressions: Sequence[str]) -> Callable[[str], object]:
-    """Return a matcher of them all; what begins alike is tried once, which is what makes it fast."""
-    beginnings: dict[str, list[str]] = {}
-    for expression in expressions:
-        beginning = next(text for text in (_ANYWHERE, "^", "") if expression.startswith(text))
-        beginnings.setdefault(beginning, []).append(expression.removeprefix(beginning))
-    joined = "|".join(f"{beginning}(?:{'|'.join(ends)})" for beginning, ends in beginnings.items())
-    compiled = re.compile(joined)
-    return compiled.search if "" in beginnings else compiled.match
+def _join(expressions: Iterable[str]) -> str:
+    """Return one expression that matches what any of them matches."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for expression in dict.fromkeys(expressions):
+        beginning = next(text for text in _BEGINNINGS if expression.startswith(text))
+        ending = next(text for text in _ENDINGS if expression.endswith(text))
+        middle = expression.removeprefix(beginning).removesuffix(ending)
+        alike.setdefault((beginning, ending), []).append(middle)
+    return "|".join(f"{start}(?:{'|'.join(middles)}){end}" for (start, end), middles in alike.items())
 
 
 def _list_folders(path: str) -> Iterator[str]:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pathspec import PathSpec
+from pathspec.pattern import RegexPattern
 
 from buildkit.errors import SettingError
-from buildkit.ignore import DockerignorePattern, IgnoreRules, Rule, parse_dockerignore, parse_gitignore
+from buildkit.gitignore import parse_gitignore
+from buildkit.ignore import IgnoreRules, Rule, parse_dockerignore, translate_line
 
 OBSERVED = json.loads((Path(__file__).parent / "dockerignore.json").read_text(encoding="utf-8"))
 ACCEPTED = [case for case in OBSERVED["cases"] if "error" not in case]
@@ -49,6 +51,14 @@ LINES = st.builds(
     st.sampled_from(["", "/"]),
 )
 FILES = st.lists(LINES, max_size=8)
+
+
+class DockerignorePattern(RegexPattern):
+    """One line of a `.dockerignore` as pathspec would match it, one by one."""
+
+    @classmethod
+    def pattern_to_regex(cls, pattern: str) -> tuple[str | None, bool | None]:  # type: ignore[override]  # text only
+        return translate_line(pattern) or (None, None)
 
 
 def decide_plainly(rules: IgnoreRules, path: str) -> bool:
