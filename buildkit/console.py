@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 import time
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ class Console:
         known = {name: value for name, value in outputs.items() if value}
         if not self._github_output or not known:
             return
-        mark = f"end-{secrets.token_hex(16)}"  # a value cannot hold what nobody can guess
+        mark = f"end-{os.urandom(16).hex()}"  # a value cannot hold what nobody can guess
         text = "".join(f"{name}<<{mark}\n{value}\n{mark}\n" for name, value in known.items())
         try:
             with Path(self._github_output).open("a", encoding="utf-8") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 
 from invoke.exceptions import ParseError
 from invoke.program import Program
@@ -24,9 +23,13 @@ class _Program(Program):
             Console().fail(SettingError(str(error), fix), as_json="--json" in sys.argv)
             sys.exit(SettingError.exit_code)
 
+    def print_version(self) -> None:
+        from importlib.metadata import version  # which takes as long as all our modules
+
+        self.version = version("runtime-build")
+        super().print_version()
+
 
 def run() -> None:
     """Run what was typed."""
-    _Program(
-        name="runtime-build", binary="runtime-build", namespace=make_collection(), version=version("runtime-build")
-    ).run()
+    _Program(name="runtime-build", binary="runtime-build", namespace=make_collection()).run()
