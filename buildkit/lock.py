@@ -17,7 +17,7 @@ _MODE = 0o644
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, made where it is missing. It stays: removing it would let two runs hold two of them.
+    """Hold the lock file at `path`, which is made where it is missing and stays: a second one would let two runs in.
 
     Raises:
         BlockingIOError: Another process holds it.
