@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildkit.engine import check_engine, run_engine, watch_engine
+from buildkit.discovery import check_engine
+from buildkit.engine import run_engine, watch_engine
 from buildkit.errors import BuildFailed, LocalError
 from buildkit.models import LocalBuild
 from buildkit.reference import parse_reference

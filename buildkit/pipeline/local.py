@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def make_image(session: Session) -> LocalBuild:
     """Return the image that an engine built from the archive, saved."""
     from buildkit.build import build_image
-    from buildkit.engine import find_engine
+    from buildkit.discovery import find_engine
     from buildkit.upload import name_images
 
     settings, directory = session.settings, session.directory
@@ -47,7 +47,7 @@ def make_image(session: Session) -> LocalBuild:
 def verify_image(session: Session, image: str | None) -> Verification:
     """Return what was found of an image: the one given, else the one that was built; saved."""
     from buildkit import verify
-    from buildkit.engine import find_engine
+    from buildkit.discovery import find_engine
 
     settings, directory = session.settings, session.directory
     built = None if image else load_state(directory, LocalBuild)

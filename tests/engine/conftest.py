@@ -21,7 +21,8 @@ from services import (
     unmount_below,
 )
 
-from buildkit.engine import Engine, find_engine, run_engine
+from buildkit.discovery import find_engine
+from buildkit.engine import Engine, run_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -15,7 +15,8 @@ import pytest
 
 from buildkit.build import build_image
 from buildkit.container import inspect_image
-from buildkit.engine import Engine, find_engine, run_engine
+from buildkit.discovery import find_engine
+from buildkit.engine import Engine, run_engine
 from buildkit.errors import BuildFailed, LocalError, NotStarted
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def start_build(engine: Engine, archive: Path) -> subprocess.Popen[str]:
 import signal, sys
 from pathlib import Path
 from buildkit.build import build_image
-from buildkit.engine import find_engine
+from buildkit.discovery import find_engine
 
 def stop(number, frame):
     raise SystemExit(128 + number)
