@@ -56,10 +56,11 @@ def _list_values(image: ImageConfig) -> Iterator[tuple[str, str, str]]:
 def _judge(name: str, value: str) -> Iterator[str]:
     if not value or name in _PUBLIC_NAMES:
         return
-    if _SECRET_NAME.search(name) and not value.startswith("/"):
+    is_path = value.startswith("/")
+    if _SECRET_NAME.search(name) and not is_path:
         yield "a name that says secret, with a value"
     yield from _match_shapes(value)
-    if any(_is_random(word) for word in _RANDOM.findall(value)):
+    if not is_path and "://" not in value and any(_is_random(word) for word in _RANDOM.findall(value)):
         yield "a value that looks random"
 
 
