@@ -1,0 +1,212 @@
+"""A process that has imported everything and forks one run of the command for each connection.
+
+A cold start takes a third of a second of processor time; the fault table needs more than a thousand runs. What is forked
+calls the command's own `main` and ends as an interpreter ends. Besides, a run may be given:
+
+- `virtual_time`: sleeping takes no time, and the monotonic clock goes on by what was slept;
+- `kill_at`: SIGKILL at that of the points that `count_points` counts: before and after each call into the operating system;
+- `kill_at_replace`: SIGKILL before (2n) or after (2n + 1) the n-th `os.replace`;
+- `spawned`: a file that takes the command line and the environment of every child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_KINDS = ("c_call", "c_return", "c_exception")
+_SYSTEM = ("posix", "_io", "io", "_socket", "fcntl", "_posixsubprocess", "select")
+
+
+class _Clock:
+    """The monotonic clock, which can be put forward by sleeping."""
+
+    def __init__(self) -> None:
+        self.is_virtual = False
+        self._ahead_s = 0.0
+        self._sleep, self._monotonic = time.sleep, time.monotonic
+
+    def sleep(self, seconds: float) -> None:
+        if self.is_virtual and threading.current_thread() is threading.main_thread():
+            self._ahead_s += seconds
+        else:
+            self._sleep(seconds)
+
+    def monotonic(self) -> float:
+        return self._monotonic() + self._ahead_s
+
+
+_clock = _Clock()
+# Before the command is imported: it takes both as defaults of its functions.
+time.sleep, time.monotonic = _clock.sleep, _clock.monotonic
+
+import buildkit.__main__  # noqa: E402
+
+
+def _import_everything() -> None:
+    import importlib  # noqa: PLC0415
+    import pkgutil  # noqa: PLC0415
+
+    for module in pkgutil.walk_packages(buildkit.__path__, "buildkit."):
+        importlib.import_module(module.name)
+    # Another user's run may not even be able to read the standard library.
+    encodings = [f"encodings.{name}" for name in ("ascii", "idna", "latin_1", "unicode_escape", "utf_8_sig")]
+    for name in ("dotenv", "dotenv.parser", "dotenv.variables", "pathspec", "rich.progress", *encodings):
+        importlib.import_module(name)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch_points(kill_at: int, counted: str | None) -> None:
+    """Count calls into the operating system; kill at one, or keep their number in a file."""
+    seen = 0
+
+    def profile(_frame: Any, kind: str, called: Any) -> None:
+        nonlocal seen
+        if kind in _KINDS and (getattr(called, "__module__", None) or type(called.__self__).__module__) in _SYSTEM:
+            seen += 1
+            if seen == kill_at:
+                _die()
+
+    sys.setprofile(profile)
+    if counted:
+        def keep() -> None:
+            sys.setprofile(None)
+            with open(counted, "w", encoding="ascii") as file:
+                file.write(str(seen))
+
+        atexit.register(keep)
+
+
+def _watch_replaces(kill_at: int) -> None:
+    replace, seen = os.replace, 0
+
+    def dying_replace(*args: Any, **kwargs: Any) -> None:
+        nonlocal seen
+        if seen == kill_at:
+            _die()
+        replace(*args, **kwargs)
+        if seen + 1 == kill_at:
+            _die()
+        seen += 2
+
+    os.replace = dying_replace
+
+
+def _watch_children(path: str) -> None:
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen":
+            with open(path, "a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{arguments[1]!r}\n{arguments[3]!r}\n")
+
+    sys.addaudithook(audit)
+
+
+def _become(order: dict[str, Any]) -> None:
+    """Take on the arguments, folder, environment, user and traps of a run."""
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8", write_through=False)
+    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)
+    os.umask(order.get("umask", 0o022))
+    if uid := order.get("uid"):
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+    os.chdir(order["folder"])
+    sys.argv = ["runtime-build", *order["arguments"]]
+    if limit := order.get("file_size_limit"):
+        import resource  # noqa: PLC0415
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    _clock.is_virtual = order.get("virtual_time", False)
+    if order.get("spawned"):
+        _watch_children(order["spawned"])
+    if "kill_at_replace" in order:
+        _watch_replaces(order["kill_at_replace"])
+    if "kill_at" in order or "count_points" in order:
+        _watch_points(order.get("kill_at", -1), order.get("count_points"))
+
+
+def _take_order(connection: socket.socket) -> dict[str, Any] | None:
+    """Fork the run; return its order in the run itself, None in the process that waits for it."""
+    data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    length, _, text = data.partition(b"\n")
+    while len(text) < int(length):
+        text += connection.recv(1 << 20)
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        for standard, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, standard)
+            os.close(descriptor)
+        order: dict[str, Any] = json.loads(text)
+        return order
+    for descriptor in (*descriptors, 0, 1, 2):
+        os.close(descriptor)
+    connection.sendall(f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    return None
+
+
+def _end(main: Callable[[], None]) -> NoReturn:
+    """End as an interpreter does, but for taking everything apart, which would take as long as the run."""
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # noqa: BLE001 - as the interpreter does
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = 120
+    os._exit(code if isinstance(code, int) else code is not None)
+
+
+def _serve(path: str) -> dict[str, Any]:
+    """Return the order of a run, in that run; the server itself never returns."""
+    _import_everything()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(64)
+    gc.collect()
+    gc.freeze()  # a run would copy every page that its collector touches
+    print("ready", flush=True)  # noqa: T201
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            order = _take_order(connection)
+            if order is None:
+                os._exit(0)
+            return order
+        connection.close()
+
+
+if __name__ == "__main__":
+    _become(_serve(sys.argv[1]))
+    _end(buildkit.__main__.main)
