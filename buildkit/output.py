@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from contextlib import contextmanager
+import stat
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from buildkit.atomic import sweep_temporaries, write_file
 from buildkit.errors import LocalError, SettingError
+from buildkit.lock import hold_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,16 @@ def check_output_dir(directory: Path, *protected: Path) -> None:
     """
     shown = str(directory)
     fix = "set OUTPUT_DIR to a folder that does not exist yet, such as ./runtime-build"
-    if directory.is_symlink():
+    try:
+        mode = directory.lstat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFDIR
+    except OSError as error:  # its name is too long, or it lies below a file or in a folder that is closed to us
+        raise SettingError(f"OUTPUT_DIR cannot be reached: {shown}: {error.strerror}", fix) from error
+    if stat.S_ISLNK(mode):
         raise SettingError(f"OUTPUT_DIR is a symbolic link: {shown}", fix)
+    if not stat.S_ISDIR(mode):
+        raise SettingError(f"OUTPUT_DIR is not a folder: {shown}", fix)
     real = directory.resolve()
     if real in {Path("/"), Path.home().resolve()} or (real / ".git").exists():
         raise SettingError(f"OUTPUT_DIR is the root, a home or a checkout: {shown}", fix)
@@ -48,8 +57,6 @@ def check_output_dir(directory: Path, *protected: Path) -> None:
             raise SettingError(f"OUTPUT_DIR holds more than our output: {shown} contains {path}", fix)
     if ".git" in real.parts:
         raise SettingError(f"OUTPUT_DIR lies in a repository's own folder: {shown}", fix)
-    if directory.exists() and not directory.is_dir():
-        raise SettingError(f"OUTPUT_DIR is not a folder: {shown}", fix)
     if directory.is_dir() and not _is_ours(directory):
         raise SettingError(f"OUTPUT_DIR holds files that runtime-build did not write: {shown}", fix)
 
@@ -62,18 +69,23 @@ def lock_output_dir(directory: Path) -> Iterator[None]:
         LocalError: Another run is at work there.
     """
     path = directory.parent / f".{directory.name}.lock"
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=0.2, mode=0o644):
-            if directory.is_dir():
-                sweep_temporaries(directory)
-            yield
-    except Timeout:
-        raise LocalError(
-            f"another run is at work in {directory.name}", "wait for it to end, or set another OUTPUT_DIR"
-        ) from None
-    except PermissionError as error:
-        raise LocalError(f"cannot write beside {directory.name}: {error.strerror}", "set another OUTPUT_DIR") from error
+    with ExitStack() as stack:
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise LocalError(f"{path.name} beside {directory.name} is not a lock of ours", "remove it")
+            stack.enter_context(hold_lock(path))
+        except BlockingIOError:
+            raise LocalError(
+                f"another run is at work in {directory.name}", "wait for it to end, or set another OUTPUT_DIR"
+            ) from None
+        except OSError as error:
+            raise LocalError(
+                f"cannot write beside {directory.name}: {error.strerror}", "set another OUTPUT_DIR"
+            ) from error
+        if directory.is_dir():
+            sweep_temporaries(directory)
+        yield
 
 
 def make_output_dir(directory: Path) -> None:
@@ -95,6 +107,7 @@ def clean_output_dir(directory: Path, archives: frozenset[str], keep: frozenset[
 
     Raises:
         SettingError: There is no marker; nothing was removed.
+        LocalError: A folder stands under one of our names; nothing was removed.
     """
     if not directory.is_dir() or not any(directory.iterdir()):
         return []
@@ -103,12 +116,14 @@ def clean_output_dir(directory: Path, archives: frozenset[str], keep: frozenset[
             f"{directory.name} has no marker of ours ({MARKER}), so nothing in it is removed",
             "remove it by hand, set CLEAN_OUTPUT=false, or set another OUTPUT_DIR",
         )
-    removed = []
-    for entry in sorted(os.listdir(directory)):
-        ours = entry in _OUR_FILES or entry in archives or _OUR_ARCHIVE.fullmatch(entry)
-        if ours and entry not in keep | {MARKER}:
-            (directory / entry).unlink()
-            removed.append(entry)
+    known = _OUR_FILES | archives
+    ours = [name for name in sorted(os.listdir(directory)) if name in known or _OUR_ARCHIVE.fullmatch(name)]
+    for name in ours:
+        if stat.S_ISDIR((directory / name).lstat().st_mode):
+            raise LocalError(f"{directory.name}/{name} is a folder, not a file of ours", "move it somewhere else")
+    removed = [name for name in ours if name not in keep | {MARKER}]
+    for name in removed:
+        (directory / name).unlink()
     return removed
 
 
@@ -120,9 +135,20 @@ def remove_output_dir(directory: Path) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Return whether we wrote it: our marker, or, as in an artifact without hidden files, our state files."""
+    """Return whether we wrote it: our marker, or, as in an artifact without hidden files, one of our state files.
+
+    The name alone proves nothing: other programs write a `version.json` too.
+    """
     names = set(os.listdir(directory))
-    return not names or _has_marker(directory) or bool(names & _STATE_FILES)
+    return not names or _has_marker(directory) or any(_is_state(directory / name) for name in names & _STATE_FILES)
+
+
+def _is_state(path: Path) -> bool:
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.keys() >= {"schema", "made_from"}
 
 
 def _has_marker(directory: Path) -> bool:

@@ -35,11 +35,16 @@ def prepare_output(session: Session) -> None:
 def clear_output(session: Session) -> list[str]:
     """Return the names of the files that were removed; the folder goes too where nothing else is in it.
 
+    The record of a build whose end is not known stays, unless FORCE says otherwise.
+
     Raises:
         OutcomeUnknown: A build may have been started, and nobody knows its ID.
     """
-    _find_open_submission(session)
-    removed = _clean(session.directory)
+    submission = _find_open_submission(session)
+    removed = _clean(session.directory, keep=frozenset({UPLOAD_STATE}) if submission else frozenset())
+    if submission:
+        kept = f"kept {UPLOAD_STATE}: it is not known how the build {submission.build_id} ended"
+        session.console.report(f"{kept}; `invoke wait` tells, `invoke clean --force` removes it all the same")
     remove_output_dir(session.directory)
     return removed
 
