@@ -7,8 +7,7 @@ import hashlib
 import os
 import posixpath
 import stat
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit import tar
 from buildkit.compressor import BLOCK_BYTES, Compressor, GzipWriter
@@ -29,8 +28,7 @@ class SecretFound(Exception):
     """The secret is in the tar."""
 
 
-@dataclass(frozen=True)
-class PackedArchive:
+class PackedArchive(NamedTuple):
     """What was packed.
 
     Attributes:

@@ -6,8 +6,7 @@ import hashlib
 import queue
 import threading
 import zlib
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Protocol, Self
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from buildkit.errors import SettingError
 
@@ -27,8 +26,7 @@ class _Deflate(Protocol):
     def flush(self) -> bytes: ...
 
 
-@dataclass(frozen=True)
-class Compressor:
+class Compressor(NamedTuple):
     """A named way to compress; `describe()` is what makes two archives comparable."""
 
     name: str
@@ -157,7 +155,7 @@ def _use_zlib(level: int) -> Compressor:
 
 
 def _use_isal(level: int) -> Compressor:
-    from isal import __version__, isal_zlib  # noqa: PLC0415 - absent where it has no wheel
+    from isal import __version__, isal_zlib
 
     return Compressor(
         "isal",

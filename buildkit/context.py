@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.archive import PackedArchive, SecretFound, pack_archive
 from buildkit.atomic import open_replacing
@@ -34,8 +33,7 @@ _MAX_NAMED = 5
 MIN_SECRET_LENGTH = 8
 
 
-@dataclass(frozen=True)
-class PackedContext:
+class PackedContext(NamedTuple):
     """What was packed, and what later proves that it still holds.
 
     Attributes:
@@ -47,8 +45,7 @@ class PackedContext:
     proof: str | None
 
 
-@dataclass(frozen=True)
-class _Recipe:
+class _Recipe(NamedTuple):
     """What decides, besides the files, whether there may be an archive and what is in it."""
 
     source: Path

@@ -7,8 +7,7 @@ import re
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
 
@@ -25,8 +24,7 @@ _MAX_NAMED = 10
 _UNREADABLE = re.compile(rb"warning: could not open directory '(.*)': (.*)")
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(NamedTuple):
     """A commit: 40 (or 64) hexadecimal digits, and its committer time in seconds since the epoch, where it is known."""
 
     sha: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError, SettingError
 from buildkit.regular import read_regular
@@ -37,8 +36,7 @@ _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _KEY_HEAD_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a path is packed, the reason, and the file (or setting) and line that say so, where there is one."""
 
     packed: bool

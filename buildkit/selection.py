@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import git
 from buildkit.errors import LocalError
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 _MAX_NAMED = 10
 
 
-@dataclass(frozen=True)
-class SelectedFiles:
+class SelectedFiles(NamedTuple):
     """What is packed.
 
     Attributes:
