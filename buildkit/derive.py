@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,9 +50,8 @@ def read_own_dockerfile(source: Path, path: str) -> str:
     try:
         return read_regular(file).decode("utf-8")
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
         raise LocalError(
-            f"DOCKERFILE names {path!r}, which cannot be read: {reason}",
+            f"DOCKERFILE names {path!r}, which cannot be read: {error.strerror or error}",
             "set DOCKERFILE to a file below SOURCE_DIR, or unset it for the built-in one",
         ) from error
     except UnicodeDecodeError as error:

@@ -23,6 +23,7 @@ _DIRECTIVE = re.compile(r"\s*#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*")
 _DIRECTIVES = frozenset({"syntax", "escape", "check"})
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]+)")
+_OPENING = re.compile(r"\s*(ONBUILD\s+)?(\S+)", re.IGNORECASE)
 _HOLDS_HEREDOC = frozenset({"ADD", "COPY", "RUN"})
 _BOM = "\ufeff"
 
@@ -104,8 +105,13 @@ def read_json_list(rest: str) -> list[str] | None:
 
 def remove_quotes(word: str, escape: str) -> str:
     """Return a word without its quotes and escapes."""
-    found = re.finditer(rf"'([^']*)'|{re.escape(escape)}(.)|([^'\"])", word, re.DOTALL)
-    return "".join(match[match.lastindex or 0] for match in found)
+    sign = re.escape(escape)
+    parts = []
+    for match in re.finditer(rf"'([^']*)'|\"((?:{sign}.|[^\"{sign}])*)\"|{sign}(.)|([^'\"])", word, re.DOTALL):
+        part = match[match.lastindex or 0]
+        # Between double quotes, only these signs need the escape, and only before these it goes.
+        parts.append(re.sub(rf"{sign}([\"${sign}])", r"\1", part) if match[0][0] == '"' else part)
+    return "".join(parts)
 
 
 def quote_value(value: str, escape: str) -> str:
@@ -165,10 +171,9 @@ class _Scanner:
         return "".join(parts), offsets
 
     def _read(self, joined: str, offsets: list[int], number: int, start: int) -> Instruction:
-        found = list(self.word.finditer(joined))
-        trigger = bool(found) and found[0][0].upper() == "ONBUILD"
-        keyword = found[trigger][0].upper() if len(found) > trigger else ""
-        found = found[1 + trigger :]
+        opening = _OPENING.match(joined)
+        trigger, keyword, behind = (bool(opening[1]), opening[2].upper(), opening.end()) if opening else (False, "", 0)
+        found = list(self.word.finditer(joined, behind))
         count = next((n for n, match in enumerate(found) if match[0] == "--" or match[0][:2] != "--"), len(found))
         rest = joined[found[count].start() :] if count < len(found) else ""
         words = [Word(match[0], offsets[match.start()], offsets[match.end() - 1] + 1) for match in found]

@@ -120,13 +120,13 @@ def find_needed(staged: StagedText, target: Stage, values: Mapping[str, str]) ->
 
 
 def find_root_image(staged: StagedText, stage: Stage, values: Mapping[str, str]) -> str:
-    """Return the image that the stage and those below it stand on; with its variables where the builder fills them."""
-    while True:
-        base = expand_variables(remove_quotes(stage.base, staged.escape), values)
-        below = _find_earlier(staged, stage, base)
-        if not below or UNKNOWN in base:
-            return stage.base if UNKNOWN in base else base
-        stage = below[-1]
+    """Return the image that the stage and those below it stand on; as it is written where only the builder knows it."""
+    base = expand_variables(remove_quotes(stage.base, staged.escape), values)
+    below = _find_earlier(staged, stage, base)
+    roots = {find_root_image(staged, found, values) for found in (below if UNKNOWN in base else below[-1:])}
+    if len(roots) == 1:
+        return roots.pop()
+    return stage.base if UNKNOWN in base else base
 
 
 def keep_stages(staged: StagedText, kept: Iterable[Stage], edits: Iterable[Edit]) -> str:

@@ -1,0 +1,11 @@
+ARG BASE_IMAGE
+ARG COLOUR=red SHAPE SIZE="x y"
+FROM ${BASE_IMAGE:-debian:13} AS source
+ARG COLOUR
+ARG SIZE=small \
+    # Between them.
+    WEIGHT='one \
+two' DEPTH
+ARG SHAPE COLOUR=green
+ONBUILD ARG COLOUR=blue
+ENV COLOUR=${COLOUR}
