@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from buildkit.engine import run_engine
-from buildkit.errors import NotStarted
+from buildkit.errors import BuildFailed, NotStarted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 _PULL_TIMEOUT_S = 1800.0
 _STOP_TIMEOUT_S = 10
+# `docker run` and `podman run` end so where a program of the image cannot be run, or is not there …
+_PROGRAM_FAULTS = (126, 127)
+# … but with an engine's own 125 where the image has no such user, or says nothing of what to run.
+_IMAGE_FAULTS = re.compile(r"unable to find user|no command", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,11 @@ class Container:
     """A container that is there until its `start_container` block ends."""
 
     engine: Engine
-    container_id: str
+    name: str
 
     def enter(self, *command: str, timeout_s: float = 60.0) -> Output:
         """Return what `command` left, run inside as the image's user."""
-        return run_engine(self.engine, "exec", self.container_id, *command, timeout_s=timeout_s)
+        return run_engine(self.engine, "exec", self.name, *command, timeout_s=timeout_s)
 
     def is_running(self) -> bool:
         """Return whether its first process still lives."""
@@ -53,18 +59,18 @@ class Container:
 
     def read_log(self) -> str:
         """Return what it wrote, both streams."""
-        output = run_engine(self.engine, "logs", "--tail=20", self.container_id)
+        output = run_engine(self.engine, "logs", "--tail=20", self.name)
         return f"{output.stdout}\n{output.stderr}".strip()
 
     def stop(self) -> tuple[float, int]:
         """Return the seconds it took to end on its stop signal, and its exit code: 137 where it had to be killed."""
         started = time.monotonic()
-        run_engine(self.engine, "stop", f"--time={_STOP_TIMEOUT_S}", self.container_id)
+        run_engine(self.engine, "stop", "-t", str(_STOP_TIMEOUT_S), self.name)
         stop_s = time.monotonic() - started
         return round(stop_s, 2), int(self._inspect("{{.State.ExitCode}}") or -1)
 
     def _inspect(self, template: str) -> str:
-        return run_engine(self.engine, "inspect", f"--format={template}", self.container_id).stdout
+        return run_engine(self.engine, "inspect", f"--format={template}", self.name).stdout
 
 
 @contextlib.contextmanager
@@ -86,23 +92,26 @@ def start_container(
         environment: Never in the arguments, which everybody on the machine can read.
 
     Raises:
-        NotStarted: The engine cannot run the image.
+        NotStarted: The engine cannot run containers.
+        BuildFailed: It can, but the image has no such user or program.
     """
-    options = ["--detach", "--network=none", "--env-file=/dev/stdin"]
+    # Named here and not by the engine: an interruption must not leave one behind whose name nobody has read.
+    container = Container(engine, f"runtime-build-{secrets.token_hex(8)}")
+    options = ["--detach", f"--name={container.name}", "--network=none", "--env-file=/dev/stdin"]
     options += [f"--entrypoint={entrypoint}"] if entrypoint else []
     lines = "".join(f"{name}={value}\n" for name, value in (environment or {}).items())
-    output = run_engine(engine, "run", *options, image, *arguments, stdin=lines)
-    container = Container(engine, output.stdout.rpartition("\n")[2])
     try:
+        output = run_engine(engine, "run", *options, image, *arguments, stdin=lines)
         if output.code:
-            raise NotStarted(
-                f"{engine.name} cannot run {image}: {output.stderr or output.stdout}",
+            reason = (output.stderr or output.stdout).partition("\n")[0]
+            at_fault = output.code in _PROGRAM_FAULTS or _IMAGE_FAULTS.search(reason)
+            raise (BuildFailed if at_fault else NotStarted)(
+                f"{engine.name} cannot start {image}: {reason}",
                 f"try `{engine.name} run --rm {image} --help`",
             )
         yield container
     finally:
-        if container.container_id:
-            run_engine(engine, "rm", "--force", "--volumes", container.container_id)
+        run_engine(engine, "rm", "--force", "--volumes", container.name)
 
 
 def inspect_image(engine: Engine, image: str) -> ImageConfig:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from buildkit.container import inspect_image, start_container
 from buildkit.contract import BROKEN, ImageContract, check_config, judge_probe, list_probes
 from buildkit.display import escape_controls
-from buildkit.errors import NotStarted
+from buildkit.errors import BuildFailed, NotStarted
 from buildkit.models import Finding, Verification
+from buildkit.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,8 @@ _OTHER_PORT = 60000
 _PROBE_TIMEOUT_S = 180.0
 _POLL_INTERVAL_S = 0.2
 _STOP_LIMIT_S = 2.0
-_ENDPOINTS = ("/health", "/alive", "/ready")
+_HEALTH = "/health"
+_FURTHER_ENDPOINTS = ("/alive", "/ready")
 _SHOWN_LOG = 400
 
 
@@ -63,6 +65,7 @@ def verify_image(
         report: Gets a line for each thing begun.
 
     Raises:
+        SettingError: `image` is no image reference.
         NotStarted: The engine cannot run containers, or has no such image.
     """
     if engine.name == "buildah":
@@ -70,6 +73,7 @@ def verify_image(
             "buildah builds images and runs none with their entrypoint",
             "set ENGINE=podman, which sees buildah's images (on Debian: `apt-get install podman`), or ENGINE=docker",
         )
+    parse_reference(image, "--image")
     contract = ImageContract(target, server_module, server_name, port, user, expected_sha)
     report(f"looking at {image} with {engine}")
     config = inspect_image(engine, image)
@@ -90,6 +94,13 @@ def verify_image(
 
 def _probe_inside(engine: Engine, image: str, contract: ImageContract) -> Iterator[Finding]:
     """Yield the findings of every probe, in a container that only sleeps."""
+    try:
+        yield from _enter_probes(engine, image, contract)
+    except BuildFailed as refusal:
+        yield _found("start of a shell", False, refusal.message, refusal.fix)
+
+
+def _enter_probes(engine: Engine, image: str, contract: ImageContract) -> Iterator[Finding]:
     with start_container(engine, image, ("-c", "sleep 3600"), entrypoint="/bin/sh") as container:
         for probe in list_probes(contract):
             output = container.enter("/bin/sh", "-c", probe.script, timeout_s=_PROBE_TIMEOUT_S)
@@ -109,24 +120,33 @@ def _serve(
     key = secrets.token_urlsafe(32)
     environment = {"SESSION_API_KEY": key, "OH_SESSION_API_KEYS_0": key}
     started = time.monotonic()
-    with start_container(engine, image, arguments, environment=environment) as container:
-        deadline = started + health_timeout_s
-        findings = []
-        health_s = None
-        for path in _ENDPOINTS:
-            answer = _await_answer(container, port, path, deadline)
-            if path == "/health" and answer == "200":
-                health_s = round(time.monotonic() - started, 2)
-            detail = answer if answer == "200" else f"{answer}; log: {_read_end(container, key)}"
-            findings.append(_found(f"{path} on port {port}", answer == "200", detail, "read the server's log"))
-        findings.append(_check_first_process(container, port))
-        findings += _check_health_command(container, config, port)
-        stop_s, code = container.stop()
-        stopped = stop_s <= _STOP_LIMIT_S and code in (0, 143)
-        detail = f"{stop_s} s, exit code {code}"
-        fix = f"end within {_STOP_LIMIT_S:.0f} s of SIGTERM, with exit code 0 or 143"
-        findings.append(_found(f"stop on port {port}", stopped, detail, fix))
-        return _Served(findings, health_s, stop_s)
+    deadline = started + health_timeout_s
+    try:
+        with start_container(engine, image, arguments, environment=environment) as container:
+            answers = {_HEALTH: _await_answer(container, port, _HEALTH, deadline)}
+            health_s = round(time.monotonic() - started, 2)
+            answers |= {path: _await_answer(container, port, path, deadline) for path in _FURTHER_ENDPOINTS}
+            log = _read_end(container, key)
+            findings = [_judge_answer(path, port, answer, log) for path, answer in answers.items()]
+            findings.append(_check_first_process(container, port))
+            findings += _check_health_command(container, config, port)
+            stop_s, code = container.stop()
+    except BuildFailed as refusal:
+        return _Served([_found(f"start on port {port}", False, refusal.message, refusal.fix)], None, None)
+    findings.append(_judge_stop(port, stop_s, code))
+    return _Served(findings, health_s if findings[0].ok else None, stop_s)
+
+
+def _judge_answer(path: str, port: int, answer: str, log: str) -> Finding:
+    ok = answer == "200"
+    return _found(f"{path} on port {port}", ok, answer if ok else f"{answer}; log: {log}", "read the server's log")
+
+
+def _judge_stop(port: int, stop_s: float, code: int) -> Finding:
+    fix = f"end within {_STOP_LIMIT_S:.0f} s of SIGTERM, with exit code 0 or 143"
+    return _found(
+        f"stop on port {port}", stop_s <= _STOP_LIMIT_S and code in (0, 143), f"{stop_s} s, exit code {code}", fix
+    )
 
 
 def _await_answer(container: Container, port: int, path: str, deadline: float) -> str:

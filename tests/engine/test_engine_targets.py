@@ -226,6 +226,13 @@ CMD ["--host", "0.0.0.0", "--port", "8000"]
 """,
         {"entrypoint", "tini is PID 1 on port 8000", "tini is PID 1 on port 60000"},
     ),
+    "entrypoint that is not there": (
+        """
+ENTRYPOINT ["/nowhere/tini", "--", "/agent-server/.venv/bin/python", "-m", "openhands.agent_server"]
+CMD ["--host", "0.0.0.0", "--port", "8000"]
+""",
+        {"start on port 8000", "start on port 60000"},
+    ),
     "command that listens on loopback": (
         'CMD ["--host", "127.0.0.1", "--port", "8000"]',
         {"command", "/health on port 8000", "/alive on port 8000", "/ready on port 8000"},
