@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from services import TRUST_VARIABLES, MakeArchive, make_base_rootfs
 
 from buildkit.build import build_image
@@ -270,6 +271,38 @@ def test_a_broken_contract_is_exit_6(run: Run, docker: Engine, source_image: str
     done = run("verify", "--image", "localhost/broken:2")
     assert done.returncode == 6, done.stderr
     assert "uid and gid" in done.stdout + done.stderr
+
+
+def test_the_server_runs_with_no_more_privilege_than_the_manifest_gives(run: Run, docker: Engine) -> None:
+    assert run(*CHAIN).returncode == 0
+    rendered = run("manifest")
+    assert rendered.returncode == 0, rendered.stderr
+    pod = next(yaml.safe_load_all(rendered.stdout))["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    user = f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
+    drop = [f"--cap-drop={name}" for name in container["securityContext"]["capabilities"]["drop"]]
+    options = ["--network=none", f"--user={user}", "--security-opt=no-new-privileges", *drop]
+    started = run_engine(docker, "run", "--detach", *options, container["image"], *container["args"])
+    assert started.code == 0, started.stderr
+    try:
+        path = container["readinessProbe"]["httpGet"]["path"]
+        url = f"http://127.0.0.2:{container['ports'][0]['containerPort']}{path}"
+        ask = (
+            "exec",
+            started.stdout,
+            "curl",
+            "-fsS",
+            "--retry",
+            "60",
+            "--retry-delay",
+            "1",
+            "--retry-connrefused",
+            url,
+        )
+        answer = run_engine(docker, *ask, timeout_s=120)
+        assert answer.code == 0, answer.stderr + run_engine(docker, "logs", started.stdout).stderr
+    finally:
+        run_engine(docker, "rm", "--force", started.stdout)
 
 
 def test_no_container_is_left_over(docker: Engine) -> None:
