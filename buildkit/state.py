@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import types
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -13,12 +12,11 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from buildkit.atomic import write_file
 from buildkit.errors import LocalError
 from buildkit.models import StepResult
+from buildkit.values import is_archive_name
 
 Result = TypeVar("Result", bound=StepResult)
 
 SCHEMA = 1
-# A name, never a path: the file may come from elsewhere, and what it names is written, sent and removed.
-_ARCHIVE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\.(?:tar\.gz|tgz)")
 
 
 def save_state(directory: Path, result: StepResult) -> None:
@@ -59,7 +57,8 @@ def load_state(directory: Path, kind: type[Result], *, trace: bool = True) -> Re
     hints = get_type_hints(kind)
     values = {item.name: record.get(item.name, ...) for item in dataclasses.fields(kind)}
     for name, value in values.items():
-        if not _fits(value, hints[name]) or (name == "archive" and not _ARCHIVE.fullmatch(value)):
+        # The archive's is a name, never a path: the record may come from elsewhere, and what it names is overwritten.
+        if not _fits(value, hints[name]) or (name == "archive" and not is_archive_name(value)):
             raise LocalError(f"{shown} is damaged: {name!r} is missing or of another type", f"{task} again")
     result = kind(**values)
     made_from = result.made_from if trace else {}
