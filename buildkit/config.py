@@ -88,7 +88,8 @@ def _parse_all(layers: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[dict[st
         try:
             parsed[item.name] = item.metadata["parse"](texts[name], name)
         except SettingError as error:
-            errors.append(SettingError(f"{error.message} (from {origins[name]})", error.fix))
+            origin = "" if origins[name] == "flag" else f" (from {origins[name]})"  # what was typed is in view
+            errors.append(SettingError(f"{error.message}{origin}", error.fix))
     key = texts[_KEY]
     if errors:
         raise _join(errors, ApiKey(key))
