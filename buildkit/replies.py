@@ -65,6 +65,11 @@ class Probe:
     is_key_accepted: bool | None
 
 
+def is_build_id(text: str) -> bool:
+    """Return whether a text can be a build ID: one that can be asked for, shown and typed."""
+    return _BUILD_ID.fullmatch(text) is not None
+
+
 def read_build_id(fields: Mapping[str, Any], clean: Callable[[str], str]) -> str:
     """Return the build ID, which some servers give as a number.
 
@@ -75,7 +80,7 @@ def read_build_id(fields: Mapping[str, Any], clean: Callable[[str], str]) -> str
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise OddAnswer("it is missing" if value is None else f"it is a {type(value).__name__}")
     build_id = str(value)
-    if not _BUILD_ID.fullmatch(build_id) or clean(build_id) != build_id:
+    if not is_build_id(build_id) or clean(build_id) != build_id:
         raise OddAnswer("it is not 1 to 256 of A-Z a-z 0-9 _ . : / -")
     return build_id
 

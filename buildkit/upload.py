@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from buildkit.errors import LocalError, NotStarted, OutcomeUnknown, SettingError
+from buildkit.errors import LocalError, NotStarted, OutcomeUnknown, SettingError, StoppedWatching
 from buildkit.models import Submission
 from buildkit.reference import MAX_TAG_LENGTH, check_tag, parse_reference
 
@@ -57,6 +58,7 @@ def submit_build(
         OutcomeUnknown: It may have one, from this run or from an earlier one.
         SettingError: The names of the image are none.
         LocalError: The archive cannot be read or is another one than `context` says.
+        StoppedWatching: The build was started, but its ID could not be saved; carries the ID.
     """
     if previous is not None and not force:
         return _keep_previous(previous, report)
@@ -88,7 +90,13 @@ def submit_build(
         submitted_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         status_url=build.status_url,
     )
-    save(submission)
+    try:
+        save(submission)
+    except LocalError as error:
+        raise StoppedWatching(
+            f"build {build.build_id} was started, but its ID could not be saved: {error.message}",
+            f"`invoke wait --build-id {shlex.quote(build.build_id)}` watches it; {error.fix}",
+        ) from error
     return submission
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError, OutcomeUnknown
 from buildkit.models import BuildContext, BuildResult, Dockerfile, Submission, Version
+from buildkit.replies import is_build_id
 from buildkit.state import digest_file, find_state, load_state
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from buildkit.session import Session
 
 UPLOAD_STATE = f"{Submission.step}.json"
+_DAMAGED_FIX = "look on the server for a build, then `invoke upload --force` to send it again"
 
 
 class Made(NamedTuple):
@@ -46,11 +48,12 @@ def find_submission(directory: Path) -> Submission | None:
     if not (directory / UPLOAD_STATE).exists():
         return None
     try:
-        return load_state(directory, Submission, trace=False)
+        submission = load_state(directory, Submission, trace=False)
     except LocalError as error:
-        raise LocalError(
-            error.message, "look on the server for a build, then `invoke upload --force` to send it again"
-        ) from error
+        raise LocalError(error.message, _DAMAGED_FIX) from error
+    if submission.build_id is not None and not is_build_id(submission.build_id):
+        raise LocalError(f"{directory.name}/{UPLOAD_STATE} is damaged: its build ID is none", _DAMAGED_FIX)
+    return submission
 
 
 def load_submission(directory: Path) -> Submission:

@@ -16,6 +16,7 @@ from buildkit.pipeline.record import (
     load_made,
     load_submission,
 )
+from buildkit.replies import is_build_id
 from buildkit.state import digest_files, find_state, load_state, save_state
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def await_image(session: Session, build_id: str | None = None) -> BuildResult:
 
     settings, console, directory = session.settings, session.console, session.directory
     require_api(session)
+    _check_build_id(build_id)
     submission = None if build_id else load_submission(directory)
     build_id = build_id or (submission.build_id if submission else None) or ""
     made_from = digest_files(directory, UPLOAD_STATE) if submission else {}
@@ -117,6 +119,7 @@ def read_logs(session: Session, build_id: str | None) -> list[str]:
     from buildkit import logs
 
     require_api(session)
+    _check_build_id(build_id)
     build_id = build_id or load_submission(session.directory).build_id or ""
     with open_api(session) as api:
         lines = logs.read_logs(api, build_id)
@@ -152,6 +155,11 @@ def open_api(session: Session) -> RuntimeApi:
         allowed_hosts=frozenset(settings.allowed_hosts),
         stall_timeout_s=settings.stall_timeout,
     )
+
+
+def _check_build_id(build_id: str | None) -> None:
+    if build_id is not None and not is_build_id(build_id):
+        raise SettingError(f"--build-id is not a build ID: {build_id!r}", "give the ID that `invoke upload` printed")
 
 
 def _save_submission(session: Session, submission: Submission) -> None:
