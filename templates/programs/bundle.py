@@ -97,7 +97,7 @@ def check_executable(executable: Path, data: dict[str, Path]) -> None:
 
 if __name__ == "__main__":
     spec_file, name, server_module = sys.argv[1:]
-    omit = os.environ.get("BINARY_OMIT", "").split() + ["*.spec"]
+    omit = ["*.spec", *os.environ.get("BINARY_OMIT", "").split()]
     files = select_data(find_packages(Path.cwd(), server_module), omit)
     build_executable(spec_file, files)
     check_executable(Path("/dist", name), files)
