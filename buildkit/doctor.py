@@ -42,15 +42,22 @@ def check_source(source: Path) -> Finding:
         project = read_project(source)
     except RuntimeBuildError as error:
         return Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=_BAD_SETTING)
+    except OSError as error:
+        fix = "make the source directory readable, or set SOURCE_DIR"
+        return Finding("source", ok=False, detail=f"{source}: {error.strerror}", fix=fix, exit_code=_BAD_SETTING)
     return Finding("source", ok=True, detail=f"{source}: {', '.join(project.roots)}")
 
 
 def list_settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield each setting that is not a default, with where it came from; the key shows as a mask."""
+    """Yield each setting that is not a default, with where it came from, then how many are; the key shows as a mask."""
+    defaults = 0
     for item in fields(settings):
         name = item.name.upper()
-        if origins[name] != "default":
-            yield Finding(name, ok=True, detail=f"{getattr(settings, item.name)} (from {origins[name]})")
+        if origins[name] == "default":
+            defaults += 1
+        else:
+            yield Finding(name, ok=True, detail=f"{_format(getattr(settings, item.name))} (from {origins[name]})")
+    yield Finding("settings", ok=True, detail=f"{defaults} others have their defaults")
 
 
 def check_disk(directory: Path) -> Finding:
@@ -87,3 +94,14 @@ def check_api(api: RuntimeApi) -> list[Finding]:
             for endpoint in probe.endpoints
         ),
     ]
+
+
+def _format(value: object) -> str:
+    """Return a setting's value as it would be typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{name}={text}" for name, text in value.items())
+    if isinstance(value, tuple | frozenset):
+        return ",".join(value if isinstance(value, tuple) else sorted(value))
+    return str(value)

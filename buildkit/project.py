@@ -99,7 +99,7 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     excluded = [_inside(pattern, "tool.uv.workspace.exclude") for pattern in _strings(workspace, "exclude")]
     members = set()
     for pattern in (_inside(text, "tool.uv.workspace.members") for text in _strings(workspace, "members")):
-        found = {path.relative_to(source).as_posix() for path in source.glob(pattern) if path.is_dir()}
+        found = {path.relative_to(source).as_posix() for path in _glob(source, pattern) if path.is_dir()}
         if not found and not any(char in pattern for char in "*?["):
             raise LocalError(f"the workspace member {pattern!r} is missing", "mend tool.uv.workspace in pyproject.toml")
         members |= {name for name in found if not any(fnmatchcase(name, skip) for skip in excluded)}
@@ -107,6 +107,17 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
         if not (source / name / "pyproject.toml").is_file() and not PurePosixPath(name).name.startswith("."):
             raise LocalError(f"the workspace member {name!r} has no pyproject.toml", f"add {name}/pyproject.toml")
     return {name for name in members if name != "." and (source / name / "pyproject.toml").is_file()}
+
+
+def _glob(source: Path, pattern: str) -> list[Path]:
+    if pattern == ".":  # which a workspace may name, and `Path.glob` may not
+        return [source]
+    try:
+        return list(source.glob(pattern))
+    except ValueError as error:
+        raise LocalError(
+            f"the pattern {pattern!r} is none: {error}", "mend tool.uv.workspace in pyproject.toml"
+        ) from error
 
 
 def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:
@@ -137,7 +148,10 @@ def _find_package(source: Path, settings: dict[str, Any], *, needed: bool) -> li
         *_strings(_table(setuptools, "packages", "find"), "where"),
         *(package.split(".")[0] for package in _strings(setuptools, "packages")),
         *_strings(_table(settings, "tool", "flit", "module"), "name"),
-        *(entry.get("from", entry.get("include", "")) for entry in _tables(settings, "tool", "poetry", "packages")),
+        *(
+            str(entry.get("from", entry.get("include", "")))
+            for entry in _tables(settings, "tool", "poetry", "packages")
+        ),
         "src",
         name,
         f"{name}.py",
@@ -181,6 +195,8 @@ def _drop_nested(paths: Iterable[str]) -> list[str]:
 def _inside(path: str, where: str) -> str:
     """Return `path` in its plain relative form; a source tree may not name anything outside itself."""
     parts = [part for part in PurePosixPath(path).parts if part != "."]
+    if not path.isprintable():
+        raise LocalError(f"{where} names {path!r}, which holds a control character", "mend pyproject.toml")
     if PurePosixPath(path).is_absolute() or ".." in parts:
         raise LocalError(f"{where} names {path!r}, which is outside the source directory", "set SOURCE_DIR higher up")
     return "/".join(parts) or "."
