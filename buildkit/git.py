@@ -54,7 +54,8 @@ def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
     Raises:
         LocalError: git is missing or refuses the repository.
     """
-    done = run_git(source, ["log", "-1", "--no-show-signature", "--format=%H %ct", revision, "--"], ok=(0, 128))
+    command = ["log", "-1", "--no-show-signature", "--format=%H %ct", "--end-of-options", revision, "--"]
+    done = run_git(source, command, ok=(0, 128))
     if done.returncode:
         return None
     sha, time = done.stdout.decode("ascii").split()
@@ -63,21 +64,23 @@ def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
 
 def explain_ignored(source: Path, path: str) -> tuple[str, int, str] | None:
     """Return file, line and pattern of the rule by which git ignores `path`; None where it does not."""
-    done = run_git(source, ["check-ignore", "-v", "-z", "--", f"./{path}"], ok=(0, 1))
+    done = run_git(source, ["check-ignore", "-v", "-z", "--stdin"], ok=(0, 1), stdin=os.fsencode(f"./{path}"))
     if done.returncode:
         return None
     file, line, pattern, _ = split_entries(done.stdout)
     return file, int(line), pattern
 
 
-def run_git(source: Path, arguments: Sequence[str], ok: Sequence[int] = (0,)) -> subprocess.CompletedProcess[bytes]:
+def run_git(
+    source: Path, arguments: Sequence[str], ok: Sequence[int] = (0,), stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
     """Return the finished git command.
 
     Raises:
         LocalError: git is missing or ended with a code that is not in `ok`.
     """
-    with _start(source, arguments, subprocess.PIPE) as process:
-        stdout, stderr = process.communicate()
+    with _start(source, arguments, subprocess.PIPE, subprocess.PIPE if stdin else subprocess.DEVNULL) as process:
+        stdout, stderr = process.communicate(stdin or None)
     _check(source, arguments, process.returncode, stderr, ok)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
@@ -116,7 +119,9 @@ def _read_entries(
         )
 
 
-def _start(source: Path, arguments: Sequence[str], stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
+def _start(
+    source: Path, arguments: Sequence[str], stderr: IO[bytes] | int, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """Return git, started in `source`, with no hook, lock, prompt or pathspec magic."""
     literal = [] if arguments[0] == "check-ignore" else ["--literal-pathspecs"]  # which that one refuses
     command = ["git", "--no-optional-locks", *literal, "-c", "core.fsmonitor=false", "-C", str(source)]
@@ -126,7 +131,7 @@ def _start(source: Path, arguments: Sequence[str], stderr: IO[bytes] | int) -> s
         return subprocess.Popen(
             [*command, *arguments],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
