@@ -55,7 +55,7 @@ def verify_image(session: Session, image: str | None) -> Verification:
     version = load_state(directory, Version) if built else None
     found = verify.verify_image(
         find_engine(settings.engine, builder=settings.builder),
-        built.image_id if built else image or "",
+        _pin(built) if built else image or "",
         target=dockerfile.target if dockerfile else settings.target,
         server_module=settings.server_module,
         server_name=settings.server_name,
@@ -71,6 +71,11 @@ def verify_image(session: Session, image: str | None) -> Verification:
     )
     save_state(directory, found)
     return found
+
+
+def _pin(built: LocalBuild) -> str:
+    """Return the reference that means just this image; what a builder elsewhere has pushed is only in the registry."""
+    return f"{built.image}@{built.digest}" if built.engine == "buildx" and built.digest else built.image_id
 
 
 def make_manifest(session: Session, image: str | None) -> str:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from services import (
+
+from buildkit.discovery import find_engine
+from buildkit.engine import Engine, run_engine
+from tests.engine.services import (
     TRUST_VARIABLES,
     fetch_buildx,
     make_base_rootfs,
@@ -21,13 +24,10 @@ from services import (
     unmount_below,
 )
 
-from buildkit.discovery import find_engine
-from buildkit.engine import Engine, run_engine
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from services import MakeArchive
+    from tests.engine.services import MakeArchive
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,7 @@ from buildkit.engine import Engine, run_engine
 from buildkit.errors import BuildFailed, LocalError, NotStarted
 
 if TYPE_CHECKING:
-    from services import MakeArchive
+    from tests.engine.services import MakeArchive
 
 
 class Interrupted(Exception):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from services import TRUST_VARIABLES, MakeArchive, make_base_rootfs
 
 from buildkit.build import build_image
 from buildkit.container import inspect_image
 from buildkit.engine import Engine, run_engine
 from buildkit.verify import verify_image
+from tests.engine.services import TRUST_VARIABLES, MakeArchive, make_base_rootfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
