@@ -1,0 +1,294 @@
+"""Which files of a real tree are packed, and which rule says so."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from buildkit.errors import LocalError, SettingError
+from buildkit.project import read_project
+from buildkit.rules import Verdict
+from buildkit.selection import SelectedFiles, Selection
+from tests.checkouts import commit_all, run_git
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SDK = "openhands-sdk/openhands/sdk"
+
+
+def make_selection(source: Path, **rules: Any) -> Selection:
+    return Selection(source, read_project(source), **rules)
+
+
+def select(source: Path, **rules: Any) -> SelectedFiles:
+    return make_selection(source, **rules).select()
+
+
+def explain(source: Path, path: str, **rules: Any) -> Verdict:
+    return make_selection(source, **rules).explain(path)
+
+
+def put(source: Path, *paths: str) -> None:
+    for path in paths:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_text(path)
+
+
+def check_explained(source: Path, **rules: Any) -> None:
+    """Every file below the source is explained as it is treated."""
+    selection = make_selection(source, **rules)
+    packed = set(selection.select().files)
+    for folder, _, names in os.walk(source):
+        for name in names:
+            path = os.path.relpath(os.path.join(folder, name), source)
+            if "/.git/" not in f"/{path}":
+                assert selection.explain(path).packed is (path in packed), path
+
+
+def test_the_same_files_in_git_and_outside_it(source_tree: Path) -> None:
+    outside = select(source_tree)
+    commit_all(source_tree)
+    inside = select(source_tree)
+    assert outside.files == inside.files == sorted(inside.files)
+    assert (inside.changed, inside.warnings) == ([], [])
+    assert f"{SDK}/workspace/__init__.py" in inside.files
+    assert not {"AGENTS.md", ".dockerignore"} & set(inside.files)
+
+
+def test_only_what_the_project_names_is_packed_by_default(git_repo: Path) -> None:
+    put(git_repo, "notes.txt", "scripts/x.py", "openhands-sdkx/y.py")
+    assert not {"notes.txt", "scripts/x.py", "openhands-sdkx/y.py"} & set(select(git_repo).files)
+    assert explain(git_repo, "scripts/x.py") == Verdict(
+        packed=False, reason="it is outside what is packed by default; INCLUDE adds it"
+    )
+    check_explained(git_repo)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".git",
+        ".env",
+        ".env.local",
+        ".ENV",
+        ".envrc",
+        ".netrc",
+        ".pypirc",
+        "id_rsa",
+        "id_ed25519_sk",
+        "cert.p12",
+        "m.pyc",
+        "__pycache__/m.py",
+        ".venv/lib/m.py",
+        ".ssh/config",
+        "sub/.hg/store",
+        ".AWS/credentials",
+    ],
+)
+def test_secrets_and_caches_are_never_packed_even_tracked_and_included(git_repo: Path, name: str) -> None:
+    path = f"{SDK}/deep/{name}"
+    put(git_repo, path)
+    if name != ".git":
+        run_git(git_repo, "add", "-f", path)
+    assert path not in select(git_repo, include=["*"]).files
+    assert explain(git_repo, path, include=["*"]).reason == "version control, caches and secrets are never packed"
+
+
+@pytest.mark.parametrize(
+    "name", [".env.example", ".env.sample", "env", "x.env", "id_rsa.pub", "git", ".github/x", "pyc"]
+)
+def test_what_only_looks_like_one_is_packed(git_repo: Path, name: str) -> None:
+    put(git_repo, f"{SDK}/{name}")
+    assert f"{SDK}/{name}" in select(git_repo).files
+
+
+def test_a_private_key_is_told_by_its_content(git_repo: Path) -> None:
+    (git_repo / SDK / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (git_repo / SDK / "own.pem").write_text("x\n-----BEGIN RSA PRIVATE KEY-----\n")
+    files = select(git_repo).files
+    assert f"{SDK}/ca.pem" in files
+    assert f"{SDK}/own.pem" not in files
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+def test_a_virtual_environment_is_told_by_its_mark(source_tree: Path, in_git: bool) -> None:
+    put(source_tree, f"{SDK}/my-env/pyvenv.cfg", f"{SDK}/my-env/lib/m.py", f"{SDK}/my-env-not/m.py")
+    if in_git:
+        commit_all(source_tree)
+    packed = [path for path in select(source_tree).files if "my-env" in path]
+    assert packed == [f"{SDK}/my-env-not/m.py"]
+    check_explained(source_tree)
+
+
+def test_our_own_output_is_never_packed(git_repo: Path) -> None:
+    put(git_repo, f"{SDK}/out/version.json", f"{SDK}/.out.lock", f"{SDK}/out2/m.py")
+    ours = [f"{SDK}/out", f"{SDK}/.out.lock"]
+    assert [path for path in select(git_repo, never=ours).files if "out" in path.rpartition("sdk/")[2]] == [
+        f"{SDK}/out2/m.py"
+    ]
+    assert explain(git_repo, f"{SDK}/out/version.json", never=ours).reason == "it is our own output"
+
+
+def test_exclude_and_include_go_before_the_other_rules(git_repo: Path) -> None:
+    (git_repo / ".gitignore").write_text("built/\n")
+    put(git_repo, "built/web/app.js", "built/web/app.map", "extra/note.md", f"{SDK}/drop.py")
+    rules = {"include": ["/built/", "AGENTS.md"], "exclude": ["*.map", "drop.py"]}
+    files = select(git_repo, **rules).files
+    assert "built/web/app.js" in files
+    assert "AGENTS.md" in files
+    assert not {"built/web/app.map", "extra/note.md", f"{SDK}/drop.py"} & set(files)
+    assert explain(git_repo, f"{SDK}/drop.py", **rules) == Verdict(False, "pattern 'drop.py'", "EXCLUDE", 2)
+    assert explain(git_repo, "built/web/app.js", **rules) == Verdict(True, "pattern '/built/'", "INCLUDE", 1)
+    check_explained(git_repo, **rules)
+
+
+def test_a_file_that_is_both_packed_by_default_and_included_is_packed_once(git_repo: Path) -> None:
+    files = select(git_repo, include=["*.py"]).files
+    assert len(files) == len(set(files))
+
+
+def test_dockerignore_and_gitignore_are_named_with_their_lines(git_repo: Path) -> None:
+    (git_repo / ".dockerignore").write_text("# tests\n**/tests\n!**/tests/keep.py\n")
+    (git_repo / ".gitignore").write_text("*.log\n")
+    put(git_repo, f"{SDK}/tests/t.py", f"{SDK}/a.log")
+    assert explain(git_repo, f"{SDK}/tests/t.py") == Verdict(False, "pattern '**/tests'", ".dockerignore", 2)
+    ignored = Verdict(False, "pattern '*.log', and git does not track it", ".gitignore", 1)
+    assert explain(git_repo, f"{SDK}/a.log") == ignored
+    run_git(git_repo, "add", "-f", f"{SDK}/a.log")
+    assert explain(git_repo, f"{SDK}/a.log").packed
+    check_explained(git_repo)
+
+
+def test_what_cannot_be_packed_is_not_explained(git_repo: Path) -> None:
+    os.mkfifo(git_repo / SDK / "fifo")
+    assert explain(git_repo, f"{SDK}/fifo").reason == "it is not a file, folder or link"
+    for path, said in (("nowhere", "no such file"), (SDK, "is a folder"), ("LICENSE/x", "no such file")):
+        with pytest.raises(LocalError, match=said):
+            explain(git_repo, path)
+
+
+def test_what_differs_from_the_commit_is_told_where_it_is_packed(git_repo: Path) -> None:
+    put(git_repo, "AGENTS.md", f"{SDK}/new.py", "elsewhere.txt")
+    (git_repo / "README.md").write_text("edited")
+    (git_repo / SDK / "__init__.py").unlink()
+    selected = select(git_repo)
+    assert selected.changed == ["README.md", f"{SDK}/__init__.py", f"{SDK}/new.py"]
+    assert f"{SDK}/__init__.py" not in selected.files
+
+
+def test_a_file_that_git_was_told_to_forget_and_ignore_is_left_out(git_repo: Path) -> None:
+    put(git_repo, f"{SDK}/private.txt")
+    commit_all(git_repo)
+    (git_repo / ".gitignore").write_text("private.txt\n")
+    run_git(git_repo, "rm", "-q", "--cached", f"{SDK}/private.txt")
+    selected = select(git_repo)
+    assert f"{SDK}/private.txt" not in selected.files
+    assert f"{SDK}/private.txt" in selected.changed
+
+
+def test_a_required_file_that_a_rule_leaves_out_is_an_error(git_repo: Path) -> None:
+    (git_repo / ".dockerignore").write_text("*.lock\n")
+    with pytest.raises(
+        LocalError, match=r"uv\.lock is needed .*pattern '\*\.lock' \(\.dockerignore, line 1\)"
+    ) as caught:
+        select(git_repo)
+    assert caught.value.fix == "set INCLUDE=uv.lock"
+    assert "uv.lock" in select(git_repo, include=["uv.lock"]).files
+
+
+def test_a_sparse_checkout_is_not_packed_with_holes(git_repo: Path) -> None:
+    run_git(git_repo, "sparse-checkout", "set", "--cone", "openhands-sdk")
+    source = git_repo
+    for member in ("openhands-agent-server", "openhands-tools", "openhands-workspace"):
+        put(source, f"{member}/pyproject.toml")
+    with pytest.raises(LocalError, match="left out by the sparse checkout") as caught:
+        select(source)
+    assert caught.value.fix == "run `git sparse-checkout disable`"
+
+
+def test_an_unpacked_tree_in_an_ignored_folder_is_walked(git_repo: Path, source_tree: Path) -> None:
+    (git_repo / ".gitignore").write_text("unpacked/\n")
+    unpacked = git_repo / "unpacked"
+    for path in run_git(
+        git_repo, "ls-files", "--", "LICENSE", "README.md", "pyproject.toml", "uv.lock", "openhands*"
+    ).split():
+        put(unpacked, path)
+        (unpacked / path).write_bytes((git_repo / path).read_bytes())
+    selected = select(unpacked)
+    assert f"{SDK}/workspace/__init__.py" in selected.files
+    assert selected.changed == []
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+def test_links_are_not_entered(source_tree: Path, in_git: bool) -> None:
+    (source_tree / SDK / "loop").symlink_to("..")
+    (source_tree / SDK / "dangling").symlink_to("nowhere")
+    if in_git:
+        commit_all(source_tree)
+    files = select(source_tree).files
+    assert {f"{SDK}/loop", f"{SDK}/dangling"} <= set(files)
+    assert not [path for path in files if path.startswith(f"{SDK}/loop/")]
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+def test_specials_are_named_where_they_would_be_packed(source_tree: Path, in_git: bool) -> None:
+    put(source_tree, "apart/x", f"{SDK}/.venv/x")
+    for path in (f"{SDK}/fifo", "fifo", f"{SDK}/.venv/fifo"):
+        os.mkfifo(source_tree / path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(source_tree / SDK / "s"))
+    if in_git:
+        commit_all(source_tree)
+    assert select(source_tree).warnings == [
+        f"skipped {SDK}/fifo: not a file, folder or link",
+        f"skipped {SDK}/s: not a file, folder or link",
+    ]
+
+
+def test_names_that_trouble_others_are_told(git_repo: Path) -> None:
+    put(
+        git_repo,
+        f"{SDK}/Twin.py",
+        f"{SDK}/twin.py",
+        f"{SDK}/Sub/a",
+        f"{SDK}/sub/b",
+        f"{SDK}/aux.py",
+        "COM1",
+        f"{SDK}/x.",
+    )
+    assert select(git_repo).warnings == [
+        f"names that not every system can hold: {SDK}/aux.py, {SDK}/x.",
+        f"{SDK}/Sub and {SDK}/sub differ in case only",
+        f"{SDK}/Twin.py and {SDK}/twin.py differ in case only",
+    ]
+
+
+def test_a_twin_that_is_not_packed_is_none(git_repo: Path) -> None:
+    put(git_repo, f"{SDK}/Twin.py", f"{SDK}/twin.py")
+    assert select(git_repo, exclude=["Twin.py"]).warnings == []
+
+
+def test_a_control_character_in_a_packed_name_is_refused(git_repo: Path) -> None:
+    put(git_repo, "a\nb", f"{SDK}/c\x1bd")
+    with pytest.raises(LocalError, match="control characters") as caught:
+        select(git_repo)
+    assert caught.value.message.endswith(rf"'{SDK}/c\x1bd'")
+
+
+@pytest.mark.parametrize("rules", [{"include": ["[a"]}, {"exclude": ["/"]}])
+def test_a_pattern_that_is_none_is_refused(git_repo: Path, rules: dict[str, list[str]]) -> None:
+    with pytest.raises(SettingError, match="is not a pattern"):
+        select(git_repo, **rules)
+
+
+def test_a_dockerignore_that_is_none_is_refused_while_git_is_at_work(git_repo: Path) -> None:
+    (git_repo / ".dockerignore").write_text("a\nb[\n")
+    with pytest.raises(SettingError, match=r"\.dockerignore, line 2"):
+        select(git_repo)
+    (git_repo / ".dockerignore").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingError, match=r"\.dockerignore cannot be read"):
+        select(git_repo)
