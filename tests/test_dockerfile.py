@@ -6,16 +6,14 @@ import json
 import re
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buildkit.dockerfile import TARGETS, DockerfileSettings, RenderedDockerfile, render_dockerfile
 from buildkit.errors import LocalError, SettingError
 from buildkit.models import Project, Version
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHA = "0506352" + "a" * 33
 PROJECT = Project(
@@ -308,18 +306,18 @@ def test_an_override_extends_the_template_of_its_own_name_and_fills_blocks(tmp_p
     assert rendered.instructions == render().instructions
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        *("arguments", "uv_tool", "lock", "dependencies", "sources", "builder", "base_minimal"),
-        *("docker", "desktop", "vscode", "server", "final"),
-    ],
-)
-def test_every_block_can_be_added_to(tmp_path: Path, block: str) -> None:
-    override = f'{{% extends "Dockerfile.j2" %}}{{% block {block} %}}{{{{ super() }}}}ENV ADDED=1\n{{% endblock %}}'
-    text = render("source", template_dir=write_template(tmp_path / "mine", override)).text
-    assert text.count("ENV ADDED=1\n") == 1
-    assert text.replace("ENV ADDED=1\n", "") == render("source").text
+def test_every_block_is_named_at_the_top_of_the_template_and_can_be_added_to(tmp_path: Path) -> None:
+    template = (Path(__file__).parents[1] / "templates" / "Dockerfile.j2").read_text()
+    blocks = re.findall(r"{% block (\w+) %}", template)
+    named = re.search(r"Blocks: ([\w, \n]+)\.", template)
+    assert named is not None
+    assert re.split(r",\s+", named[1]) == blocks
+    for block in blocks:
+        target = "binary" if block == "binary_builder" else "source"
+        override = f'{{% extends "Dockerfile.j2" %}}{{% block {block} %}}{{{{ super() }}}}ENV ADDED=1\n{{% endblock %}}'
+        text = render(target, template_dir=write_template(tmp_path / "mine", override)).text
+        assert text.count("ENV ADDED=1\n") == 1
+        assert text.replace("ENV ADDED=1\n", "") == render(target).text
 
 
 def test_an_included_template_can_be_overridden_alone(tmp_path: Path) -> None:
