@@ -202,7 +202,7 @@ def _explain(session: Session, path: str) -> Outcome:
     inside, verdict = packing.explain_path(session, path)
     where = f" ({verdict.source}, line {verdict.line})" if verdict.source else ""
     text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.reason}{where}"
-    return Outcome(text, {"path": inside, **asdict(verdict)})
+    return Outcome(text, {"path": inside, **verdict._asdict()})
 
 
 def _list_files(session: Session) -> Outcome:
