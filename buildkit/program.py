@@ -7,7 +7,7 @@ import sys
 from invoke.exceptions import ParseError
 from invoke.program import Program
 
-from buildkit.console import Console
+from buildkit.console import Console, settle_streams
 from buildkit.errors import SettingError
 from buildkit.tasks import make_collection
 
@@ -24,7 +24,7 @@ class _Program(Program):
             sys.exit(SettingError.exit_code)
 
     def print_version(self) -> None:
-        from importlib.metadata import version  # which takes as long as all our modules
+        from importlib.metadata import version  # looking it up takes time
 
         self.version = version("runtime-build")
         super().print_version()
@@ -32,4 +32,9 @@ class _Program(Program):
 
 def run() -> None:
     """Run what was typed."""
-    _Program(name="runtime-build", binary="runtime-build", namespace=make_collection()).run()
+    try:
+        _Program(name="runtime-build", binary="runtime-build", namespace=make_collection()).run()
+    except BrokenPipeError:
+        pass  # `--list` into a reader that has seen enough
+    finally:
+        settle_streams()

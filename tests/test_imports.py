@@ -1,0 +1,61 @@
+"""What a task imports when it really runs: nothing that only others need, because importing is most of its time."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.commands import Command
+
+# Heavy, and what they are for.
+HTTP = {"requests", "urllib3", "http.client", "charset_normalizer", "certifi"}
+RENDERING = {"jinja2", "markupsafe"}
+PATTERNS = {"pathspec"}
+TERMINAL = {"rich"}
+PACKING = {"isal", "buildkit.archive", "buildkit.compressor"}
+NEVER = {"filelock", "pkg_resources", "setuptools", "hypothesis", "tarfile", "gzip"}
+
+
+def list_imported(command: Command, *arguments: str) -> set[str]:
+    ended = command.run(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert ended.code in {0, 2}, ended.err
+    return set(re.findall(r"^import time:.*\| +(\S+)$", ended.err, re.MULTILINE))
+
+
+def check(imported: set[str], needed: set[str], *unneeded: set[str]) -> None:
+    assert needed <= imported
+    for group in (*unneeded, NEVER):
+        assert not group & imported
+
+
+def test_version_needs_git_and_no_more(command: Command) -> None:
+    imported = list_imported(command, "version")
+    check(imported, {"invoke", "buildkit.git"}, HTTP, RENDERING, PATTERNS, TERMINAL, PACKING)
+
+
+def test_dockerfile_renders_and_does_not_pack(command: Command) -> None:
+    command.run("version").succeed()
+    imported = list_imported(command, "dockerfile", "--target", "source")
+    check(imported, {"jinja2"}, HTTP, PATTERNS, TERMINAL, PACKING, {"buildkit.git"})
+
+
+def test_context_packs_and_neither_renders_nor_sends(command: Command) -> None:
+    command.run("version").succeed()
+    command.run("dockerfile", "--target", "source").succeed()
+    imported = list_imported(command, "context", "--compression", "zlib-1")
+    check(imported, {"buildkit.archive", "buildkit.compressor", "zlib"}, HTTP, RENDERING, PATTERNS, TERMINAL, {"isal"})
+    check(list_imported(command, "context"), {"isal"}, HTTP, RENDERING, PATTERNS, TERMINAL)
+
+
+def test_patterns_of_settings_need_pathspec(command: Command) -> None:
+    check(list_imported(command, "version", "--exclude", "*.log"), PATTERNS, HTTP, RENDERING, TERMINAL, PACKING)
+
+
+@pytest.mark.parametrize("arguments", [["--list"], ["--help", "context"], ["--complete", "--", "runtime-build con"]])
+def test_what_only_answers_needs_no_step(command: Command, arguments: list[str]) -> None:
+    imported = list_imported(command, *arguments)
+    steps = {"buildkit.git", "buildkit.selection", "buildkit.context", "buildkit.template", "buildkit.api"}
+    check(imported, {"invoke", "buildkit.tasks"}, HTTP, RENDERING, PATTERNS, TERMINAL, PACKING, steps, {"dotenv"})
