@@ -46,7 +46,7 @@ def test_list_shows_every_task(command: Command) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_flag_of_every_task_has_a_meaning(task: str) -> None:
     arguments = make_collection().tasks[task].get_arguments()
-    assert {"json", "output-dir", "source-dir"} <= {argument.name for argument in arguments}
+    assert {"json", "output_dir", "source_dir"} <= {argument.name for argument in arguments}
     assert all(argument.help for argument in arguments)
 
 
