@@ -21,6 +21,7 @@ from buildkit.template import write_to
 PROGRAMS = Path(__file__).parents[1] / "templates" / "programs"
 PROJECT = Project(members=(), roots=(), required=(), spec="x.spec")
 VERSION = Version("x", None, "unknown", False, ["python"], "python", "x.tar.gz", None)
+FOLDERS = ("etc", "home", "workspace", "usr", "opt", "proc", "var", "tmp", "root", "run", "lock", "agent-server", "openhands")
 TOOLS = ("sh", "sed", "mkdir", "touch", "cp", "chmod", "cat", "rm", "install", "grep", "tr", "head")
 MANAGERS = {
     "apt-get": "apt-get -o Acquire::Retries=5 install -y --no-install-recommends",
@@ -54,12 +55,17 @@ class Base:
         path.chmod(0o755)
 
     def run(self, instruction: str) -> subprocess.CompletedProcess[str]:
-        """Run a RUN instruction as if the folder were the root of the file system."""
+        """Run a RUN instruction as if the folder were the root of the file system; nothing outside it is named."""
         shell = re.sub(r"^RUN (--mount=\S+ +)*", "", instruction)
-        for folder in ("etc", "home", "workspace", "usr/bin", "opt/init", "proc"):
-            shell = re.sub(rf"(?<![\w/.])/{folder}(?=[/ ;\n])", str(self.root / folder), shell)
+        tops = "|".join(FOLDERS)
+        shell = re.sub(rf"(?<![\w/.])(?!{self.root}/)/(?=(?:{tops})(?:[/ ;)\n]|$))", f"{self.root}/", shell)
+        outside = [path for path in re.findall(r"(?<![\w/.:])/[a-z][\w./*-]*", shell) if not self._may_touch(path)]
+        assert not outside, "the machine that runs the tests is not the image"
         path = f"{self.root}/bin:{self.root}/usr/bin"
         return subprocess.run(["sh", "-c", shell], check=False, env={"PATH": path}, text=True, capture_output=True)
+
+    def _may_touch(self, path: str) -> bool:
+        return path in ("/dev/null", "/bin/sh") or path.startswith(f"{self.root}/")
 
     def calls(self, name: str) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if line.split()[0] == name]
