@@ -118,7 +118,8 @@ class RuntimeApi:
 
         Args:
             tags: Full image references besides `target_image`.
-            progress: Called with the bytes of the body that are on their way, and its length.
+            progress: Called with the bytes of the body that are on their way, and its length; with 0 and 0 where a
+                try has failed and started nothing.
 
         Raises:
             NotStarted: It is certain that the server has no build of this call.
@@ -127,6 +128,13 @@ class RuntimeApi:
         """
 
         def post() -> StartedBuild:
+            try:
+                return post_once()
+            except RequestFailed:
+                progress(0, 0)  # what was sent has come to nothing
+                raise
+
+        def post_once() -> StartedBuild:
             with open_body(archive, target_image, tags, upload_format=upload_format, progress=progress) as body:
                 try:
                     answer = self._transport.exchange(

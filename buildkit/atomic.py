@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PREFIX = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}")  # as tempfile.mkstemp names them
 
 
 @contextmanager
@@ -53,10 +55,15 @@ def write_file(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a file of that name is one that we had not finished writing."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def sweep_temporaries(directory: Path) -> None:
     """Remove what a killed run left half-written. The caller holds the directory's lock."""
-    for path in directory.glob(f"{_PREFIX}*"):
-        path.unlink(missing_ok=True)
+    for name in filter(is_temporary, os.listdir(directory)):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -126,6 +126,12 @@ def _draw_progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
+def settle_streams() -> None:
+    """Write what is left in the streams, or drop it: the interpreter complains of a reader that went away."""
+    for stream in (sys.stdout, sys.stderr):
+        _write(stream, "")
+
+
 def _write(stream: IO[str] | None, text: str) -> None:
     """Write and flush; what the encoding lacks is escaped, and a reader that went away is no failure of ours."""
     if stream is None:  # as Python has it where the descriptor was closed from the start

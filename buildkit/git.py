@@ -79,7 +79,7 @@ def run_git(
     Raises:
         LocalError: git is missing or ended with a code that is not in `ok`.
     """
-    with _start(source, arguments, subprocess.PIPE, subprocess.PIPE if stdin else subprocess.DEVNULL) as process:
+    with _running(source, arguments, subprocess.PIPE, subprocess.PIPE if stdin else subprocess.DEVNULL) as process:
         stdout, stderr = process.communicate(stdin or None)
     _check(source, arguments, process.returncode, stderr, ok)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
@@ -94,7 +94,7 @@ def stream_git(source: Path, arguments: Sequence[str]) -> Iterator[Iterator[str]
     Raises:
         LocalError: As in `run_git`, or git could not read a directory.
     """
-    with tempfile.TemporaryFile() as errors, _start(source, arguments, errors) as process:
+    with tempfile.TemporaryFile() as errors, _running(source, arguments, errors) as process:
         yield _read_entries(source, arguments, process, errors)
 
 
@@ -117,6 +117,19 @@ def _read_entries(
         raise LocalError(
             f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them"
         )
+
+
+@contextmanager
+def _running(
+    source: Path, arguments: Sequence[str], stderr: IO[bytes] | int, stdin: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Give git, running; it is waited for, but killed where we are to end ourselves: it may be slow."""
+    with _start(source, arguments, stderr, stdin) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _start(

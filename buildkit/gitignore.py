@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import TYPE_CHECKING
 
 from pathspec import GitIgnoreSpec
@@ -59,7 +60,9 @@ def parse_gitignore(lines: Iterable[str], source: str) -> GitignoreRules:
     patterns: list[GitIgnoreSpecPattern] = []
 
     def translate(line: str) -> tuple[str, bool] | None:
-        pattern = GitIgnoreSpecPattern(line)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # `re` on `[[`, which git takes as it stands
+            pattern = GitIgnoreSpecPattern(line)
         if pattern.include is None or pattern.regex is None:
             if line.strip() and not line.startswith("#"):
                 raise ValueError("it can match nothing")

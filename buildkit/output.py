@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildkit.atomic import sweep_temporaries, write_file
+from buildkit.atomic import is_temporary, sweep_temporaries, write_file
 from buildkit.errors import LocalError, SettingError
 from buildkit.lock import hold_lock
 
@@ -139,7 +139,7 @@ def _is_ours(directory: Path) -> bool:
 
     The name alone proves nothing: other programs write a `version.json` too.
     """
-    names = set(os.listdir(directory))
+    names = {name for name in os.listdir(directory) if not is_temporary(name)}  # all that a run killed early leaves
     return not names or _has_marker(directory) or any(_is_state(directory / name) for name in names & _STATE_FILES)
 
 

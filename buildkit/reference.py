@@ -56,9 +56,11 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
     registry, path = _split_registry(name)
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        raise _refuse(setting, text, f"the tag {tag!r} is not 1 to 128 of A-Z a-z 0-9 _ . -, not led by . or -")
+        raise _refuse(
+            setting, text, f"the tag {tag[:MAX_TAG_LENGTH]!r} is not 1 to 128 of A-Z a-z 0-9 _ . -, not led by . or -"
+        )
     if registry is not None and not _REGISTRY.fullmatch(registry):
-        raise _refuse(setting, text, f"{registry!r} is not a registry's host[:port]")
+        raise _refuse(setting, text, f"{registry[:_MAX_NAME_LENGTH]!r} is not a registry's host[:port]")
     if not _REPOSITORY.fullmatch(path):
         raise _refuse(setting, text, "a repository is lowercase words of a-z 0-9 joined by . _ - and /")
     # Docker puts an official image, which has neither registry nor namespace, into `library/` before it counts.

@@ -189,5 +189,5 @@ class _Progress:
         self.is_whole = False
 
     def __call__(self, sent_bytes: int, total_bytes: int) -> None:
-        self.is_whole = sent_bytes >= total_bytes
+        self.is_whole = sent_bytes >= total_bytes > 0
         self._progress(sent_bytes, total_bytes)

@@ -220,6 +220,6 @@ def test_something_else_under_the_locks_name_stays_as_it_is(tmp_path: Path, outp
 
 
 def test_what_a_killed_run_left_half_written_is_swept(output_dir: Path) -> None:
-    (output_dir / ".tmp-abc").write_text("half")
+    (output_dir / ".tmp-abcd_123").write_text("half")
     with lock_output_dir(output_dir):
         assert os.listdir(output_dir) == [MARKER]

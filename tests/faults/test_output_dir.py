@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +130,7 @@ def test_13_folder_under_one_of_our_names_is_not_removed(command: Command, name:
     command.run("version").expect(0)
     (command.output / name).mkdir()
     (command.output / name / "precious").write_text("x")
-    command.run("clean").expect(0)
+    command.run("clean").expect(3, name)
     assert (command.output / name / "precious").exists()
 
 
@@ -185,8 +186,6 @@ def _hold(exchange: Exchange) -> None:
 
 
 def test_15_second_run_in_a_directory_is_refused_and_harmless(command: Command, server: RuntimeApiServer) -> None:
-    import threading
-
     server.release = threading.Event()  # type: ignore[attr-defined]
     server.script("POST /build", _hold)
     command.use(server)
@@ -219,8 +218,6 @@ def test_15_lock_that_is_something_else_is_refused(command: Command, kind: str) 
 
 
 def test_16_lock_of_a_killed_run_is_free(command: Command, server: RuntimeApiServer) -> None:
-    import threading
-
     server.release = threading.Event()  # type: ignore[attr-defined]
     server.script("POST /build", _hold)
     command.use(server)

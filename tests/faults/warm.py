@@ -6,6 +6,7 @@ calls the command's own `main` and ends as an interpreter ends. Besides, a run m
 - `virtual_time`: sleeping takes no time, and the monotonic clock goes on by what was slept;
 - `kill_at`: SIGKILL at that of the points that `count_points` counts: before and after each call into the operating system;
 - `kill_at_replace`: SIGKILL before (2n) or after (2n + 1) the n-th `os.replace`;
+- `elapsed`: a file that takes the seconds of the run, with those that it slept;
 - `spawned`: a file that takes the command line and the environment of every child.
 """
 
@@ -117,6 +118,17 @@ def _watch_children(path: str) -> None:
     sys.addaudithook(audit)
 
 
+def _keep_elapsed(path: str) -> None:
+    """Write the seconds of the run, with those that it slept, to a file."""
+    started = time.monotonic()
+
+    def keep() -> None:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(time.monotonic() - started))
+
+    atexit.register(keep)
+
+
 def _become(order: dict[str, Any]) -> None:
     """Take on the arguments, folder, environment, user and traps of a run."""
     os.environ.clear()
@@ -135,6 +147,8 @@ def _become(order: dict[str, Any]) -> None:
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     _clock.is_virtual = order.get("virtual_time", False)
+    if order.get("elapsed"):
+        _keep_elapsed(order["elapsed"])
     if order.get("spawned"):
         _watch_children(order["spawned"])
     if "kill_at_replace" in order:
