@@ -1,0 +1,36 @@
+"""The benchmarks work: a tiny run of everything, of which nothing but its shape is asserted."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.__main__ import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_smoke_run_prints_a_table_and_draws_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--smoke", "--trees", "b", "--keep", str(tmp_path / "kept"), "--curve", str(tmp_path / "curve.svg")])
+    out = capsys.readouterr().out
+    assert re.search(r"^### b: 4\d files, ", out, re.MULTILINE)
+    for case in (
+        "**`context`, first run**",
+        "**`context`, nothing changed**",
+        "`git archive`",
+        "an empty invoke program",
+    ):
+        assert case in out
+    assert str(tmp_path) not in out
+    drawn = ET.fromstring((tmp_path / "curve.svg").read_text(encoding="utf-8"))
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}polyline")) == 8
+
+
+def test_a_tree_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--trees", "d"])
+    assert "no such tree: d" in capsys.readouterr().err
