@@ -73,7 +73,7 @@ class Console:
         mark = f"end-{os.urandom(16).hex()}"  # a value cannot hold what nobody can guess
         text = "".join(f"{name}<<{mark}\n{value}\n{mark}\n" for name, value in known.items())
         try:
-            with Path(self._github_output).open("a", encoding="utf-8") as file:
+            with Path(self._github_output).open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
         except OSError as error:
             self.warn(f"GITHUB_OUTPUT cannot be written: {error.strerror}")

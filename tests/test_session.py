@@ -1,0 +1,180 @@
+"""One run: where its folders are, and the one place where every bad end becomes two lines and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildkit import errors
+from buildkit.errors import RuntimeBuildError, SettingError
+from buildkit.session import Session, ending_well, open_session
+
+if TYPE_CHECKING:
+    from tests.commands import Command
+
+ENDING = """
+import os, signal, sys, time
+from buildkit.session import ending_well
+with ending_well(as_json=False):
+    try:
+        print("ready", flush=True)
+        {body}
+    except Exception:
+        print("swallowed", flush=True)
+    finally:
+        print("unwound", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of whoever runs the tests."""
+    for name in set(os.environ) - {"PATH", "HOME"}:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def start_ending(body: str, ignored: int | None = None) -> subprocess.Popen[str]:
+    """Return a process that is ready to be ended badly."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent)}
+    code = ENDING.format(body=body)
+    if ignored:
+        code = f"import signal; signal.signal({ignored}, signal.SIG_IGN)\n{code}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def end(body: str, *signals: int, ignored: int | None = None) -> tuple[int, str, str]:
+    process = start_ending(body, ignored)
+    for number in signals:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def open_in(root: Path, **flags: str) -> Session:
+    return open_session({name.upper(): value for name, value in flags.items()}, root, {})
+
+
+@pytest.mark.parametrize("directory", ["runtime-build", "./runtime-build/", "a/../runtime-build"])
+def test_relative_folders_start_from_the_root(git_repo: Path, monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
+    monkeypatch.chdir("/")
+    session = open_in(git_repo, output_dir=directory, template_dir="templates")
+    assert session.directory == git_repo / "runtime-build"
+    assert session.source == git_repo
+    assert session.template_dir == git_repo / "templates"
+
+
+def test_tilde_is_the_home(git_repo: Path) -> None:
+    assert open_in(git_repo, output_dir="~/out").directory == Path.home() / "out"
+
+
+def test_root_is_found_from_the_working_directory(git_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(git_repo / "openhands-sdk")
+    assert open_session({}, None, {}).root == git_repo
+
+
+def test_missing_folders_are_named(git_repo: Path) -> None:
+    for name in ("source_dir", "template_dir"):
+        with pytest.raises(SettingError, match=name.upper()):
+            open_in(git_repo, **{name: "nowhere"}).check_folders()
+
+
+def test_output_inside_the_source_is_never_packed(git_repo: Path) -> None:
+    (git_repo / "openhands-sdk" / "out").mkdir()
+    (git_repo / "openhands-sdk" / "out" / "x").touch()
+    assert "openhands-sdk/out/x" in open_in(git_repo).selection.select().files
+    session = open_in(git_repo, output_dir="openhands-sdk/out")
+    assert "openhands-sdk/out/x" not in session.selection.select().files
+
+
+def test_output_reached_over_a_link_is_never_packed(git_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(git_repo / "openhands-sdk")
+    (git_repo / "openhands-sdk" / "out").mkdir()
+    (git_repo / "openhands-sdk" / "out" / "x").touch()
+    session = open_in(git_repo, output_dir=str(tmp_path / "link" / "out"))
+    assert "openhands-sdk/out/x" not in session.selection.select().files
+
+
+def test_paths_are_shown_as_they_would_be_typed(git_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_in(git_repo)
+    monkeypatch.chdir(git_repo)
+    assert session.show_path(session.directory / "x") == "runtime-build/x"
+    monkeypatch.chdir("/tmp")
+    assert Path(session.show_path(session.directory / "x")).resolve() == git_repo / "runtime-build" / "x"
+
+
+def test_misspelt_settings_are_told_when_the_run_begins(git_repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (git_repo / ".env").write_text("TARGETS=source\n")
+    open_in(git_repo)
+    assert "warning: TARGETS in .env is not a setting; did you mean TARGET?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, RuntimeBuildError)],
+)
+def test_every_error_of_ours_ends_with_its_own_code(
+    kind: type[RuntimeBuildError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, ending_well(as_json=False):
+        raise kind("it happened", "type this")
+    assert caught.value.code == kind.exit_code
+    assert capsys.readouterr().err == "error: it happened\nfix:   type this\n"
+
+
+def test_error_of_the_system_is_local_and_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, ending_well(as_json=False):
+        Path("/nowhere/at/all").read_bytes()
+    assert caught.value.code == 3
+    assert "error: No such file or directory: /nowhere/at/all\n" in capsys.readouterr().err
+
+
+def test_good_end_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with ending_well(as_json=True) as sessions:
+        assert sessions == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_error_of_the_program_itself_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError), ending_well(as_json=False):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_unwinds_past_every_handler_and_ends_with_its_code(number: int) -> None:
+    code, out, err = end("time.sleep(60)", number)
+    assert (code, out) == (128 + number, "unwound\n")
+    assert err.startswith("error: interrupted\nfix:   ")
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    code, out, err = end("time.sleep(0.5)", signal.SIGHUP, ignored=signal.SIGHUP)
+    assert (code, out, err) == (0, "unwound\n", "")
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with ending_well(as_json=False):
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_working_directory_that_is_gone_is_told_as_every_error(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    command.program = ("sh", "-c", script, "sh", str(tmp_path / "gone"), *command.program)
+    run = command.run("version")
+    assert run.code == 3
+    assert "Traceback" not in run.err
