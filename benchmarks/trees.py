@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sysconfig
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def copy_checkout(checkout: Path, folder: Path) -> Path:
     """Return a fresh clone of `checkout` at `folder`: nothing that is ignored or changed there comes along."""
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", checkout, folder], check=True)
+    _settle_index(folder)
     return folder
 
 
@@ -93,3 +95,11 @@ def _commit(folder: Path) -> None:
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "add", "--all"], check=True)
     subprocess.run([*git, "-c", "gc.auto=0", "commit", "--quiet", "--message", "made"], check=True)
+    _settle_index(folder)
+
+
+def _settle_index(folder: Path) -> None:
+    """Write the index a second time, later: git reads each file that is no older than its index again, every time."""
+    time.sleep(1.1)
+    for command in (["read-tree", "HEAD"], ["update-index", "-q", "--refresh"]):
+        subprocess.run(["git", "-C", folder, *command], check=True)

@@ -35,22 +35,30 @@ _STATUS_OF_MARK = {
 
 
 @contextmanager
-def list_files(source: Path, roots: Sequence[str] = ()) -> Iterator[Iterator[tuple[str, Status]]]:
+def list_files(
+    source: Path, roots: Sequence[str] = (), *, only_changes: bool = False
+) -> Iterator[Iterator[tuple[str, Status]]]:
     """Give an iterator over the files of `source` that git does not ignore; git is at work from now on.
 
     Paths are POSIX and relative to `source`, below `roots` where there are any, unordered. A file that differs from the
     commit comes again with what became of it. Submodules and other repositories inside the tree are listed by their own
     index and rules.
 
+    Args:
+        only_changes: Say nothing of what is as it was committed.
+
     Raises:
         LocalError: git is missing, refuses the repository, or could not read a directory.
     """
-    command = ["ls-files", "-z", "-t", "-c", "-o", "-m", "-d", "--exclude-standard", "--", *roots]
+    cached = [] if only_changes else ["-c"]
+    command = ["ls-files", "-z", "-t", *cached, "-o", "-m", "-d", "--exclude-standard", "--", *roots]
     with stream_git(source, command) as entries:
-        yield _follow(source, roots, entries)
+        yield _follow(source, roots, entries, only_changes=only_changes)
 
 
-def _follow(source: Path, roots: Sequence[str], entries: Iterable[str]) -> Iterator[tuple[str, Status]]:
+def _follow(
+    source: Path, roots: Sequence[str], entries: Iterable[str], *, only_changes: bool
+) -> Iterator[tuple[str, Status]]:
     """Yield what `list_files` promises, from what git lists in the repository itself."""
     nested = _list_submodules(source, roots)
     for entry in entries:
@@ -66,7 +74,7 @@ def _follow(source: Path, roots: Sequence[str], entries: Iterable[str]) -> Itera
             yield path, Status.STAGED
     for folder in sorted(nested):
         if os.path.lexists(source / folder / ".git"):
-            with list_files(source / folder) as inner:
+            with list_files(source / folder, only_changes=only_changes) as inner:
                 yield from ((f"{folder}/{path}", status) for path, status in inner)
 
 

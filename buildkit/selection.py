@@ -75,6 +75,18 @@ class Selection:
         self._require(files)
         return SelectedFiles(files, sorted(changed), survey_names(self.source, files, self._rules.packs))
 
+    def find_changed(self) -> list[str]:
+        """Return the `changed` of `select`; where git finds nothing at all, no rule is needed to know it.
+
+        Raises:
+            LocalError: As `select`.
+        """
+        if self._in_git and not self._include:
+            with list_files(self.source, self.project.roots, only_changes=True) as listed:
+                if next(listed, None) is None:
+                    return []
+        return self.select().changed if self._in_git else []
+
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.
 
@@ -119,7 +131,7 @@ class Selection:
         kept = (path for path, _ in groupby(files))
         if gone or marks:
             kept = (path for path in kept if path not in gone and not path.startswith(marks))
-        return list(kept), changed
+        return list(kept), {path for path in changed if not path.startswith(marks)}
 
     @contextmanager
     def _list(self) -> Iterator[Iterator[tuple[str, Status]]]:

@@ -180,6 +180,31 @@ def test_what_differs_from_the_commit_is_told_where_it_is_packed(git_repo: Path)
     assert f"{SDK}/__init__.py" not in selected.files
 
 
+@pytest.mark.parametrize("change", ["none", "outside", "edit", "new", "stage", "environment", "nested"])
+def test_what_changed_is_the_same_without_listing_the_rest(git_repo: Path, change: str) -> None:
+    if change == "outside":
+        put(git_repo, "notes.txt")
+    elif change == "edit":
+        (git_repo / "README.md").write_text("edited")
+    elif change == "new":
+        put(git_repo, f"{SDK}/new.py")
+    elif change == "stage":
+        run_git(git_repo, "rm", "-q", "--cached", f"{SDK}/__init__.py")
+    elif change == "environment":
+        put(git_repo, f"{SDK}/my-env/pyvenv.cfg", f"{SDK}/my-env/lib/m.py")
+    elif change == "nested":
+        put(git_repo, f"{SDK}/nested/m.py")
+        commit_all(git_repo / SDK / "nested")
+        (git_repo / SDK / "nested" / "m.py").write_text("edited")
+    found = make_selection(git_repo).find_changed()
+    assert found == select(git_repo).changed
+    assert bool(found) is (change in {"edit", "new", "stage", "nested"})
+
+
+def test_outside_git_nothing_has_changed(source_tree: Path) -> None:
+    assert make_selection(source_tree, include=["*"]).find_changed() == []
+
+
 def test_a_file_that_git_was_told_to_forget_and_ignore_is_left_out(git_repo: Path) -> None:
     put(git_repo, f"{SDK}/private.txt")
     commit_all(git_repo)
