@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.discovery import find_engine
-from buildkit.engine import Engine, run_engine
 from tests.engine.services import (
     TRUST_VARIABLES,
     fetch_buildx,
+    import_image,
     make_base_rootfs,
     make_tiny_rootfs,
     require,
@@ -27,6 +27,7 @@ from tests.engine.services import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from buildkit.engine import Engine
     from tests.engine.services import MakeArchive
 
 
@@ -123,10 +124,3 @@ def make_archive(tmp_path: Path) -> MakeArchive:
         return archive
 
     return make
-
-
-def import_image(engine: Engine, rootfs: Path, image: str, environment: Mapping[str, str]) -> str:
-    changes = [f"--change=ENV {name}={value}" for name, value in environment.items()]
-    output = run_engine(engine, "import", *changes, str(rootfs), image, timeout_s=300)
-    assert output.code == 0, output.stderr
-    return image

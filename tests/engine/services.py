@@ -177,6 +177,14 @@ def make_base_rootfs() -> Path:
     return tarball
 
 
+def import_image(engine: Engine, rootfs: Path, image: str, environment: Mapping[str, str]) -> str:
+    """Return `image`, made of a root file system and what its configuration says besides."""
+    changes = [f"--change=ENV {name}={value}" for name, value in environment.items()]
+    output = run_engine(engine, "import", *changes, str(rootfs), image, timeout_s=300)
+    assert output.code == 0, output.stderr
+    return image
+
+
 def fetch_buildx(engine: Engine, base: str) -> Path:
     """Return Debian's buildx plugin, taken out of its package inside a container of that Debian."""
     plugin = find_cache() / f"docker-buildx-{SUITE}"
