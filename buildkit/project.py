@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -30,6 +31,7 @@ _TOP_LEVEL_FILES = (
     "setup.cfg",
     "hatch_build.py",
 )
+_SOURCE_LABELS = ("source", "sourcecode", "repository", "github")
 _NO_SPECS_IN = frozenset({"node_modules", "venv", "build", "dist", "__pycache__"})
 
 
@@ -81,6 +83,20 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
             found += [(below / name).as_posix() for name in names if name.endswith(".spec")]
     preferred = [path for path in found if PurePosixPath(path).name == "agent-server.spec"]
     return min(preferred or found) if preferred or len(found) == 1 else None
+
+
+def find_source_url(source: Path, members: Iterable[str]) -> str:
+    """Return where the project, or the first member that says so, is published; nothing where none does.
+
+    The keys are the labels that PyPI knows: https://docs.pypi.org/project_metadata/#project-urls.
+    """
+    for folder in (source, *(source / member for member in members)):
+        urls = _table(_load(folder), "project", "urls")
+        known = {re.sub(r"[^a-z]", "", key.lower()): url for key, url in urls.items() if isinstance(url, str)}
+        found = next((known[key] for key in _SOURCE_LABELS if key in known), None)
+        if found:
+            return found
+    return ""
 
 
 def _load(source: Path) -> dict[str, Any]:

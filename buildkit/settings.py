@@ -45,6 +45,9 @@ class Settings:
     exclude: tuple[str, ...] = _setting("", values.parse_words, "gitignore patterns of what is left out")
     git_sha: str | None = _setting("", values.parse_sha, "the commit, where git cannot tell it or tells another")
     git_ref: str | None = _setting("", values.parse_line, "OPENHANDS_BUILD_GIT_REF in the image; the commit when empty")
+    source_url: str | None = _setting(
+        "", values.parse_url, "where the source is published, for a label; the project's own URL when empty"
+    )
     allow_dirty: bool = _setting("true", values.parse_flag, "whether files that differ from the commit may be packed")
     source_date_epoch: int | None = _setting(
         "", values.parse_optional_integer, "time of every packed file, instead of the commit's"

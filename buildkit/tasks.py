@@ -29,6 +29,7 @@ _RENDERING = (
     "extra_packages",
     "features",
     "git_ref",
+    "source_url",
     "template_dir",
     "pyinstaller_spec",
     "dockerfile",

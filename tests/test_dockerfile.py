@@ -189,7 +189,7 @@ def test_features_can_be_switched_off_and_minimal_targets_have_none() -> None:
 
 def test_development_packages_are_in_source_alone() -> None:
     assert [target for target in TARGETS if "build-essential" in render(target).text] == ["source"]
-    assert [target for target in TARGETS if "--no-install-workspace --no-dev" not in render(target).text] == ["source"]
+    assert [target for target in TARGETS if "--no-install-local --no-dev" not in render(target).text] == ["source"]
 
 
 def test_extra_packages_are_installed_by_every_package_manager() -> None:

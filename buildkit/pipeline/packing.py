@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from buildkit.dockerfile import DockerfileSettings
     from buildkit.rules import Verdict
     from buildkit.session import Session
-    from buildkit.settings import Settings
 
 
 _DOCKERFILE = "Dockerfile"
@@ -39,7 +38,7 @@ def make_version(session: Session) -> Version:
     )
     version = describe_version(
         commit,
-        session.selection.select().changed,
+        session.selection.find_changed(),
         tags=settings.custom_tags,
         output_name=settings.output_name,
         commit_time=settings.source_date_epoch,
@@ -60,7 +59,7 @@ def make_dockerfile(session: Session) -> Dockerfile:
 
     settings, directory = session.settings, session.directory
     version = load_state(directory, Version)
-    wanted = _describe_image(settings)
+    wanted = _describe_image(session)
     git_ref = settings.git_ref or version.sha or "unknown"
     template_dir = session.template_dir
     if settings.dockerfile:
@@ -140,9 +139,11 @@ def explain_path(session: Session, path: str) -> tuple[str, Verdict]:
     return inside, session.selection.explain(inside)
 
 
-def _describe_image(settings: Settings) -> DockerfileSettings:
+def _describe_image(session: Session) -> DockerfileSettings:
     from buildkit.dockerfile import DockerfileSettings
+    from buildkit.project import find_source_url
 
+    settings = session.settings
     return DockerfileSettings(
         target=settings.target,
         base_image=settings.base_image,
@@ -152,6 +153,7 @@ def _describe_image(settings: Settings) -> DockerfileSettings:
         server_module=settings.server_module,
         server_name=settings.server_name,
         server_port=settings.server_port,
+        source_url=settings.source_url or find_source_url(session.source, session.project.members),
     )
 
 
