@@ -30,6 +30,13 @@ README = (ROOT / "README.md").read_text("utf-8")
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 # Read beside the settings, and named in a sentence of their own.
 OTHER_VARIABLES = {"GITHUB_SHA", "GITHUB_OUTPUT", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"}
+BUILD_ARGUMENTS = dict(
+    re.findall(
+        r'^ARG (\w+)=\{\{ build_args\.\w+ \| default\("(.*?)"\)',
+        (ROOT / "templates/Dockerfile.j2").read_text("utf-8"),
+        re.MULTILINE,
+    )
+)
 NO_VARIABLES = {"IMAGE", "LICENSE"}
 MODULES = sorted(
     "buildkit." + path.relative_to(Path(buildkit.__file__).parent).with_suffix("").as_posix().replace("/", ".")
@@ -99,9 +106,18 @@ def test_table_of_exit_codes_is_that_of_the_code() -> None:
 
 
 def test_every_variable_in_the_readme_exists() -> None:
-    known = {name for name, _, _ in list_settings()} | OTHER_VARIABLES | NO_VARIABLES
+    known = {name for name, _, _ in list_settings()} | OTHER_VARIABLES | NO_VARIABLES | set(BUILD_ARGUMENTS)
     inline = set(re.findall(r"`([A-Z][A-Z_]+)(?:=[^`]*)?`", README))
     assert not {name for name in inline - known if not name.startswith("OPENHANDS_")}
+
+
+def test_the_readme_has_the_defaults_of_the_build_arguments() -> None:
+    given = dict(
+        re.findall(r"^\| `(\w+)` \| `?([^`|]*?)`? \|", README.partition("Build arguments of")[2], re.MULTILINE)
+    )
+    fixed = {name: default for name, default in BUILD_ARGUMENTS.items() if re.fullmatch(r"[0-9][0-9a-z.]+", default)}
+    assert fixed
+    assert {name: given.get(name) for name in fixed} == fixed
 
 
 def test_every_flag_in_the_readme_is_one_of_its_task() -> None:
