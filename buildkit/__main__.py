@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 
@@ -10,8 +11,11 @@ def main() -> None:
     # Until a task listens to signals itself, Ctrl-C ends us at once; Python would show a traceback of its imports.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()  # what importing makes is no garbage, and to look for it takes a good part of a short run
     from buildkit.program import run
 
+    gc.freeze()
+    gc.enable()
     run()
 
 
