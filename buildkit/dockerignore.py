@@ -9,8 +9,10 @@ from __future__ import annotations
 import posixpath
 import re
 
+from buildkit.globs import ANYTHING, FOLDERS, NAME_PART, join_parts
+
 _WILDCARDS = {
-    "*": "[^/]*",
+    "*": NAME_PART,
     "?": "[^/]",
     "^": "^",  # docker leaves it to its regular expression, where it is an anchor
 }
@@ -29,14 +31,14 @@ def translate_pattern(pattern: str) -> str:
     Raises:
         ValueError: Docker refuses the pattern, or reads it as something that it does not say.
     """
-    parts = []
+    parts: list[str] = []
     position = 0
     while position < len(pattern):
         char = pattern[position]
         position += 1
         if pattern.startswith("*", position) and char == "*":
             position += 2 if pattern.startswith("/", position + 1) else 1
-            parts.append("(?:.*/)?" if position < len(pattern) else ".*")
+            parts.append(FOLDERS if position < len(pattern) else ANYTHING)
         elif char == "[":
             text, position = _translate_class(pattern, position)
             parts.append(text)
@@ -45,7 +47,7 @@ def translate_pattern(pattern: str) -> str:
             position += 1
         else:
             parts.append(_WILDCARDS.get(char) or re.escape(char))
-    return "".join(parts)
+    return join_parts(parts)
 
 
 def _translate_escape(char: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import warnings
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,7 +96,7 @@ class IgnoreRules:
 
     @cached_property
     def _compiled(self) -> list[re.Pattern[str]]:
-        return [re.compile(expression) for expression in self._expressions]
+        return [compile_quietly(expression) for expression in self._expressions]
 
 
 def parse_dockerignore(text: str, source: str) -> IgnoreRules:
@@ -158,11 +159,18 @@ def parse_lines(
     return rules, expressions
 
 
+def compile_quietly(expression: str) -> re.Pattern[str]:
+    """Return the compiled expression; that a later Python may read `[[` otherwise is no news for a user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return re.compile(expression)
+
+
 def _join_runs(rules: Sequence[Rule], expressions: Sequence[str]) -> Iterator[tuple[Callable[[str], object], bool]]:
     """Yield each run of rules with one sign as the matcher of all of them, and whether they exclude."""
     pairs = zip(rules, expressions, strict=True)
     for include, run in groupby(pairs, key=lambda pair: pair[0].include):
-        yield re.compile(_join([expression for _, expression in run])).match, not include
+        yield compile_quietly(_join([expression for _, expression in run])).match, not include
 
 
 def _join(expressions: Iterable[str]) -> str:
