@@ -60,6 +60,13 @@ def test_every_folder_is_read_back(path: str) -> None:
     assert (member.name, member.isdir(), member.mode) == (path, True, 0o755)
 
 
+def test_checksum_of_the_heaviest_header() -> None:
+    heaviest = "\udcff" * 100
+    assert read_back(format_symlink(heaviest, heaviest, 8**11 - 1))[0].linkname == heaviest
+    prefixed = "\x7f" * 155 + "/" + "\x7f" * 100
+    assert read_back(format_symlink(prefixed, "\x7f" * 100, 8**11 - 1))[0].name == prefixed
+
+
 @pytest.mark.parametrize(
     ("path", "extended"),
     [
