@@ -224,7 +224,7 @@ def test_env_folder_is_refused(tmp_path: Path) -> None:
         read_env_file(tmp_path / ".env", {})
 
 
-@given(st.text(st.characters(exclude_characters="'\\\0", exclude_categories=("Cs",)), min_size=1))
+@given(st.text(st.characters(exclude_characters="'\\\0", exclude_categories=["Cs"]), min_size=1))
 def test_single_quotes_keep_any_text(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
     found = read(tmp_path_factory.getbasetemp(), f"A='{value}'\n")
     assert found["A"] == value

@@ -95,7 +95,9 @@ TEXTS = st.lists(PIECES, max_size=9).map("".join)
 REFERENCES = st.builds(
     Reference,
     registry=st.sampled_from([None, "localhost", "r.io", "A.B:80", "[::1]:5000"]),
-    repository=st.lists(st.sampled_from(["a", "b--c", "d.e__f"]), min_size=1, max_size=3).map("/".join),
+    repository=st.lists(st.sampled_from(["a", "b--c", "d.e__f"]), max_size=3).map(
+        lambda words: "/".join(["x", *words])
+    ),
     tag=st.sampled_from([None, "1", "_", "x" * 128]),
     digest=st.sampled_from([None, f"sha256:{ZEROS}"]),
 )

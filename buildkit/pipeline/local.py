@@ -82,11 +82,14 @@ def make_manifest(session: Session, image: str | None) -> str:
     """Return the manifest that starts an image: the one given, else what `wait` or `build` recorded; saved."""
     from buildkit.atomic import write_file
     from buildkit.manifest import render_manifest
+    from buildkit.reference import parse_reference
 
     settings, directory = session.settings, session.directory
     digest = None
     if image is None:
         image, digest = _find_image(session)
+    else:
+        parse_reference(image, "--image")
     dockerfile = find_state(directory, Dockerfile)
     text = render_manifest(
         image,

@@ -136,6 +136,8 @@ def explain_path(session: Session, path: str) -> tuple[str, Verdict]:
     inside = os.path.normpath(path)
     if typed.is_relative_to(session.source) and os.path.lexists(typed):
         inside = typed.relative_to(session.source).as_posix()
+    if os.path.isabs(inside):
+        raise LocalError(f"not in the source directory: {path}", "give a path below SOURCE_DIR")
     return inside, session.selection.explain(inside)
 
 
