@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import posixpath
 import stat
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit import tar
-from buildkit.compressor import BLOCK_BYTES, Compressor, GzipWriter
+from buildkit.compressor import Compressor, GzipWriter
 from buildkit.errors import FileChanged, FileVanished, LocalError
 from buildkit.facts import StatFacts
+from buildkit.stream import TarStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +22,6 @@ _MAX_NAMED = 10
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BECAME_SPECIAL = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
 _AGAIN = "run `invoke context` again"
-
-
-class SecretFound(Exception):
-    """The secret is in the tar."""
 
 
 class PackedArchive(NamedTuple):
@@ -69,7 +65,7 @@ def pack_archive(
         LocalError: Files cannot be read, or a link leaves the tree.
     """
     with GzipWriter(file, compressor) as gzip:
-        stream = _TarStream(gzip, secret, progress)
+        stream = TarStream(gzip, secret, progress)
         packer = _Packer(source, stream, mtime)
         packer.pack(files, generated)
         stream.finish()
@@ -82,81 +78,10 @@ def pack_archive(
     )
 
 
-class _TarStream:
-    """Cuts what is written into fixed blocks, digests them and looks for the secret in them."""
-
-    def __init__(self, gzip: GzipWriter, secret: bytes, progress: Callable[[int], None]) -> None:
-        self.sha256 = hashlib.sha256()
-        self._gzip = gzip
-        self._secret = secret
-        self._tail = b""
-        self._progress = progress
-        self._sent = 0
-        self._block = gzip.take_block()
-        self._used = 0
-
-    @property
-    def size_bytes(self) -> int:
-        return self._sent + self._used
-
-    def write(self, data: bytes) -> None:
-        end = self._used + len(data)
-        if end < BLOCK_BYTES:
-            self._block[self._used : end] = data
-            self._used = end
-            return
-        start = 0
-        while start < len(data):
-            piece = data[start : start + BLOCK_BYTES - self._used]
-            self._block[self._used : self._used + len(piece)] = piece
-            start += len(piece)
-            self._advance(len(piece))
-
-    def read_from(self, descriptor: int, size: int) -> int:
-        """Return how many of the next `size` bytes of an open file there were; they are written."""
-        left = size
-        while left:
-            room = min(left, BLOCK_BYTES - self._used)
-            count = os.readv(descriptor, [memoryview(self._block)[self._used : self._used + room]])
-            if not count:
-                break
-            left -= count
-            self._advance(count)
-        return size - left
-
-    def finish(self) -> None:
-        self.write(tar.format_end(self.size_bytes))
-        if self._used:
-            self._send()
-
-    def _advance(self, count: int) -> None:
-        self._used += count
-        if self._used == BLOCK_BYTES:
-            self._send()
-            self._block = self._gzip.take_block()
-
-    def _send(self) -> None:
-        with memoryview(self._block)[: self._used] as filled:
-            self.sha256.update(filled)
-        if self._secret:
-            self._refuse_secret()
-        self._gzip.write(self._block, self._used)
-        self._sent += self._used
-        self._used = 0
-        self._progress(self._sent)
-
-    def _refuse_secret(self) -> None:
-        overlap = len(self._secret) - 1
-        seam = self._tail + bytes(self._block[: min(overlap, self._used)])
-        if self._secret in seam or self._block.find(self._secret, 0, self._used) != -1:
-            raise SecretFound
-        self._tail = bytes(self._block[max(self._used - overlap, 0) : self._used])
-
-
 class _Packer:
     """Reads each file once, in order, and notices what changes meanwhile."""
 
-    def __init__(self, source: Path, stream: _TarStream, mtime: int) -> None:
+    def __init__(self, source: Path, stream: TarStream, mtime: int) -> None:
         self.facts = StatFacts()
         self._prefix = f"{source}/"
         self._root = os.path.realpath(source)

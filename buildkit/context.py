@@ -8,13 +8,14 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.archive import PackedArchive, SecretFound, pack_archive
+from buildkit.archive import PackedArchive, pack_archive
 from buildkit.atomic import open_replacing
 from buildkit.display import format_size
 from buildkit.errors import FileChanged, FileVanished, LocalError
 from buildkit.facts import gather_facts
 from buildkit.models import BuildContext
 from buildkit.sizes import name_largest, read_sizes
+from buildkit.stream import SecretFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.archive import PackedArchive, SecretFound, pack_archive
+from buildkit.archive import PackedArchive, pack_archive
 from buildkit.compressor import BLOCK_BYTES, find_compressor
 from buildkit.errors import FileChanged, FileVanished, LocalError
+from buildkit.stream import SecretFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
