@@ -184,7 +184,7 @@ class Command:
         """
         environment = {name: value for name, value in (self.environment | settings).items() if value is not None}
         before = self._list_world()
-        streams = (tempfile.TemporaryFile(), tempfile.TemporaryFile())
+        streams = (tempfile.TemporaryFile(), tempfile.TemporaryFile())  # noqa: SIM115 - closed in `wait`
         folder = folder or self.checkout
         target = streams[0].fileno() if stdout is None else stdout
         started = time.monotonic()
@@ -277,7 +277,9 @@ def _read_plain(path: Path) -> Iterator[bytes]:
 
 def _find_controls(data: bytes) -> list[str]:
     text = data.decode("utf-8", "surrogateescape")
-    return [char for char in text if char not in "\n\t" and unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}]
+    return [
+        char for char in text if char not in "\n\t" and unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    ]
 
 
 def _wait_for_process(process: subprocess.Popen[bytes]) -> Any:
@@ -303,7 +305,6 @@ def _order_run(path: str, order: Mapping[str, Any], stdout: int, stderr: int) ->
     def wait(timeout_s: float) -> int:
         connection.settimeout(timeout_s)
         with connection, answers:
-            code = int(answers.readline())
-        return code
+            return int(answers.readline())
 
     return pid, wait

@@ -61,7 +61,7 @@ class Ledger:
             f"kills: torn {len(self.torn)} of {self.kills}",
             f"builds started twice: {self.builds_started_twice} (of {self.builds_started} started)",
             f"resumed from a saved build ID: {self.resumed} of {self.resumable}",
-            f"secret hits: {len(self.secret_hits)} (in {self.searched_bytes / 1e6:.0f} MB of output of {self.runs} runs)",
+            f"secret hits: {len(self.secret_hits)} (in {self.searched_bytes / 1e6:.0f} MB from {self.runs} runs)",
             f"outside files touched: {len(self.outside_touched)}",
             f"requests to other servers: {self.foreign_requests}",
             f"raw control characters printed: {self.raw_controls}",

@@ -61,7 +61,9 @@ def test_29_full_disk_leaves_the_old_context_as_it_was(command: Command, small_d
     assert not [name for name in command.list_output() if name.startswith(".tmp-")]
 
 
-def test_29_full_disk_before_the_upload_sends_nothing(command: Command, server: RuntimeApiServer, small_disk: Path) -> None:
+def test_29_full_disk_before_the_upload_sends_nothing(
+    command: Command, server: RuntimeApiServer, small_disk: Path
+) -> None:
     command.outputs = [small_disk / "out"]
     command.environment["OUTPUT_DIR"] = str(small_disk / "out")
     command.run("all").expect(0)
@@ -127,13 +129,13 @@ def _edit(field: str, value: Any) -> Any:
 
 
 DAMAGE = {
-    "empty": lambda data: b"",
+    "empty": lambda _: b"",
     "cut": lambda data: data[: len(data) // 2],
-    "array": lambda data: b"[]",
-    "null": lambda data: b"null",
-    "deep": lambda data: b"[" * 100_000,
-    "digits": lambda data: b'{"schema": ' + b"1" * 5000 + b"}",
-    "binary": lambda data: b"\xff\xfe\0",
+    "array": lambda _: b"[]",
+    "null": lambda _: b"null",
+    "deep": lambda _: b"[" * 100_000,
+    "digits": lambda _: b'{"schema": ' + b"1" * 5000 + b"}",
+    "binary": lambda _: b"\xff\xfe\0",
     "schema": _edit("schema", 2),
     "made_from": _edit("made_from", {"version.json": 1}),
 }
@@ -141,7 +143,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", MAKERS)
-def test_32_damaged_state_names_the_task_that_makes_it(command: Command, server: RuntimeApiServer, name: str, damage: str) -> None:
+def test_32_damaged_state_names_the_task_that_makes_it(
+    command: Command, server: RuntimeApiServer, name: str, damage: str
+) -> None:
     command.use(server)
     command.run("all").expect(0)
     path = command.output / name
@@ -164,7 +168,9 @@ def test_32_damaged_state_names_the_task_that_makes_it(command: Command, server:
         ("dockerfile.json", "build_args", [1]),
     ],
 )
-def test_32_edited_state_is_found_before_anything_is_sent(command: Command, server: RuntimeApiServer, name: str, field: str, value: Any) -> None:
+def test_32_edited_state_is_found_before_anything_is_sent(
+    command: Command, server: RuntimeApiServer, name: str, field: str, value: Any
+) -> None:
     for step in STEPS:
         command.run(step).expect(0)
     path = command.output / name

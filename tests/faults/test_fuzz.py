@@ -10,30 +10,63 @@ import re
 import signal
 import string
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from buildkit.config import load_settings
 from buildkit.dockerignore import clean_pattern, translate_pattern
-from buildkit.ignore import parse_dockerignore
-from buildkit.errors import RuntimeBuildError, SettingError
+from buildkit.errors import SettingError
 from buildkit.gitignore import parse_gitignore
+from buildkit.ignore import parse_dockerignore
 from buildkit.reference import check_tag, parse_reference
 from tests.misbehaviour import send
 from tests.runtime_api import KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.faults.harness import Command
-    from tests.runtime_api import RuntimeApiServer
+    from tests.runtime_api import Exchange, RuntimeApiServer
 
 pytestmark = pytest.mark.fault
 
 INSIDE = "openhands-sdk/openhands/sdk"
-SPICE = ["\0", "\n", "\r", "\x1b[31m", "\u202e", "\ud800", "$", "${X}", "\\", "'", '"', "=", "#", " ", "\t", "/", "..", ":", "@", "é", "١", "*", "**", "!", "[", "]", "[^", "?", "{{", "%", KEY]
+SPICE = [
+    "\0",
+    "\n",
+    "\r",
+    "\x1b[31m",
+    "\u202e",
+    "\ud800",
+    "$",
+    "${X}",
+    "\\",
+    "'",
+    '"',
+    "=",
+    "#",
+    " ",
+    "\t",
+    "/",
+    "..",
+    ":",
+    "@",
+    "é",
+    "\u0661",
+    "*",
+    "**",
+    "!",
+    "[",
+    "]",
+    "[^",
+    "?",
+    "{{",
+    "%",
+    KEY,
+]
 
 
 @contextmanager
@@ -50,6 +83,15 @@ def deadline(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def find_refusal(call: Callable[[], object]) -> str:
+    """Return what a call refuses and why; empty where it takes what it is given. Any other error is raised."""
+    try:
+        call()
+    except SettingError as error:
+        return error.message + error.fix
+    return ""
 
 
 def mix(draw: random.Random, words: list[str], most: int = 12) -> str:
@@ -89,7 +131,9 @@ def odd_answer(draw: random.Random) -> bytes:
     """Return the bytes of an answer, mutated in its body, its head, or both."""
     body = json.dumps(odd_json(draw)).encode()
     status = draw.choice([100, 103, 200, 201, 202, 204, 302, 400, 404, 413, 429, 500, 503, 599, 777])
-    extra = draw.choice(["", "Retry-After: -5\r\n", "Content-Encoding: gzip\r\n", "Transfer-Encoding: chunked\r\n", "Location: //x\r\n"])
+    extra = draw.choice(
+        ["", "Retry-After: -5\r\n", "Content-Encoding: gzip\r\n", "Transfer-Encoding: chunked\r\n", "Location: //x\r\n"]
+    )
     head = f"HTTP/1.1 {status} OK\r\n{extra}Content-Length: {len(body)}\r\n\r\n".encode()
     kind = draw.randrange(4)
     if kind == 0:
@@ -105,7 +149,11 @@ def odd_answer(draw: random.Random) -> bytes:
 @pytest.mark.parametrize("seed", range(8))
 def test_49_mutated_answers_end_in_two_lines(command: Command, server: RuntimeApiServer, name: str, seed: int) -> None:
     draw = random.Random(f"{name} {seed}")
-    server.always(name, lambda exchange: send(odd_answer(draw))(exchange))
+
+    def misbehave(exchange: Exchange) -> None:
+        send(odd_answer(draw))(exchange)
+
+    server.always(name, misbehave)
     if name == "GET /build_logs":
         server.statuses[0] = "FAILURE"
     command.use(server, BUILD_TIMEOUT="60", STALL_TIMEOUT="1")
@@ -117,7 +165,21 @@ def test_49_mutated_answers_end_in_two_lines(command: Command, server: RuntimeAp
     server.builds.clear()  # FORCE asks for as many as it likes
 
 
-ENV_WORDS = ["TARGET", "BASE_IMAGE", "CUSTOM_TAGS", "RUNTIME_API_KEY", "export ", "=source\n", "=", "\n", "a", "'", '"', "debian", "# x\n"]
+ENV_WORDS = [
+    "TARGET",
+    "BASE_IMAGE",
+    "CUSTOM_TAGS",
+    "RUNTIME_API_KEY",
+    "export ",
+    "=source\n",
+    "=",
+    "\n",
+    "a",
+    "'",
+    '"',
+    "debian",
+    "# x\n",
+]
 
 
 def test_2_mutated_env_files_are_read_or_refused(tmp_path: Path) -> None:
@@ -126,19 +188,18 @@ def test_2_mutated_env_files_are_read_or_refused(tmp_path: Path) -> None:
         for _ in range(1500):
             text = mix(draw, ENV_WORDS, 30).encode("utf-8", "surrogatepass")
             (tmp_path / ".env").write_bytes(text)
-            try:
-                load_settings({}, {}, tmp_path, {})
-            except SettingError as error:
-                shown = error.message + error.fix
-                assert error.message.isprintable(), text
-                assert f"RUNTIME_API_KEY={KEY}" not in shown, text
+            refusal = find_refusal(partial(load_settings, {}, {}, tmp_path, {}))
+            assert refusal.isprintable(), text
+            assert f"RUNTIME_API_KEY={KEY}" not in refusal, text
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_2_mutated_env_file_of_a_run_shows_no_key(command: Command, seed: int) -> None:
     draw = random.Random(seed)
     path = command.checkout / ".env"
-    whole = f"TARGET=source\nRUNTIME_API_URL=https://example.invalid\nRUNTIME_API_KEY='{KEY}'\nCUSTOM_TAGS=a,b\n".encode()
+    whole = (
+        f"TARGET=source\nRUNTIME_API_URL=https://example.invalid\nRUNTIME_API_KEY='{KEY}'\nCUSTOM_TAGS=a,b\n".encode()
+    )
     path.write_bytes(mutate(draw, whole).replace(b"TARGET=source", b"TARGET=source", 1))
     command.planted.add(path)
     run = command.run("version")
@@ -147,22 +208,37 @@ def test_2_mutated_env_file_of_a_run_shows_no_key(command: Command, seed: int) -
 
 def test_6_mutated_references_and_tags_are_taken_or_refused() -> None:
     draw = random.Random(6)
-    words = ["a", "b1", "docker.io", "localhost", ":5000", "/", ":", "latest", "@sha256:", "0" * 64, "-", "_", "__", "."]
+    words = [
+        "a",
+        "b1",
+        "docker.io",
+        "localhost",
+        ":5000",
+        "/",
+        ":",
+        "latest",
+        "@sha256:",
+        "0" * 64,
+        "-",
+        "_",
+        "__",
+        ".",
+    ]
     allowed = set(string.ascii_letters + string.digits + "._-/:@[]+")
     with deadline(60):
         for _ in range(6000):
             text = mix(draw, words)
             for parse in (parse_reference, check_tag):
-                try:
-                    taken = str(parse(text))
-                except SettingError as error:
-                    assert error.message.isprintable()
-                else:
-                    assert taken == text
+                refusal = find_refusal(partial(parse, text))
+                assert refusal.isprintable()
+                if not refusal:
+                    assert str(parse(text)) == text
                     assert set(text) <= allowed
 
 
-@pytest.mark.parametrize("text", ["a" * 100_000, "a/" * 50_000, "a-" * 50_000, "a." * 50_000, "[" * 50_000, "a:" * 50_000])
+@pytest.mark.parametrize(
+    "text", ["a" * 100_000, "a/" * 50_000, "a-" * 50_000, "a." * 50_000, "[" * 50_000, "a:" * 50_000]
+)
 def test_6_long_reference_is_refused_at_once(text: str) -> None:
     with deadline(5):
         for parse in (parse_reference, check_tag):
@@ -180,16 +256,19 @@ def test_28_mutated_ignore_files_decide_or_are_refused() -> None:
     with deadline(120):
         for _ in range(800):
             text = mix(draw, words, 25)
-            for parse in (lambda: parse_dockerignore(text, ".dockerignore"), lambda: parse_gitignore(text.split("\n"), "EXCLUDE")):
-                try:
-                    rules = parse()
-                    for path in PATHS:
-                        rules.excludes(path)
-                except RuntimeBuildError as error:
-                    assert error.message.isprintable()
+            for parse in (
+                partial(parse_dockerignore, text, ".dockerignore"),
+                partial(parse_gitignore, text.split("\n"), "EXCLUDE"),
+            ):
+                refusal = find_refusal(parse)
+                assert refusal.isprintable()
+                for path in () if refusal else PATHS:
+                    parse().excludes(path)
 
 
-@pytest.mark.parametrize("pattern", ["*a" * 40, "**/" * 40 + "x", "a*" * 60 + "b", "[a-z]*" * 30, "**a" * 30, "?*" * 40])
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 40, "**/" * 40 + "x", "a*" * 60 + "b", "[a-z]*" * 30, "**a" * 30, "?*" * 40]
+)
 def test_28_pattern_that_could_backtrack_is_decided_in_time(command: Command, pattern: str) -> None:
     (command.checkout / ".dockerignore").write_text(pattern + "\n")
     deep = command.checkout / INSIDE / "/".join(["a" * 40] * 5)

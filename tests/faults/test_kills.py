@@ -175,7 +175,9 @@ def test_46_build_found_by_hand_can_be_waited_for(command: Command, server: Runt
     assert run.out.strip()
 
 
-def test_31_run_that_is_started_again_after_ctrl_c_takes_up_the_same_build(command: Command, server: RuntimeApiServer) -> None:
+def test_31_run_that_is_started_again_after_ctrl_c_takes_up_the_same_build(
+    command: Command, server: RuntimeApiServer
+) -> None:
     command.use(server)
     server.statuses.clear()
     server.statuses.extend(["PENDING"])
@@ -200,7 +202,9 @@ def wait_until(condition: Callable[[], object]) -> None:
 SIGNALS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-def signal_at(command: Command, number: signal.Signals, ready: Callable[[], object], task: str = "all", **options: Any) -> Run:
+def signal_at(
+    command: Command, number: signal.Signals, ready: Callable[[], object], task: str = "all", **options: Any
+) -> Run:
     """Send the signal as soon as `ready`; the run ends within 2 s with the signal's code and nothing half-done."""
     running = command.start(task, **options)
     wait_until(lambda: ready() or running.read_err().startswith("error"))
@@ -246,7 +250,9 @@ def _list_temporaries(command: Command) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_31_signal_within_the_upload_takes_the_intent_back(command: Command, server: RuntimeApiServer, number: signal.Signals) -> None:
+def test_31_signal_within_the_upload_takes_the_intent_back(
+    command: Command, server: RuntimeApiServer, number: signal.Signals
+) -> None:
     (command.checkout / INSIDE / "big.bin").write_bytes(os.urandom(20_000_000))
     command.use(server)
     server.script("POST /build", stop_reading)
@@ -257,7 +263,9 @@ def test_31_signal_within_the_upload_takes_the_intent_back(command: Command, ser
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_31_signal_after_the_whole_upload_keeps_the_intent(command: Command, server: RuntimeApiServer, number: signal.Signals) -> None:
+def test_31_signal_after_the_whole_upload_keeps_the_intent(
+    command: Command, server: RuntimeApiServer, number: signal.Signals
+) -> None:
     command.use(server)
     server.script("POST /build", stay_silent)
     signal_at(command, number, lambda: server.whole_bodies)
@@ -280,7 +288,9 @@ def test_31_signal_between_tries_ends_soon(command: Command, server: RuntimeApiS
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_31_signal_while_waiting_shows_the_build_id(command: Command, server: RuntimeApiServer, number: signal.Signals) -> None:
+def test_31_signal_while_waiting_shows_the_build_id(
+    command: Command, server: RuntimeApiServer, number: signal.Signals
+) -> None:
     command.use(server)
     server.statuses.clear()
     server.statuses.append("RUNNING")
@@ -289,7 +299,9 @@ def test_31_signal_while_waiting_shows_the_build_id(command: Command, server: Ru
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_31_signal_while_a_poll_hangs_shows_the_build_id(command: Command, server: RuntimeApiServer, number: signal.Signals) -> None:
+def test_31_signal_while_a_poll_hangs_shows_the_build_id(
+    command: Command, server: RuntimeApiServer, number: signal.Signals
+) -> None:
     command.use(server)
     server.always("GET /build_status", stay_silent)
     run = signal_at(command, number, lambda: server.count("GET /build_status"))
@@ -326,7 +338,7 @@ def test_31_first_ctrl_c_on_a_terminal_shows_id_and_command(command: Command, se
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - a single call to the system
     )
     os.close(terminal)
     shown = b""
@@ -337,5 +349,7 @@ def test_31_first_ctrl_c_on_a_terminal_shows_id_and_command(command: Command, se
             shown += piece
     os.close(main)
     assert process.wait(HANG_S) == 130, shown.decode()
-    assert re.search(rb"error: interrupted\r\nfix:   the build build-1 goes on; `invoke wait --build-id build-1`", shown)
+    assert re.search(
+        rb"error: interrupted\r\nfix:   the build build-1 goes on; `invoke wait --build-id build-1`", shown
+    )
     assert b"Traceback" not in shown

@@ -42,7 +42,9 @@ VIRTUAL = {"virtual_time": True}
 NOT_STARTED, UNKNOWN = 4, 5
 
 
-def fail_upload(command: Command, server: RuntimeApiServer, code: int, *texts: str, started: int = 0, **settings: str) -> Run:
+def fail_upload(
+    command: Command, server: RuntimeApiServer, code: int, *texts: str, started: int = 0, **settings: str
+) -> Run:
     """Run everything up to an upload that fails; the intent stays only where the outcome is not known."""
     command.use(server)
     run = command.run("all", order=VIRTUAL, **settings).expect(code, *texts)
@@ -120,7 +122,9 @@ def test_36_netrc_adds_no_authorization(command: Command, server: RuntimeApiServ
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("name", [POST, STATUS, "GET /registry_prefix"])
-def test_37_redirect_is_not_followed_and_its_target_scrubbed(command: Command, server: RuntimeApiServer, name: str, status: int) -> None:
+def test_37_redirect_is_not_followed_and_its_target_scrubbed(
+    command: Command, server: RuntimeApiServer, name: str, status: int
+) -> None:
     with RuntimeApiServer() as other:
         location = f"http://me:secret-of-mine@localhost:{other.port}/path?token=secret-of-mine"
         server.script(name, answer(status, b"", {"Location": location}))
@@ -133,7 +137,9 @@ def test_37_redirect_is_not_followed_and_its_target_scrubbed(command: Command, s
 
 
 @pytest.mark.parametrize(("status", "headers"), [(301, {}), (307, {}), (204, {}), (206, {}), (299, {}), (304, {})])
-def test_38_status_that_says_nothing_is_unknown(command: Command, server: RuntimeApiServer, status: int, headers: dict[str, str]) -> None:
+def test_38_status_that_says_nothing_is_unknown(
+    command: Command, server: RuntimeApiServer, status: int, headers: dict[str, str]
+) -> None:
     server.script(POST, answer(status, b"", headers))
     fail_upload(command, server, UNKNOWN, str(status))
 
@@ -146,8 +152,13 @@ def test_39_refusal_shows_the_detail_in_bounds(command: Command, server: Runtime
     assert server.count(POST) == 2
 
 
-@pytest.mark.parametrize(("headers", "posts"), [({"Retry-After": "7"}, 6), ({"Retry-After": "4000"}, 1), ({"Retry-After": "soon"}, 6), ({}, 6)])
-def test_40_busy_server_is_asked_again_within_reason(command: Command, server: RuntimeApiServer, headers: dict[str, str], posts: int) -> None:
+@pytest.mark.parametrize(
+    ("headers", "posts"),
+    [({"Retry-After": "7"}, 6), ({"Retry-After": "4000"}, 1), ({"Retry-After": "soon"}, 6), ({}, 6)],
+)
+def test_40_busy_server_is_asked_again_within_reason(
+    command: Command, server: RuntimeApiServer, headers: dict[str, str], posts: int
+) -> None:
     server.script(POST, *[answer(429, {"detail": "busy"}, headers)] * posts)
     fail_upload(command, server, NOT_STARTED, "429")
     assert server.count(POST) == posts + 1
@@ -173,7 +184,9 @@ def test_42_reset_within_the_body_is_tried_again(command: Command, server: Runti
 
 
 @pytest.mark.parametrize("behaviour", [close_after_body, reset_after_body], ids=["close", "reset"])
-def test_43_answer_lost_after_the_body_is_unknown(command: Command, server: RuntimeApiServer, behaviour: Behaviour) -> None:
+def test_43_answer_lost_after_the_body_is_unknown(
+    command: Command, server: RuntimeApiServer, behaviour: Behaviour
+) -> None:
     server.script(POST, behaviour)
     fail_upload(command, server, UNKNOWN, started=1)
 
@@ -243,7 +256,9 @@ def test_48_missing_build_has_a_minute(command: Command, server: RuntimeApiServe
 
 
 @pytest.mark.parametrize("fault", [name for name in POLL_FAULTS if name not in {"404", "huge", "bomb", "429"}])
-def test_49_server_that_never_makes_sense_is_left_at_the_deadline(command: Command, server: RuntimeApiServer, fault: str) -> None:
+def test_49_server_that_never_makes_sense_is_left_at_the_deadline(
+    command: Command, server: RuntimeApiServer, fault: str
+) -> None:
     server.always(STATUS, POLL_FAULTS[fault])
     command.use(server)
     command.run("all", order=VIRTUAL, BUILD_TIMEOUT="120").expect(7, "120 s", "wait --build-id build-1")
@@ -258,7 +273,25 @@ def test_50_drip_is_cut_at_the_limit_of_the_request(command: Command, server: Ru
     assert run.seconds < 20
 
 
-BAD_IDS: list[Any] = [None, [], {}, True, False, "", " ", "a b", "a\n", "\x1b", "x" * 257, 1.5, "\u0661", "a?b", "a&b=c", [1], "\ud800"]
+BAD_IDS: list[Any] = [
+    None,
+    [],
+    {},
+    True,
+    False,
+    "",
+    " ",
+    "a b",
+    "a\n",
+    "\x1b",
+    "x" * 257,
+    1.5,
+    "\u0661",
+    "a?b",
+    "a&b=c",
+    [1],
+    "\ud800",
+]
 
 
 @pytest.mark.parametrize("build_id", BAD_IDS, ids=range(len(BAD_IDS)))
@@ -309,7 +342,9 @@ def test_53_failed_build_may_be_asked_for_again(command: Command, server: Runtim
 
 
 @pytest.mark.parametrize("image", [None, "", 5, [], "a b", "\x1b"])
-def test_54_success_without_an_image_keeps_the_requested_name(command: Command, server: RuntimeApiServer, image: Any) -> None:
+def test_54_success_without_an_image_keeps_the_requested_name(
+    command: Command, server: RuntimeApiServer, image: Any
+) -> None:
     server.always(STATUS, answer(200, {"status": "SUCCESS", "image": image}))
     command.use(server)
     run = command.run("all").expect(0, "warning: ")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,8 @@ import pytest
 from tests.faults.ledger import LEDGER
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.faults.harness import Command
     from tests.runtime_api import Exchange, RuntimeApiServer
 
@@ -34,7 +35,23 @@ def refuse(command: Command, directory: str, task: str, *texts: str, folder: Pat
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
-    "directory", [".", "./", "..", "../..", "/", "//", "src/..", "../src", "../home", ".git", ".git/hooks", "../src/../src", "/tmp", "openhands-sdk"]
+    "directory",
+    [
+        ".",
+        "./",
+        "..",
+        "../..",
+        "/",
+        "//",
+        "src/..",
+        "../src",
+        "../home",
+        ".git",
+        ".git/hooks",
+        "../src/../src",
+        "/tmp",
+        "openhands-sdk",
+    ],
 )
 def test_11_folder_that_holds_more_than_output_is_refused(command: Command, directory: str, task: str) -> None:
     refuse(command, directory, task)
@@ -176,7 +193,9 @@ def test_14_running_from_a_subdirectory_changes_nothing(command: Command) -> Non
     command.run("all").expect(0)
     first = {name: (command.output / name).read_bytes() for name in command.list_output() if name != ".context-cache"}
     command.run("all", folder=command.checkout / "openhands-sdk" / "openhands").expect(0)
-    assert first == {name: (command.output / name).read_bytes() for name in command.list_output() if name != ".context-cache"}
+    assert first == {
+        name: (command.output / name).read_bytes() for name in command.list_output() if name != ".context-cache"
+    }
 
 
 def _hold(exchange: Exchange) -> None:

@@ -356,7 +356,21 @@ def test_27_header_of_the_gzip_holds_neither_time_nor_name(command: Command) -> 
     assert data[4:8] == bytes(4)
 
 
-SECRET_FILES = [".env", ".env.local", ".ENV", ".envrc", ".netrc", ".pypirc", ".git-credentials", "id_rsa", "id_ed25519", "x.p12", ".aws/credentials", ".ssh/config", ".git/config"]
+SECRET_FILES = [
+    ".env",
+    ".env.local",
+    ".ENV",
+    ".envrc",
+    ".netrc",
+    ".pypirc",
+    ".git-credentials",
+    "id_rsa",
+    "id_ed25519",
+    "x.p12",
+    ".aws/credentials",
+    ".ssh/config",
+    ".git/config",
+]
 
 
 @pytest.mark.parametrize("tracked", [True, False])

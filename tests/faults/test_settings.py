@@ -41,7 +41,9 @@ def test_1_all_missing_settings_are_named_at_once(command: Command, task: str) -
     refuse(command, "RUNTIME_API_URL", "RUNTIME_API_KEY", task=task)
 
 
-@pytest.mark.parametrize(("given", "missing"), [("RUNTIME_API_URL", "RUNTIME_API_KEY"), ("RUNTIME_API_KEY", "RUNTIME_API_URL")])
+@pytest.mark.parametrize(
+    ("given", "missing"), [("RUNTIME_API_URL", "RUNTIME_API_KEY"), ("RUNTIME_API_KEY", "RUNTIME_API_URL")]
+)
 def test_1_url_and_key_go_together_before_any_work(command: Command, given: str, missing: str) -> None:
     value = {"RUNTIME_API_URL": "https://example.com", "RUNTIME_API_KEY": KEY}[given]
     refuse(command, f"{missing} is not", **{given: value})
@@ -121,13 +123,17 @@ def test_4_escaped_newline_in_the_env_file_is_refused(command: Command) -> None:
     refuse(command, "BASE_IMAGE", "\\n")
 
 
-@pytest.mark.parametrize("name", ["SERVER_MODULE", "SERVER_NAME", "GIT_REF", "EXTRA_PACKAGES", "BUILD_ARGS", "IMAGE_NAME", "TARGET_IMAGE"])
+@pytest.mark.parametrize(
+    "name", ["SERVER_MODULE", "SERVER_NAME", "GIT_REF", "EXTRA_PACKAGES", "BUILD_ARGS", "IMAGE_NAME", "TARGET_IMAGE"]
+)
 def test_4_no_other_value_can_add_a_line(command: Command, name: str) -> None:
     value = "A=b\x1bRUN evil" if name == "BUILD_ARGS" else "a\x1bRUN evil"
     refuse(command, name, **{name: value})
 
 
-@pytest.mark.parametrize("value", ["ubuntu", "debian:12", "ghcr.io/a/b:1@sha256:" + "0" * 64, "localhost:5000/x_y__z--a"])
+@pytest.mark.parametrize(
+    "value", ["ubuntu", "debian:12", "ghcr.io/a/b:1@sha256:" + "0" * 64, "localhost:5000/x_y__z--a"]
+)
 def test_4_real_references_are_accepted(command: Command, value: str) -> None:
     accept(command, BASE_IMAGE=value)
 
@@ -144,7 +150,9 @@ def test_5_good_tags_are_accepted(command: Command, tags: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["BASE_IMAGE", "IMAGE_NAME", "TARGET_IMAGE"])
-@pytest.mark.parametrize("value", ["a" * 256, "Upper/case", "0" * 64, "a//b", "a/", "-a", "a..b", "a@sha256:short", "\u0430"])
+@pytest.mark.parametrize(
+    "value", ["a" * 256, "Upper/case", "0" * 64, "a//b", "a/", "-a", "a..b", "a@sha256:short", "\u0430"]
+)
 def test_6_bad_repository_is_refused(command: Command, name: str, value: str) -> None:
     refuse(command, name, **{name: value})
 
@@ -158,7 +166,9 @@ def test_7_undefined_template_value_is_named(command: Command) -> None:
     assert "TEMPLATE_DIR" in run.err
 
 
-@pytest.mark.parametrize("content", ["{% if %}", "{{ 1/0 }}", "{{ members.x.y }}", "{% include 'no' %}", "{{ '\\ud800' }}"])
+@pytest.mark.parametrize(
+    "content", ["{% if %}", "{{ 1/0 }}", "{{ members.x.y }}", "{% include 'no' %}", "{{ '\\ud800' }}"]
+)
 def test_7_template_that_is_wrong_is_exit_2(command: Command, content: str) -> None:
     (command.world / "templates").mkdir()
     (command.world / "templates" / "Dockerfile.j2").write_text(content)
@@ -198,18 +208,24 @@ def test_8_what_is_no_plain_url_is_refused(command: Command, url: str) -> None:
     refuse(command, "RUNTIME_API_URL", RUNTIME_API_URL=url, RUNTIME_API_KEY=KEY)
 
 
-@pytest.mark.parametrize("url", [f"https://user:{KEY}@example.com", "https://user@example.com", "https://:pw-of-mine@h/x"])
+@pytest.mark.parametrize(
+    "url", [f"https://user:{KEY}@example.com", "https://user@example.com", "https://:pw-of-mine@h/x"]
+)
 def test_8_user_and_password_are_refused_and_masked(command: Command, url: str) -> None:
     run = refuse(command, "RUNTIME_API_URL", "***@", RUNTIME_API_URL=url, RUNTIME_API_KEY="another-key-of-some-length")
     assert "pw-of-mine" not in run.err
 
 
-@pytest.mark.parametrize("url", [f"https://example.com/?key={KEY}", f"https://u:p/{KEY}@example.com", f"https://example.com:{KEY}"])
+@pytest.mark.parametrize(
+    "url", [f"https://example.com/?key={KEY}", f"https://u:p/{KEY}@example.com", f"https://example.com:{KEY}"]
+)
 def test_8_key_in_a_refused_url_is_not_shown(command: Command, url: str) -> None:
     refuse(command, "RUNTIME_API_URL", RUNTIME_API_URL=url, RUNTIME_API_KEY=KEY)
 
 
-@pytest.mark.parametrize("url", ["http://example.com", "http://10.0.0.1:8000", "http://127.0.0.1.nip.example", "http://localhost.example"])
+@pytest.mark.parametrize(
+    "url", ["http://example.com", "http://10.0.0.1:8000", "http://127.0.0.1.nip.example", "http://localhost.example"]
+)
 def test_9_plain_http_beyond_this_machine_is_refused(command: Command, url: str) -> None:
     refuse(command, "ALLOW_HTTP=true", RUNTIME_API_URL=url, RUNTIME_API_KEY=KEY)
 
@@ -228,5 +244,7 @@ def test_10_key_that_no_header_can_carry_is_refused_unseen(command: Command, end
 
 
 def test_10_key_in_a_bad_flag_of_json_output_is_unseen(command: Command) -> None:
-    run = command.run("all", "--json", RUNTIME_API_URL="https://example.com", RUNTIME_API_KEY=f"{KEY}\nX-Evil: 1").expect(2)
+    run = command.run(
+        "all", "--json", RUNTIME_API_URL="https://example.com", RUNTIME_API_KEY=f"{KEY}\nX-Evil: 1"
+    ).expect(2)
     assert '"exit_code": 2' in run.out

@@ -77,13 +77,23 @@ def test_57_prefix_of_the_registry_is_escaped(command: Command, server: RuntimeA
 def test_57_names_of_files_are_escaped(command: Command) -> None:
     for name in ("bidi-\u202egpj.exe", os.fsdecode(b"latin-\xe9"), "zero\u200bwidth", "c1-\x9bm"):
         (command.checkout / INSIDE / name).write_text("x")
-    for arguments in (("all",), ("context", "--files"), ("context", "--explain", f"{INSIDE}/bidi-\u202egpj.exe"), ("doctor",)):
+    for arguments in (
+        ("all",),
+        ("context", "--files"),
+        ("context", "--explain", f"{INSIDE}/bidi-\u202egpj.exe"),
+        ("doctor",),
+    ):
         run = command.run(*arguments)
         assert run.code in (0, 4), run.err
 
 
 def test_57_words_of_the_command_line_are_escaped(command: Command) -> None:
-    for arguments in ((f"x{EVIL[:5]}",), ("version", "--output-dir", "a\x1b[31m"), ("context", "--explain", "\x1b[31m"), ("wait", "--build-id", "\x1b")):
+    for arguments in (
+        (f"x{EVIL[:5]}",),
+        ("version", "--output-dir", "a\x1b[31m"),
+        ("context", "--explain", "\x1b[31m"),
+        ("wait", "--build-id", "\x1b"),
+    ):
         run = command.run(*arguments)
         assert run.code in (2, 3), run.err
 
@@ -100,7 +110,9 @@ STREAMS = ["1>&-", "2>&-", "1>&- 2>&-", "1>/dev/full", "2>/dev/full", "1>/dev/fu
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 @pytest.mark.parametrize("streams", STREAMS)
-def test_58_closed_or_full_streams_change_nothing(command: Command, server: RuntimeApiServer, streams: str, flags: tuple[str, ...]) -> None:
+def test_58_closed_or_full_streams_change_nothing(
+    command: Command, server: RuntimeApiServer, streams: str, flags: tuple[str, ...]
+) -> None:
     command.use(server)
     program = (*SHELL, f'exec "$@" {streams}', "sh", sys.executable, "-m", "buildkit")
     run = command.run("all", *flags, cold=True, program=program)
@@ -110,7 +122,9 @@ def test_58_closed_or_full_streams_change_nothing(command: Command, server: Runt
 
 
 @pytest.mark.parametrize("streams", STREAMS)
-def test_58_closed_or_full_streams_do_not_hide_a_failure(command: Command, server: RuntimeApiServer, streams: str) -> None:
+def test_58_closed_or_full_streams_do_not_hide_a_failure(
+    command: Command, server: RuntimeApiServer, streams: str
+) -> None:
     server.statuses[0] = "FAILURE"
     command.use(server)
     program = (*SHELL, f'exec "$@" {streams}', "sh", sys.executable, "-m", "buildkit")
@@ -126,8 +140,12 @@ def test_58_reader_that_goes_away_changes_nothing(command: Command, task: str, r
     assert (command.world / "code").read_text().strip() == "0"
 
 
-@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
-def test_58_narrow_encoding_changes_nothing(command: Command, server: RuntimeApiServer, settings: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_58_narrow_encoding_changes_nothing(
+    command: Command, server: RuntimeApiServer, settings: dict[str, str]
+) -> None:
     (command.checkout / INSIDE / "\u00e4\u20ac.txt").write_text("x")
     command.use(server)
     run = command.run("all", cold=True, **settings)
@@ -137,7 +155,9 @@ def test_58_narrow_encoding_changes_nothing(command: Command, server: RuntimeApi
 
 
 @pytest.mark.parametrize("kind", ["directory", "missing", "full"])
-def test_58_github_output_that_cannot_be_written_is_a_warning(command: Command, server: RuntimeApiServer, kind: str) -> None:
+def test_58_github_output_that_cannot_be_written_is_a_warning(
+    command: Command, server: RuntimeApiServer, kind: str
+) -> None:
     command.use(server)
     path = {"directory": str(command.world), "missing": str(command.world / "no" / "file"), "full": "/dev/full"}[kind]
     run = command.run("all", GITHUB_OUTPUT=path).expect(0)
@@ -161,7 +181,9 @@ ALL_TASKS = (
 
 @pytest.mark.parametrize("debug", [(), ("-d",), ("-d", "-e")])
 @pytest.mark.parametrize("source", ["environment", ".env"])
-def test_59_key_is_in_no_output_file_archive_or_argument(command: Command, server: RuntimeApiServer, debug: tuple[str, ...], source: str) -> None:
+def test_59_key_is_in_no_output_file_archive_or_argument(
+    command: Command, server: RuntimeApiServer, debug: tuple[str, ...], source: str
+) -> None:
     command.use(server)
     if source == ".env":
         path = command.checkout / ".env"
@@ -173,7 +195,9 @@ def test_59_key_is_in_no_output_file_archive_or_argument(command: Command, serve
     for task in ALL_TASKS:
         spawned = command.world / "spawned"
         spawned.touch()
-        run = command.run(*debug, *task, GITHUB_OUTPUT=str(output), changing=("spawned", "github"), order={"spawned": str(spawned)})
+        run = command.run(
+            *debug, *task, GITHUB_OUTPUT=str(output), changing=("spawned", "github"), order={"spawned": str(spawned)}
+        )
         assert run.code == 0, run.err
         # The environment of a child is its own affair, but none of ours needs the key.
         assert not any(form in path.read_bytes() for form in list_secret_forms(KEY) for path in (spawned, output))
@@ -192,7 +216,9 @@ ECHOES = {
 
 @pytest.mark.parametrize("form", ECHOES)
 @pytest.mark.parametrize("place", ["detail", "id", "error", "log", "prefix", "url", "status"])
-def test_59_key_that_the_server_repeats_is_masked(command: Command, server: RuntimeApiServer, form: str, place: str) -> None:
+def test_59_key_that_the_server_repeats_is_masked(
+    command: Command, server: RuntimeApiServer, form: str, place: str
+) -> None:
     echo = ECHOES[form]
     command.use(server)
     if place in {"detail", "id", "url"}:
@@ -224,7 +250,9 @@ def test_59_key_in_the_name_of_a_branch_or_a_folder_is_masked(command: Command, 
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_60_no_secret_in_arguments_or_environment_of_the_image(command: Command, server: RuntimeApiServer, target: str) -> None:
+def test_60_no_secret_in_arguments_or_environment_of_the_image(
+    command: Command, server: RuntimeApiServer, target: str
+) -> None:
     command.use(server)
     command.run("all", TARGET=target).expect(0)
     text = (command.output / "Dockerfile").read_text()
@@ -235,10 +263,10 @@ def test_60_no_secret_in_arguments_or_environment_of_the_image(command: Command,
     assert "RUNTIME_API" not in text
 
 
-@pytest.mark.parametrize("argument", ["API_KEY=x", "GITHUB_TOKEN=x", "DB_PASSWORD=x", "PIP_INDEX_URL=https://u:p@h/simple"])
+@pytest.mark.parametrize(
+    "argument", ["API_KEY=x", "GITHUB_TOKEN=x", "DB_PASSWORD=x", "PIP_INDEX_URL=https://u:p@h/simple"]
+)
 def test_60_secret_as_build_argument_is_refused(command: Command, argument: str) -> None:
     run = command.run("all", BUILD_ARGS=argument).expect(2, "BUILD_ARGS")
     assert "u:p@" not in run.err
     assert not command.output.exists()
-
-

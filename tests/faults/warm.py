@@ -1,10 +1,10 @@
 """A process that has imported everything and forks one run of the command for each connection.
 
-A cold start takes a third of a second of processor time; the fault table needs more than a thousand runs. What is forked
-calls the command's own `main` and ends as an interpreter ends. Besides, a run may be given:
+A cold start takes a third of a second of processor time; the fault table needs more than a thousand runs. What is
+forked calls the command's own `main` and ends as an interpreter ends. Besides, a run may be given:
 
 - `virtual_time`: sleeping takes no time, and the monotonic clock goes on by what was slept;
-- `kill_at`: SIGKILL at that of the points that `count_points` counts: before and after each call into the operating system;
+- `kill_at`: SIGKILL at one of the points that `count_points` counts: before and after each call into the system;
 - `kill_at_replace`: SIGKILL before (2n) or after (2n + 1) the n-th `os.replace`;
 - `elapsed`: a file that takes the seconds of the run, with those that it slept;
 - `spawned`: a file that takes the command line and the environment of every child.
@@ -40,7 +40,7 @@ class _Clock:
         self._ahead_s = 0.0
         self._sleep, self._monotonic = time.sleep, time.monotonic
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: Any) -> None:
         if self.is_virtual and threading.current_thread() is threading.main_thread():
             self._ahead_s += seconds
         else:
@@ -58,8 +58,8 @@ import buildkit.__main__  # noqa: E402
 
 
 def _import_everything() -> None:
-    import importlib  # noqa: PLC0415
-    import pkgutil  # noqa: PLC0415
+    import importlib
+    import pkgutil
 
     for module in pkgutil.walk_packages(buildkit.__path__, "buildkit."):
         importlib.import_module(module.name)
@@ -86,6 +86,7 @@ def _watch_points(kill_at: int, counted: str | None) -> None:
 
     sys.setprofile(profile)
     if counted:
+
         def keep() -> None:
             sys.setprofile(None)
             with open(counted, "w", encoding="ascii") as file:
@@ -133,8 +134,8 @@ def _become(order: dict[str, Any]) -> None:
     """Take on the arguments, folder, environment, user and traps of a run."""
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8", write_through=False)
-    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8")  # noqa: SIM115
+    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)  # noqa: SIM115
     os.umask(order.get("umask", 0o022))
     if uid := order.get("uid"):
         os.setgroups([])
@@ -143,7 +144,7 @@ def _become(order: dict[str, Any]) -> None:
     os.chdir(order["folder"])
     sys.argv = ["runtime-build", *order["arguments"]]
     if limit := order.get("file_size_limit"):
-        import resource  # noqa: PLC0415
+        import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     _clock.is_virtual = order.get("virtual_time", False)
