@@ -15,7 +15,7 @@ import pytest
 
 from buildkit.tasks import make_collection
 from tests.checkouts import commit_all, run_git
-from tests.commands import Command
+from tests.commands import PACKAGE_ROOT, Command
 from tests.misbehaviour import close_after_body
 from tests.runtime_api import KEY, PREFIX, RuntimeApiServer
 
@@ -491,3 +491,16 @@ def test_invokes_own_ways_to_show_a_run_show_no_key(command: Command, runtime_ap
     command.use(runtime_api)
     run = command.run("-d", "-e", "all").succeed()
     assert KEY not in run.out + run.err
+
+
+def test_this_repository_packs_its_example(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(
+        PACKAGE_ROOT / "examples", clone / "examples", ignore=shutil.ignore_patterns("__pycache__", ".venv")
+    )
+    shutil.copy(PACKAGE_ROOT / "tasks.py", clone)
+    sha = commit_all(clone)
+    invoke = Command(clone, program=(sys.executable, "-m", "invoke"))
+    assert invoke.run("all").succeed().result == f"runtime-build/agent-server-{sha[:7]}-python.tar.gz"
+    with tarfile.open(clone / "runtime-build" / invoke.read_state("context")["archive"]) as tar:
+        assert {"Dockerfile", "pyproject.toml", "openhands/agent_server/app.py"} <= set(tar.getnames())
