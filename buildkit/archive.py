@@ -22,6 +22,7 @@ _MAX_NAMED = 10
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BECAME_SPECIAL = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
 _AGAIN = "run `invoke context` again"
+_LARGE_BYTES = 1_000_000
 
 
 class PackedArchive(NamedTuple):
@@ -49,6 +50,7 @@ def pack_archive(
     compressor: Compressor,
     secret: bytes = b"",
     progress: Callable[[int], None] = lambda _: None,
+    check_size: Callable[[int], None] = lambda _: None,
 ) -> PackedArchive:
     """Return the digests of the tar.gz that was written to `file`.
 
@@ -58,6 +60,7 @@ def pack_archive(
         mtime: Of every entry, in seconds since the epoch.
         secret: Bytes that may not be in the tar; empty where there is nothing to look for.
         progress: Called now and then with the bytes read so far.
+        check_size: Called before a large file is read, with the bytes that there will be; raises where it is too much.
 
     Raises:
         FileChanged: A file changed or vanished while it was read.
@@ -66,7 +69,7 @@ def pack_archive(
     """
     with GzipWriter(file, compressor) as gzip:
         stream = TarStream(gzip, secret, progress)
-        packer = _Packer(source, stream, mtime)
+        packer = _Packer(source, stream, mtime, check_size)
         packer.pack(files, generated)
         stream.finish()
     return PackedArchive(
@@ -81,12 +84,13 @@ def pack_archive(
 class _Packer:
     """Reads each file once, in order, and notices what changes meanwhile."""
 
-    def __init__(self, source: Path, stream: TarStream, mtime: int) -> None:
+    def __init__(self, source: Path, stream: TarStream, mtime: int, check_size: Callable[[int], None]) -> None:
         self.facts = StatFacts()
         self._prefix = f"{source}/"
         self._root = os.path.realpath(source)
         self._stream = stream
         self._mtime = mtime
+        self._check_size = check_size
         self._folder = ""
         self._folders = {""}
         self._unreadable: list[str] = []
@@ -141,6 +145,8 @@ class _Packer:
 
     def _write_file(self, path: str, found: os.stat_result) -> None:
         size = found.st_size
+        if size > _LARGE_BYTES:  # a sparse file of terabytes is made in a moment, and read for days
+            self._check_size(self._stream.size_bytes + size)
         try:
             descriptor = os.open(self._prefix + path, _OPEN_FLAGS)
         except OSError as error:

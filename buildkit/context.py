@@ -152,13 +152,16 @@ def _pack(
 ) -> tuple[PackedContext, Iterable[int]]:
     """Return what was packed, and the size of each file."""
 
-    def watch(size_bytes: int) -> None:
+    def check_size(size_bytes: int) -> None:
         if size_bytes > recipe.max_bytes:
             raise LocalError(
                 f"the build context is larger than {format_size(recipe.max_bytes)};"
                 f" {name_largest(files, read_sizes(recipe.source, files))}",
                 "leave out what the build does not need with EXCLUDE, or raise MAX_CONTEXT_BYTES",
             )
+
+    def watch(size_bytes: int) -> None:
+        check_size(size_bytes)
         progress(size_bytes)
 
     started_ns = time.time_ns()
@@ -173,6 +176,7 @@ def _pack(
                 compressor=recipe.compressor,
                 secret=recipe.secret.encode("latin-1"),
                 progress=watch,
+                check_size=check_size,
             )
     except SecretFound:
         raise _locate_secret(recipe.source, files, recipe.secret) from None
