@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from functools import lru_cache
 
 BLOCK_BYTES = 512
 _RECORD_BYTES = 10240
@@ -78,6 +79,13 @@ def _split_name(path: bytes) -> tuple[bytes, bytes | None]:
 
 def _format_header(name: bytes, prefix: bytes, link: bytes, mode: int, size: int, mtime: int, kind: bytes) -> bytes:
     start = b"%s%07o\0%s%011o\0%011o\0" % (name.ljust(_NAME_BYTES, b"\0"), mode, _OWNER, size, mtime)
+    end, end_sum = _format_header_end(prefix, link, kind)
+    return b"%s%06o\0 %s" % (start, _sum_bytes(start) + end_sum + 8 * 0x20, end)
+
+
+@lru_cache(maxsize=32)
+def _format_header_end(prefix: bytes, link: bytes, kind: bytes) -> tuple[bytes, int]:
+    """Return what follows the checksum, the same for nearly all files, and the sum of its bytes."""
     end = b"%s%s%s%s%s" % (
         kind,
         link.ljust(_NAME_BYTES, b"\0"),
@@ -85,8 +93,7 @@ def _format_header(name: bytes, prefix: bytes, link: bytes, mode: int, size: int
         _NO_OWNER_NAMES,
         prefix.ljust(_PREFIX_BYTES + 12, b"\0"),
     )
-    checksum = _sum_bytes(start) + _sum_bytes(end) + 8 * 0x20
-    return b"%s%06o\0 %s" % (start, checksum, end)
+    return end, _sum_bytes(end)
 
 
 def _sum_bytes(data: bytes) -> int:
