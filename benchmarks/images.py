@@ -101,6 +101,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", default=",".join(TARGETS), help="which ones, separated by commas")
     parser.add_argument("--features", default="docker,desktop", help="of the full targets, or none")
     parser.add_argument("--module", default="openhands.agent_server", help="the server; its __main__.py is touched")
+    parser.add_argument("--log", type=argparse.FileType("w"), default=os.devnull, help="a file for all that is said")
     options = parser.parse_args(arguments)
     options.targets = options.targets.split(",")
     unknown = set(options.targets) - set(TARGETS)
@@ -150,7 +151,16 @@ def _measure_target(engine: Engine, folder: Path, target: str, options: argparse
     }
     checkout = clone_checkout(options.source.resolve(), folder / "checkout")
     with run_registry(storage) as registry:
-        bench = Bench(target, checkout, beside, settings, registry, lambda image: _inspect(engine, image), _tell)
+        bench = Bench(
+            target,
+            checkout,
+            beside,
+            settings,
+            registry,
+            inspect=lambda image: _inspect(engine, image),
+            tell=_tell,
+            record=options.log.write,
+        )
         return bench.measure(options.module)
 
 

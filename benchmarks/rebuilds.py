@@ -75,7 +75,8 @@ class Bench:
     Attributes:
         beside: A folder outside the checkout, for the output directory.
         inspect: Returns what `image inspect` says of an image.
-        tell: Gets a line for each thing begun.
+        tell: Gets a line for each figure.
+        record: Gets all that the commands say.
     """
 
     target: str
@@ -85,6 +86,7 @@ class Bench:
     registry: str
     inspect: Callable[[str], dict[str, Any]]
     tell: Callable[[str], None]
+    record: Callable[[str], None]
 
     def measure(self, module: str) -> Figures:
         """Return the figures; the engine must not have built anything before."""
@@ -167,6 +169,7 @@ class Bench:
             text=True,
             check=False,
         )
+        self.record(f"## {task}\n{done.stdout}{done.stderr}\n")
         if done.returncode:
             said = f"{done.stdout}{done.stderr}"[-_SHOWN_CHARACTERS:]
             stop(f"{self.target}: `{task}` ended with exit code {done.returncode}:\n{said}")
