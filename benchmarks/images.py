@@ -101,7 +101,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", default=",".join(TARGETS), help="which ones, separated by commas")
     parser.add_argument("--features", default="docker,desktop", help="of the full targets, or none")
     parser.add_argument("--module", default="openhands.agent_server", help="the server; its __main__.py is touched")
-    parser.add_argument("--log", type=argparse.FileType("w"), default=os.devnull, help="a file for all that is said")
+    parser.add_argument(
+        "--log", type=Path, default=Path(os.devnull), help="a file to which all that is said is appended"
+    )
     options = parser.parse_args(arguments)
     options.targets = options.targets.split(",")
     unknown = set(options.targets) - set(TARGETS)
@@ -150,7 +152,7 @@ def _measure_target(engine: Engine, folder: Path, target: str, options: argparse
         "SERVER_MODULE": options.module,
     }
     checkout = clone_checkout(options.source.resolve(), folder / "checkout")
-    with run_registry(storage) as registry:
+    with run_registry(storage) as registry, options.log.open("a", encoding="utf-8") as log:
         bench = Bench(
             target,
             checkout,
@@ -159,7 +161,7 @@ def _measure_target(engine: Engine, folder: Path, target: str, options: argparse
             registry,
             inspect=lambda image: _inspect(engine, image),
             tell=_tell,
-            record=options.log.write,
+            record=log.write,
         )
         return bench.measure(options.module)
 

@@ -86,7 +86,7 @@ class Bench:
     registry: str
     inspect: Callable[[str], dict[str, Any]]
     tell: Callable[[str], None]
-    record: Callable[[str], None]
+    record: Callable[[str], object]
 
     def measure(self, module: str) -> Figures:
         """Return the figures; the engine must not have built anything before."""
