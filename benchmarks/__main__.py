@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cases import Bench, list_ours, list_peers
 from benchmarks.curve import draw_curve
-from benchmarks.measure import measure_in_turns
+from benchmarks.measure import Result, measure_in_turns
 from benchmarks.table import describe_machine, format_table
 from benchmarks.trees import SHAPES, Shape, copy_checkout, make_tree
 
@@ -79,7 +79,9 @@ def _measure_tree(name: str, folder: Path, options: argparse.Namespace) -> str:
         results.append(measure_in_turns(case, tar, tree, pairs))
     count = (bench.beside / "files").read_bytes().count(b"\0")
     heading = f"### {name}: {count:,} files, ratios of wall time to `tar -czf` of the same files, {pairs} pairs\n\n"
-    return heading + format_table(results, _measure_gzip(bench))
+    every_tar = [sample for result in results for sample in result.against]
+    measure = Result(tar, every_tar, every_tar, tar.output.stat().st_size if tar.output else None)
+    return heading + format_table([*results, measure], _measure_gzip(bench))
 
 
 def _measure_gzip(bench: Bench) -> int:

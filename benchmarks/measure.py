@@ -51,12 +51,17 @@ class Result:
 
     case: Case
     samples: list[Sample]
-    ratios: list[float]
+    against: list[Sample]
     output_bytes: int | None
 
     @property
+    def ratios(self) -> list[float]:
+        """Wall time of each run, over that of the peer's run just before it."""
+        return [ours.wall_s / theirs.wall_s for ours, theirs in zip(self.samples, self.against, strict=True)]
+
+    @property
     def ratio(self) -> float:
-        """Median of the ratios of wall times, each of a run to the peer's run before it."""
+        """Median of the ratios."""
         return statistics.median(self.ratios)
 
     @property
@@ -104,13 +109,10 @@ def measure_once(case: Case, folder: Path) -> Sample:
 
 def measure_in_turns(case: Case, peer: Case, folder: Path, pairs: int) -> Result:
     """Return `pairs` runs of `case`, each with a run of `peer` before it; one of each to warm up is not counted."""
-    samples, ratios = [], []
+    samples, against = [], []
     measure_once(peer, folder)
     measure_once(case, folder)
     for _ in range(pairs):
-        against = measure_once(peer, folder)
-        sample = measure_once(case, folder)
-        samples.append(sample)
-        ratios.append(sample.wall_s / against.wall_s)
-    size = case.output.stat().st_size if case.output else None
-    return Result(case, samples, ratios, size)
+        against.append(measure_once(peer, folder))
+        samples.append(measure_once(case, folder))
+    return Result(case, samples, against, case.output.stat().st_size if case.output else None)
