@@ -49,10 +49,10 @@ def check_output_dir(directory: Path, *protected: Path) -> None:
         raise SettingError(f"OUTPUT_DIR is a symbolic link: {shown}", fix)
     if not stat.S_ISDIR(mode):
         raise SettingError(f"OUTPUT_DIR is not a folder: {shown}", fix)
-    real = directory.resolve()
-    if real in {Path("/"), Path.home().resolve()} or (real / ".git").exists():
+    real, home = directory.resolve(), _find_home()
+    if real in {Path("/"), home} or (real / ".git").exists():
         raise SettingError(f"OUTPUT_DIR is the root, a home or a checkout: {shown}", fix)
-    for path in (*protected, Path.home()):
+    for path in (*protected, home):
         if path.resolve().is_relative_to(real):
             raise SettingError(f"OUTPUT_DIR holds more than our output: {shown} contains {path}", fix)
     if ".git" in real.parts:
@@ -132,6 +132,14 @@ def remove_output_dir(directory: Path) -> None:
     if directory.is_dir() and os.listdir(directory) == [MARKER]:
         (directory / MARKER).unlink()
         directory.rmdir()
+
+
+def _find_home() -> Path:
+    """Return the home; the root where the user has none, as in a container that runs under just any number."""
+    try:
+        return Path.home().resolve()
+    except RuntimeError:
+        return Path("/")
 
 
 def _is_ours(directory: Path) -> bool:

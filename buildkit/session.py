@@ -91,6 +91,14 @@ class Session:
         """Return a path as somebody in the working directory would type it."""
         return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
+    def check_output(self) -> None:
+        """Refuse an output directory that is not ours to write into.
+
+        Raises:
+            SettingError: It is not.
+        """
+        check_output_dir(self.directory, self.source, self.root, Path.cwd())
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the output directory for this run alone.
@@ -99,7 +107,7 @@ class Session:
             SettingError: It is not a folder for our output.
             LocalError: Another run holds it.
         """
-        check_output_dir(self.directory, self.source, self.root, Path.cwd())
+        self.check_output()
         with lock_output_dir(self.directory):
             yield
 

@@ -82,9 +82,7 @@ class Settings:
 
     upload_format: str = _setting("json", values.parse_one_of("json", "multipart"), "form of the upload")
     image_name: str = _setting("agent-server", values.parse_repository, "repository below the registry prefix")
-    target_image: str | None = _setting(
-        "", values.parse_reference_or_none, "full image reference; generated when empty"
-    )
+    target_image: str | None = _setting("", values.parse_target_image, "full image reference; generated when empty")
     poll_interval: float = _setting("30", values.parse_number(1, 30), "longest pause between two polls, in seconds")
     build_timeout: float = _setting("1800", values.parse_number(1, 86400), "how long to wait for the image, in seconds")
     stall_timeout: float = _setting(
@@ -95,7 +93,7 @@ class Settings:
     )
     force: bool = _setting("false", values.parse_flag, "send though an earlier build may exist")
     allow_http: bool = _setting("false", values.parse_flag, "allow a URL without TLS that is not on this machine")
-    allowed_hosts: tuple[str, ...] = _setting("", values.parse_words, "further hosts that may be given the key")
+    allowed_hosts: tuple[str, ...] = _setting("", values.parse_hosts, "further hosts that may be given the key")
 
     engine: str = _setting(
         "auto", values.parse_one_of(*values.ENGINES), "what `build` and `verify` use: " + ", ".join(values.ENGINES)

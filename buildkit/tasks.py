@@ -155,6 +155,9 @@ def logs(session: Session, *, build_id: str | None) -> Outcome:
 
 def clean(session: Session) -> Outcome:
     """Remove what was written to the output directory, and nothing else."""
+    session.check_output()
+    if not session.directory.exists():  # then its parent is not made either, for the lock
+        return Outcome("", {"removed": []})
     with session.locked():
         removed = upkeep.clear_output(session)
     return Outcome("\n".join(removed), {"removed": removed})

@@ -85,6 +85,13 @@ def parse_words(value: str, name: str) -> tuple[str, ...]:
     return tuple(parse_text(part.strip(), name) for part in re.split(r"[,\n]", value) if part.strip())
 
 
+def parse_hosts(value: str, name: str) -> tuple[str, ...]:
+    """Return host names in lowercase, each with its port where one was given."""
+    shape = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+    hosts = [_match(shape, word, name, "host[:port],… without https://") for word in parse_words(value, name)]
+    return tuple(host.lower().translate({ord("["): None, ord("]"): None}) for host in hosts)  # as urlsplit gives them
+
+
 def parse_packages(value: str, name: str) -> tuple[str, ...]:
     """Return names of packages, separated by commas, spaces or lines."""
     words = tuple(re.split(r"[,\s]+", value.strip(", \t\n"))) if value.strip(", \t\n") else ()
@@ -121,9 +128,13 @@ def parse_reference(value: str, name: str) -> str:
     return str(reference.parse_reference(value, name))
 
 
-def parse_reference_or_none(value: str, name: str) -> str | None:
-    """Return an image reference, None where it is empty."""
-    return parse_reference(value, name) if value else None
+def parse_target_image(value: str, name: str) -> str | None:
+    """Return the reference that an image will be pushed under, None where it is empty."""
+    if value and reference.parse_reference(value, name).digest:
+        raise SettingError(
+            f"{name} has a digest, which only the build can tell: {value!r}", f"set {name} to name[:tag]"
+        )
+    return value or None
 
 
 def parse_repository(value: str, name: str) -> str:

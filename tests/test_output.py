@@ -54,6 +54,17 @@ def test_root_home_and_what_holds_the_home_are_refused(directory: str) -> None:
     refuse(Path(os.path.normpath(Path(directory).expanduser())))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody knows")
+def test_user_without_a_home_is_no_hindrance(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, pwd, sys\nfrom buildkit.output import check_output_dir\n"
+        "os.environ.pop('HOME', None); os.setuid(54321)\n"
+        "check_output_dir(pathlib.Path('/tmp/does-not-exist/yet'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+
+
 def test_checkouts_are_refused(tmp_path: Path) -> None:
     run_git(tmp_path, "init", "-q", "other")
     refuse(tmp_path / "other")

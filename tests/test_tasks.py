@@ -277,6 +277,11 @@ def test_clean_leaves_no_trace_and_can_be_repeated(command: Command) -> None:
     assert run_git(command.checkout, "status", "--porcelain", "--ignored") == before
 
 
+def test_clean_makes_nothing_where_nothing_is(command: Command) -> None:
+    command.run("clean", OUTPUT_DIR="not/there/yet").succeed()
+    assert not (command.checkout / "not").exists()
+
+
 def test_clean_and_all_keep_the_record_of_a_build_that_goes_on(command: Command, runtime_api: RuntimeApiServer) -> None:
     command.use(runtime_api)
     assert command.run("all", "--no-wait").succeed().result == "build-1"

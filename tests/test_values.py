@@ -238,3 +238,26 @@ def test_names_with_a_shape(parse: Callable[[str, str], str], good: list[str], b
     assert [parse(value, "NAME") for value in good] == good
     for value in bad:
         refusal(parse, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "hosts"),
+    [
+        ("Replica.example.com, b:8443", ("replica.example.com", "b:8443")),
+        ("[::1]:80,[FE80::1]", ("::1:80", "fe80::1")),
+        ("", ()),
+    ],
+)
+def test_hosts_are_as_they_stand_in_a_parsed_url(value: str, hosts: tuple[str, ...]) -> None:
+    assert values.parse_hosts(value, "ALLOWED_HOSTS") == hosts
+
+
+@pytest.mark.parametrize("value", ["https://a", "a/b", "*.a", "a:x", "a@b", "a b"])
+def test_what_is_no_host_is_refused(value: str) -> None:
+    assert "without https://" in refusal(values.parse_hosts, value, "ALLOWED_HOSTS").fix
+
+
+def test_target_image_has_no_digest() -> None:
+    assert values.parse_target_image("r.io/a:1", "TARGET_IMAGE") == "r.io/a:1"
+    assert values.parse_target_image("", "TARGET_IMAGE") is None
+    assert "digest" in refusal(values.parse_target_image, f"a@sha256:{'0' * 64}", "TARGET_IMAGE").message
