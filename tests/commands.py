@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import buildkit
+from tests.checkouts import run_git
 from tests.runtime_api import KEY
 
 if TYPE_CHECKING:
     from tests.runtime_api import RuntimeApiServer
 
+# The target that every small tree can be packed for.
+SOURCE = {"TARGET": "source-minimal"}
 PACKAGE_ROOT = Path(buildkit.__file__).parent.parent
 
 
@@ -79,6 +82,11 @@ class Command:
     def output(self) -> Path:
         """The output directory, where no setting names another."""
         return self.checkout / "runtime-build"
+
+    @property
+    def short_sha(self) -> str:
+        """The first seven digits of the checkout's commit."""
+        return run_git(self.checkout, "rev-parse", "HEAD")[:7]
 
     def use(self, server: RuntimeApiServer) -> None:
         """Let every later run speak to this server."""

@@ -10,7 +10,7 @@ import pytest
 
 from buildkit.output import make_output_dir
 from tests.checkouts import PROJECTS, commit_all
-from tests.commands import Command
+from tests.commands import SOURCE, Command
 from tests.runtime_api import RuntimeApiServer
 from tests.steps import Steps
 
@@ -55,4 +55,4 @@ def output_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def command(git_repo: Path) -> Command:
     """The real command, run in that checkout in a process of its own."""
-    return Command(git_repo)
+    return Command(git_repo, dict(SOURCE))
