@@ -182,7 +182,7 @@ def _find_package(source: Path, settings: dict[str, Any], *, needed: bool) -> li
 
 
 def _is_top_level_file(path: Path) -> bool:
-    return any(fnmatchcase(path.name, pattern) for pattern in _TOP_LEVEL_FILES) and path.is_file()
+    return any(fnmatchcase(path.name, pattern) for pattern in _TOP_LEVEL_FILES) and not path.is_dir()
 
 
 def _named_files(settings: dict[str, Any]) -> list[str]:

@@ -358,7 +358,7 @@ def test_55_half_an_hour_is_the_limit_and_wait_resumes(command: Command, server:
     elapsed = command.world / "elapsed"
     run = command.run("all", order={**VIRTUAL, "elapsed": str(elapsed)}, changing=("elapsed",))
     run.expect(7, "1800 s", "RUNNING", "wait --build-id build-1")
-    LEDGER.overrun_s = float(elapsed.read_text()) - 1800 - run.seconds
+    LEDGER.overrun_s = float(elapsed.read_text()) - 1800  # with the packing before it
     assert LEDGER.overrun_s < 30
     server.statuses.append("SUCCESS")
     LEDGER.resumable += 1

@@ -202,6 +202,8 @@ def test_59_key_is_in_no_output_file_archive_or_argument(
         # The environment of a child is its own affair, but none of ours needs the key.
         assert not any(form in path.read_bytes() for form in list_secret_forms(KEY) for path in (spawned, output))
     assert {request.headers.get("x-api-key") for request in server.requests} == {KEY}
+    assert len(server.builds) == 2
+    server.builds.pop()  # asked for by `all`, after the one that `upload` asked for had ended
 
 
 ECHOES = {
