@@ -170,7 +170,11 @@ def _join_runs(rules: Sequence[Rule], expressions: Sequence[str]) -> Iterator[tu
     """Yield each run of rules with one sign as the matcher of all of them, and whether they exclude."""
     pairs = zip(rules, expressions, strict=True)
     for include, run in groupby(pairs, key=lambda pair: pair[0].include):
-        yield compile_quietly(_join([expression for _, expression in run])).match, not include
+        joined = [expression for _, expression in run]
+        compiled = compile_quietly(_join(joined))
+        # pathspec reads some patterns as what may stand anywhere: `*/` is every path with a slash.
+        is_anchored = all(expression.startswith("^") for expression in joined)
+        yield compiled.match if is_anchored else compiled.search, not include
 
 
 def _join(expressions: Iterable[str]) -> str:

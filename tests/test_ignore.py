@@ -190,6 +190,12 @@ def test_docker_pattern_serves_pathspec_itself(lines: list[str], path: str) -> N
         assert spec.match_file(path) == rules.excludes(path)
 
 
+def test_a_pattern_that_may_stand_anywhere_is_looked_for_anywhere() -> None:
+    rules = parse_gitignore(["*/"], "EXCLUDE")
+    assert rules.excludes("a/b")
+    assert not rules.excludes("a")
+
+
 @settings(max_examples=300, deadline=None)
 @given(FILES, PATHS, PATHS)
 def test_a_pruned_folder_holds_no_kept_path(lines: list[str], folder: str, rest: str) -> None:
