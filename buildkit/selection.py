@@ -76,12 +76,12 @@ class Selection:
         return SelectedFiles(files, sorted(changed), survey_names(self.source, files, self._rules.packs))
 
     def find_changed(self) -> list[str]:
-        """Return the `changed` of `select`; where git finds nothing at all, no rule is needed to know it.
+        """Return the `changed` of `select`; where git finds nothing and no setting says more, no rule is needed.
 
         Raises:
             LocalError: As `select`.
         """
-        if self._in_git and not self._include:
+        if self._in_git and not (self._include or self._exclude):
             with list_files(self.source, self.project.roots, only_changes=True) as listed:
                 if next(listed, None) is None:
                     return []
