@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # ISA-L's output depends on how its input is cut, so every block but the last has exactly this size.
 BLOCK_BYTES = 1 << 18
-_BLOCKS_AHEAD = 3
+_BLOCKS_AHEAD = 1
 # No file name, no time, no flags; operating system "unknown".
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _RAW_DEFLATE = -15
