@@ -82,7 +82,7 @@ def count_builds(server: RuntimeApiServer, *, forced: int = 0) -> None:
     times = Counter((build.target_image, build.archive_sha256) for build in server.builds)
     twice = sum(times.values()) - len(times) - forced
     LEDGER.builds_started += len(server.builds)
-    LEDGER.builds_started_twice += max(twice, 0)
+    LEDGER.builds_started_twice += [os.environ.get("PYTEST_CURRENT_TEST", "?")] * max(twice, 0)
 
 
 @pytest.fixture

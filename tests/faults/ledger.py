@@ -21,7 +21,7 @@ class Ledger:
     resumed: int = 0
     resumable: int = 0
     builds_started: int = 0
-    builds_started_twice: int = 0
+    builds_started_twice: list[str] = field(default_factory=list)
     secret_hits: list[str] = field(default_factory=list)
     searched_bytes: int = 0
     outside_touched: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Ledger:
             f"faults survived: {len(survived)} of {ROWS}" + (f" (not: {', '.join(missing)})" if missing else ""),
             f"faults skipped: {len(skipped)}" + (f" ({', '.join(map(str, skipped))})" if skipped else ""),
             f"kills: torn {len(self.torn)} of {self.kills}",
-            f"builds started twice: {self.builds_started_twice} (of {self.builds_started} started)",
+            f"builds started twice: {len(self.builds_started_twice)} (of {self.builds_started} started)",
             f"resumed from a saved build ID: {self.resumed} of {self.resumable}",
             f"secret hits: {len(self.secret_hits)} (in {self.searched_bytes / 1e6:.0f} MB from {self.runs} runs)",
             f"outside files touched: {len(self.outside_touched)}",
@@ -72,7 +72,10 @@ class Ledger:
         ]
         if self.overrun_s is not None:
             lines.append(f"overrun past 30 minutes: {self.overrun_s:.1f} s (virtual clock)")
-        return lines + [f"  {entry}" for entry in (self.torn + self.secret_hits + self.outside_touched)[:20]]
+        return lines + [
+            f"  {entry}"
+            for entry in (self.torn + self.builds_started_twice + self.secret_hits + self.outside_touched)[:20]
+        ]
 
 
 LEDGER = Ledger()
