@@ -25,8 +25,8 @@ from unittest import mock
 import pytest
 
 from benchmarks.rebuilds import PACKAGE_ROOT, Bench, Figures, clone_checkout
-from buildkit.discovery import find_engine
-from buildkit.engine import Engine, run_engine
+from buildkit.engines.discovery import find_engine
+from buildkit.engines.engine import Engine, run_engine
 from tests.engine.services import (
     SUITE,
     TRUST_VARIABLES,

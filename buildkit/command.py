@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from invoke.tasks import Task
 
+from buildkit.config.settings import Settings
 from buildkit.errors import SettingError
 from buildkit.models import StepResult
+from buildkit.output.state import SCHEMA, format_state
 from buildkit.session import Session, ending_well, open_session
-from buildkit.settings import Settings
-from buildkit.state import SCHEMA, format_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

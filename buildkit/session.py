@@ -9,18 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildkit.config import LoadedSettings, find_root, load_settings, read_environment
+from buildkit.config.load import LoadedSettings, find_root, load_settings, read_environment
 from buildkit.console import Console
 from buildkit.errors import LocalError, RuntimeBuildError, SettingError
-from buildkit.output import check_output_dir, lock_output_dir, make_output_dir
+from buildkit.output.directory import check_output_dir, lock_output_dir, make_output_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
+    from buildkit.config.settings import Settings
     from buildkit.models import Project
-    from buildkit.selection import Selection
-    from buildkit.settings import Settings
+    from buildkit.source.selection import Selection
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -56,7 +56,7 @@ class Session:
     @cached_property
     def project(self) -> Project:
         """What the source's project file says."""
-        from buildkit.project import read_project
+        from buildkit.source.project import read_project
 
         self.check_folders()
         return read_project(self.source)
@@ -64,7 +64,7 @@ class Session:
     @cached_property
     def selection(self) -> Selection:
         """The rules by which files are packed."""
-        from buildkit.selection import Selection
+        from buildkit.source.selection import Selection
 
         settings = self.settings
         lock = self.directory.with_name(f".{self.directory.name}.lock")

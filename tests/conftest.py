@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.output import make_output_dir
+from buildkit.output.directory import make_output_dir
 from tests.checkouts import PROJECTS, commit_all
 from tests.commands import SOURCE, Command
 from tests.runtime_api import RuntimeApiServer

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from buildkit.api import RuntimeApi
 from buildkit.models import BuildContext, BuildResult, Submission, Version
+from buildkit.runtime_api.client import RuntimeApi
 from buildkit.secret import ApiKey
-from buildkit.upload import submit_build
-from buildkit.wait import poll_build
+from buildkit.steps.upload import submit_build
+from buildkit.steps.wait import poll_build
 from tests.runtime_api import KEY
 
 if TYPE_CHECKING:

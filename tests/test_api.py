@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.answer import Answer, OddAnswer, parse_object, parse_retry_after
-from buildkit.api import RuntimeApi
-from buildkit.body import open_body
 from buildkit.errors import LocalError, SettingError
-from buildkit.policy import RequestFailed
-from buildkit.replies import BuildStatus
+from buildkit.runtime_api.answer import Answer, OddAnswer, parse_object, parse_retry_after
+from buildkit.runtime_api.body import open_body
+from buildkit.runtime_api.client import RuntimeApi
+from buildkit.runtime_api.policy import RequestFailed
+from buildkit.runtime_api.replies import BuildStatus
 from buildkit.secret import ApiKey
 from tests.misbehaviour import answer
 from tests.runtime_api import KEY, RuntimeApiServer

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.archive import PackedArchive, pack_archive
-from buildkit.compressor import BLOCK_BYTES, find_compressor
+from buildkit.archive.compressor import BLOCK_BYTES, find_compressor
+from buildkit.archive.stream import SecretFound
+from buildkit.archive.writer import PackedArchive, pack_archive
 from buildkit.errors import FileChanged, FileVanished, LocalError
-from buildkit.stream import SecretFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,8 +153,8 @@ def test_neither_umask_nor_time_nor_owner_nor_place_is_in_the_bytes(tmp_path: Pa
 PACK_ELSEWHERE = """
 import io, sys
 from pathlib import Path
-from buildkit.archive import pack_archive
-from buildkit.compressor import find_compressor
+from buildkit.archive.writer import pack_archive
+from buildkit.archive.compressor import find_compressor
 packed = pack_archive(Path(sys.argv[1]), sys.argv[2:], {}, io.BytesIO(), mtime=1760000000, compressor=find_compressor())
 print(packed.context_sha256)
 """

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.images import describe_machine, format_table, main
 from benchmarks.rebuilds import Figures, clone_checkout, count_new_bytes
-from buildkit.engine import Engine
+from buildkit.engines.engine import Engine
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:

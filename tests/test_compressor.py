@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.compressor import BLOCK_BYTES, GzipWriter, find_compressor
+from buildkit.archive.compressor import BLOCK_BYTES, GzipWriter, find_compressor
 from buildkit.errors import SettingError
 
 COMPRESSIONS = ["isal-0", "isal-1", "isal-2", "isal-3", "zlib-1", "zlib-6", "zlib-9"]
@@ -59,14 +59,14 @@ def test_a_level_whose_bytes_depend_on_no_processor_is_the_default() -> None:
 
 
 def test_without_isal_it_is_zlib_at_level_1() -> None:
-    code = WITHOUT_ISAL + "from buildkit.compressor import find_compressor; print(find_compressor().describe())"
+    code = WITHOUT_ISAL + "from buildkit.archive.compressor import find_compressor; print(find_compressor().describe())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str({"name": "zlib", "version": zlib.ZLIB_RUNTIME_VERSION, "level": 1})
 
 
 def test_isal_by_name_where_it_is_missing_says_how_to_get_it() -> None:
     code = WITHOUT_ISAL + (
-        "from buildkit.compressor import find_compressor\n"
+        "from buildkit.archive.compressor import find_compressor\n"
         "from buildkit.errors import SettingError\n"
         "try: find_compressor('isal-1')\n"
         "except SettingError as error: print(error.message, '|', error.fix)"

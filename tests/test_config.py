@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.config import find_root, load_settings
-from buildkit.envfile import read_env_file
+from buildkit.config.envfile import read_env_file
+from buildkit.config.load import find_root, load_settings
 from buildkit.errors import SettingError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from buildkit.config import LoadedSettings
+    from buildkit.config.load import LoadedSettings
 
 KEY = "s3cret-Key"
 LAYERS = ("flag", "environment", ".env", "tasks.py")

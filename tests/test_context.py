@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.compressor import find_compressor
-from buildkit.context import PackedContext, pack_context
+from buildkit.archive.compressor import find_compressor
 from buildkit.errors import FileChanged, LocalError
-from buildkit.selection import SelectedFiles
+from buildkit.source.selection import SelectedFiles
+from buildkit.steps.context import PackedContext, pack_context
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from buildkit.container import ImageConfig
-from buildkit.contract import ImageContract, Probe, check_config, judge_probe, list_probes
-from buildkit.leak import find_leaks
+from buildkit.engines.container import ImageConfig
+from buildkit.engines.contract import ImageContract, Probe, check_config, judge_probe, list_probes
+from buildkit.engines.leak import find_leaks
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 LABELS = {

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.copied import find_unpacked
-from buildkit.derive import derive_dockerfile, read_own_dockerfile
 from buildkit.errors import LocalError, RuntimeBuildError, SettingError
+from buildkit.rendering.copied import find_unpacked
+from buildkit.steps.derive import derive_dockerfile, read_own_dockerfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from buildkit.derive import DerivedDockerfile
+    from buildkit.steps.derive import DerivedDockerfile
     from tests.commands import Command
 
 TEXTS = Path(__file__).parent / "dockerfiles"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from buildkit.dockerfile import TARGETS, DockerfileSettings, RenderedDockerfile, render_dockerfile
 from buildkit.errors import LocalError, SettingError
 from buildkit.models import Project, Version
+from buildkit.steps.dockerfile import TARGETS, DockerfileSettings, RenderedDockerfile, render_dockerfile
 
 SHA = "0506352" + "a" * 33
 PROJECT = Project(

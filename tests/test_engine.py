@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.build import format_build_command
-from buildkit.discovery import find_engine
-from buildkit.engine import Engine, run_engine, watch_engine
+from buildkit.engines.discovery import find_engine
+from buildkit.engines.engine import Engine, run_engine, watch_engine
 from buildkit.errors import NotStarted, SettingError
+from buildkit.steps.build import format_build_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,7 +162,7 @@ def test_an_interrupted_watch_ends_the_whole_process_group(install: Install, tmp
     program = install("first", "docker", f"{trap} /bin/sleep 3000 & echo $! $$; wait; wait; /bin/sleep 3000")
     script = f"""
 import signal
-from buildkit.engine import Engine, watch_engine
+from buildkit.engines.engine import Engine, watch_engine
 
 def stop(number, frame):
     raise SystemExit(128 + number)

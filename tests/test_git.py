@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import LocalError
-from buildkit.git import Commit, explain_ignored, find_checkout, is_checkout, read_commit, run_git, stream_git
+from buildkit.source.git import Commit, explain_ignored, find_checkout, is_checkout, read_commit, run_git, stream_git
 from tests.checkouts import COMMIT_TIME, commit_all
 from tests.checkouts import run_git as git
 

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pathspec import PathSpec
-from pathspec.pattern import RegexPattern
 
 from buildkit.errors import SettingError
-from buildkit.gitignore import parse_gitignore
-from buildkit.ignore import IgnoreRules, Rule, parse_dockerignore, translate_line
+from buildkit.source.ignore import IgnoreRules, Rule, parse_dockerignore
+from buildkit.source.patterns import DockerignorePattern, parse_gitignore
 
 OBSERVED = json.loads((Path(__file__).parent / "dockerignore.json").read_text(encoding="utf-8"))
 ACCEPTED = [case for case in OBSERVED["cases"] if "error" not in case]
@@ -51,14 +50,6 @@ LINES = st.builds(
     st.sampled_from(["", "/"]),
 )
 FILES = st.lists(LINES, max_size=8)
-
-
-class DockerignorePattern(RegexPattern):
-    """One line of a `.dockerignore` as pathspec would match it, one by one."""
-
-    @classmethod
-    def pattern_to_regex(cls, pattern: str) -> tuple[str | None, bool | None]:  # type: ignore[override]  # text only
-        return translate_line(pattern) or (None, None)
 
 
 def decide_plainly(rules: IgnoreRules, path: str) -> bool:

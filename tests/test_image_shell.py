@@ -14,14 +14,28 @@ from typing import Any
 
 import pytest
 
-from buildkit.dockerfile import DockerfileSettings, render_dockerfile
 from buildkit.models import Project, Version
-from buildkit.template import write_to
+from buildkit.rendering.template import write_to
+from buildkit.steps.dockerfile import DockerfileSettings, render_dockerfile
 
 PROGRAMS = Path(__file__).parents[1] / "templates" / "programs"
 PROJECT = Project(members=(), roots=(), required=(), spec="x.spec")
 VERSION = Version("x", None, "unknown", False, ["python"], "python", "x.tar.gz", None)
-FOLDERS = ("etc", "home", "workspace", "usr", "opt", "proc", "var", "tmp", "root", "run", "lock", "agent-server", "openhands")
+FOLDERS = (
+    "etc",
+    "home",
+    "workspace",
+    "usr",
+    "opt",
+    "proc",
+    "var",
+    "tmp",
+    "root",
+    "run",
+    "lock",
+    "agent-server",
+    "openhands",
+)
 TOOLS = ("sh", "sed", "mkdir", "touch", "cp", "chmod", "cat", "rm", "install", "grep", "tr", "head")
 MANAGERS = {
     "apt-get": "apt-get -o Acquire::Retries=5 install -y --no-install-recommends",

@@ -15,7 +15,7 @@ HTTP = {"requests", "urllib3", "http.client", "charset_normalizer", "certifi"}
 RENDERING = {"jinja2", "markupsafe"}
 PATTERNS = {"pathspec"}
 TERMINAL = {"rich"}
-PACKING = {"isal", "buildkit.archive", "buildkit.compressor"}
+PACKING = {"isal", "buildkit.archive.writer", "buildkit.archive.compressor"}
 NEVER = {"filelock", "pkg_resources", "setuptools", "hypothesis", "tarfile", "gzip"}
 
 
@@ -33,20 +33,28 @@ def check(imported: set[str], needed: set[str], *unneeded: set[str]) -> None:
 
 def test_version_needs_git_and_no_more(command: Command) -> None:
     imported = list_imported(command, "version")
-    check(imported, {"invoke", "buildkit.git"}, HTTP, RENDERING, PATTERNS, TERMINAL, PACKING)
+    check(imported, {"invoke", "buildkit.source.git"}, HTTP, RENDERING, PATTERNS, TERMINAL, PACKING)
 
 
 def test_dockerfile_renders_and_does_not_pack(command: Command) -> None:
     command.run("version").succeed()
     imported = list_imported(command, "dockerfile", "--target", "source")
-    check(imported, {"jinja2"}, HTTP, PATTERNS, TERMINAL, PACKING, {"buildkit.git"})
+    check(imported, {"jinja2"}, HTTP, PATTERNS, TERMINAL, PACKING, {"buildkit.source.git"})
 
 
 def test_context_packs_and_neither_renders_nor_sends(command: Command) -> None:
     command.run("version").succeed()
     command.run("dockerfile", "--target", "source").succeed()
     imported = list_imported(command, "context", "--compression", "zlib-1")
-    check(imported, {"buildkit.archive", "buildkit.compressor", "zlib"}, HTTP, RENDERING, PATTERNS, TERMINAL, {"isal"})
+    check(
+        imported,
+        {"buildkit.archive.writer", "buildkit.archive.compressor", "zlib"},
+        HTTP,
+        RENDERING,
+        PATTERNS,
+        TERMINAL,
+        {"isal"},
+    )
     check(list_imported(command, "context"), {"isal"}, HTTP, RENDERING, PATTERNS, TERMINAL)
 
 
@@ -57,5 +65,11 @@ def test_patterns_of_settings_need_pathspec(command: Command) -> None:
 @pytest.mark.parametrize("arguments", [["--list"], ["--help", "context"], ["--complete", "--", "runtime-build con"]])
 def test_what_only_answers_needs_no_step(command: Command, arguments: list[str]) -> None:
     imported = list_imported(command, *arguments)
-    steps = {"buildkit.git", "buildkit.selection", "buildkit.context", "buildkit.template", "buildkit.api"}
+    steps = {
+        "buildkit.source.git",
+        "buildkit.source.selection",
+        "buildkit.steps.context",
+        "buildkit.rendering.template",
+        "buildkit.runtime_api.client",
+    }
     check(imported, {"invoke", "buildkit.tasks"}, HTTP, RENDERING, PATTERNS, TERMINAL, PACKING, steps, {"dotenv"})

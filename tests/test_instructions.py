@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
-from buildkit.instructions import quote_value, read_json_list, remove_quotes, scan_instructions
+from buildkit.rendering.instructions import quote_value, read_json_list, remove_quotes, scan_instructions
 
 TEXTS = sorted((Path(__file__).parent / "dockerfiles").glob("*.Dockerfile"))
 LINES = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import LocalError
-from buildkit.listing import Status, list_files
+from buildkit.source.listing import Status, list_files
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:

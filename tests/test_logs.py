@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.api import RuntimeApi
-from buildkit.logs import format_line, read_logs, read_tail
-from buildkit.policy import RequestFailed
+from buildkit.runtime_api.client import RuntimeApi
+from buildkit.runtime_api.policy import RequestFailed
 from buildkit.secret import ApiKey
+from buildkit.steps.logs import format_line, read_logs, read_tail
 from tests.misbehaviour import answer, reset_after, send
 from tests.runtime_api import KEY, RuntimeApiServer
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from buildkit.errors import SettingError
-from buildkit.manifest import render_manifest
+from buildkit.steps.manifest import render_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

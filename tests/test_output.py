@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildkit.errors import LocalError, SettingError
-from buildkit.output import (
+from buildkit.output.directory import (
     MARKER,
     check_output_dir,
     clean_output_dir,
@@ -57,7 +57,7 @@ def test_root_home_and_what_holds_the_home_are_refused(directory: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody knows")
 def test_user_without_a_home_is_no_hindrance(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, pwd, sys\nfrom buildkit.output import check_output_dir\n"
+        "import os, pathlib, pwd, sys\nfrom buildkit.output.directory import check_output_dir\n"
         "os.environ.pop('HOME', None); os.setuid(54321)\n"
         "check_output_dir(pathlib.Path('/tmp/does-not-exist/yet'))"
     )
@@ -193,7 +193,12 @@ def test_directory_goes_when_only_the_marker_is_left(output_dir: Path) -> None:
 
 
 def test_second_run_is_refused_while_the_first_goes_on(output_dir: Path) -> None:
-    code = "import sys, pathlib, buildkit.output as o\nwith o.lock_output_dir(pathlib.Path(sys.argv[1])): print('held')"
+    code = """
+import sys, pathlib
+from buildkit.output.directory import lock_output_dir
+with lock_output_dir(pathlib.Path(sys.argv[1])):
+    print("held")
+"""
     command = [sys.executable, "-c", code, str(output_dir)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with lock_output_dir(output_dir):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
-from buildkit.project import find_spec, read_project
+from buildkit.source.project import find_spec, read_project
 from tests.checkouts import PROJECTS
 
 if TYPE_CHECKING:

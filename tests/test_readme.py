@@ -16,8 +16,8 @@ from invoke.collection import Collection
 
 import buildkit
 from buildkit import errors
+from buildkit.config.settings import Settings
 from buildkit.errors import RuntimeBuildError
-from buildkit.settings import Settings
 from buildkit.tasks import make_collection
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.errors import LocalError, SettingError
-from buildkit.project import read_project
-from buildkit.rules import Verdict
-from buildkit.selection import SelectedFiles, Selection
+from buildkit.source.project import read_project
+from buildkit.source.rules import Verdict
+from buildkit.source.selection import SelectedFiles, Selection
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:

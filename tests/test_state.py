@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
 from buildkit.models import BuildContext, BuildResult, Dockerfile, LocalBuild, StepResult, Submission, Version
-from buildkit.state import digest_file, digest_files, find_state, format_state, load_state, save_state
+from buildkit.output.state import digest_file, digest_files, find_state, format_state, load_state, save_state
 
 if TYPE_CHECKING:
     from pathlib import Path

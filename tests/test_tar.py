@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.tar import BLOCK_BYTES, format_directory, format_end, format_file, format_padding, format_symlink
+from buildkit.archive.tar import BLOCK_BYTES, format_directory, format_end, format_file, format_padding, format_symlink
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.errors import LocalError, NotStarted, OutcomeUnknown, RuntimeBuildError, SettingError
-from buildkit.upload import name_images
+from buildkit.steps.upload import name_images
 from tests.misbehaviour import answer, close_after_body
 from tests.runtime_api import PREFIX, RuntimeApiServer
 from tests.steps import VERSION, Steps, make_context

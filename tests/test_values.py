@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit import values
+from buildkit.config import values
+from buildkit.config.settings import Settings
 from buildkit.errors import SettingError
-from buildkit.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.errors import LocalError
-from buildkit.version import describe_version, identify_source
+from buildkit.steps.version import describe_version, identify_source
 from tests.checkouts import COMMIT_TIME, commit_all, run_git
 
 if TYPE_CHECKING:
-    from buildkit.git import Commit
     from buildkit.models import Version
+    from buildkit.source.git import Commit
     from tests.commands import Command
 
 OTHER = "0123456789" * 4
@@ -248,7 +248,7 @@ def test_name_is_all_that_stands_on_stdout(command: Command) -> None:
 
 def test_library_call_prints_nothing(git_repo: Path) -> None:
     code = (
-        "import sys, pathlib; from buildkit.version import identify_source\n"
+        "import sys, pathlib; from buildkit.steps.version import identify_source\n"
         "identify_source(pathlib.Path(sys.argv[1]), git_sha=None, github_sha='x', warn=lambda _: None)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import BuildFailed, StoppedWatching
-from buildkit.wait import BuildEndedBadly, choose_pause
+from buildkit.steps.wait import BuildEndedBadly, choose_pause
 from tests.misbehaviour import answer
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from buildkit.dockerfile import RenderedDockerfile, check_settings, render_instructions
+from buildkit.steps.dockerfile import RenderedDockerfile, check_settings, render_instructions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from buildkit.dockerfile import DockerfileSettings
     from buildkit.models import Version
     from buildkit.session import Session
+    from buildkit.steps.dockerfile import DockerfileSettings
 
 _ONLY_FOR_TEMPLATE = ("EXTRA_PACKAGES", "FEATURES", "PYINSTALLER_SPEC")
 
@@ -25,7 +25,7 @@ def derive_files(
     Args:
         path: The Dockerfile's, in the source.
     """
-    from buildkit.derive import derive_dockerfile, read_own_dockerfile
+    from buildkit.steps.derive import derive_dockerfile, read_own_dockerfile
 
     origins, warn = session.loaded.origins, session.console.warn
     check_settings(wanted)
@@ -54,7 +54,7 @@ def derive_files(
 
 
 def _name_unpacked(session: Session, path: str, text: str) -> None:
-    from buildkit.copied import find_unpacked
+    from buildkit.rendering.copied import find_unpacked
 
     packed = sorted({*session.selection.select().files, "Dockerfile", "BUILD_INSTRUCTIONS.md"})
     if missing := find_unpacked(text, packed):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from buildkit.errors import SettingError
 from buildkit.models import BuildResult, Dockerfile, LocalBuild, Verification, Version
+from buildkit.output.state import digest_files, find_state, load_state, save_state
 from buildkit.pipeline.record import load_made
-from buildkit.state import digest_files, find_state, load_state, save_state
 
 if TYPE_CHECKING:
     from buildkit.session import Session
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def make_image(session: Session) -> LocalBuild:
     """Return the image that an engine built from the archive, saved."""
-    from buildkit.build import build_image
-    from buildkit.discovery import find_engine
-    from buildkit.upload import name_images
+    from buildkit.engines.discovery import find_engine
+    from buildkit.steps.build import build_image
+    from buildkit.steps.upload import name_images
 
     settings, directory = session.settings, session.directory
     made = load_made(directory)
@@ -46,8 +46,8 @@ def make_image(session: Session) -> LocalBuild:
 
 def verify_image(session: Session, image: str | None) -> Verification:
     """Return what was found of an image: the one given, else the one that was built; saved."""
-    from buildkit import verify
-    from buildkit.discovery import find_engine
+    from buildkit.engines.discovery import find_engine
+    from buildkit.steps import verify
 
     settings, directory = session.settings, session.directory
     built = None if image else load_state(directory, LocalBuild)
@@ -80,9 +80,9 @@ def _pin(built: LocalBuild) -> str:
 
 def make_manifest(session: Session, image: str | None) -> str:
     """Return the manifest that starts an image: the one given, else what `wait` or `build` recorded; saved."""
-    from buildkit.atomic import write_file
-    from buildkit.manifest import render_manifest
+    from buildkit.output.atomic import write_file
     from buildkit.reference import parse_reference
+    from buildkit.steps.manifest import render_manifest
 
     settings, directory = session.settings, session.directory
     digest = None

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from buildkit.display import format_size
 from buildkit.errors import LocalError
 from buildkit.models import BuildContext, Dockerfile, Version
-from buildkit.output import STAT_CACHE
-from buildkit.state import digest_file, digest_files, find_state, load_state, save_state
+from buildkit.output.directory import STAT_CACHE
+from buildkit.output.state import digest_file, digest_files, find_state, load_state, save_state
 
 if TYPE_CHECKING:
-    from buildkit.context import PackedContext
-    from buildkit.dockerfile import DockerfileSettings
-    from buildkit.rules import Verdict
     from buildkit.session import Session
+    from buildkit.source.rules import Verdict
+    from buildkit.steps.context import PackedContext
+    from buildkit.steps.dockerfile import DockerfileSettings
 
 
 _DOCKERFILE = "Dockerfile"
@@ -27,7 +27,7 @@ _INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 
 def make_version(session: Session) -> Version:
     """Return which source this is, saved."""
-    from buildkit.version import describe_version, identify_source
+    from buildkit.steps.version import describe_version, identify_source
 
     settings, console = session.settings, session.console
     commit = identify_source(
@@ -52,10 +52,10 @@ def make_version(session: Session) -> Version:
 
 def make_dockerfile(session: Session) -> Dockerfile:
     """Return what was rendered; `Dockerfile` and `BUILD_INSTRUCTIONS.md` are written beside its state."""
-    from buildkit.atomic import write_file
-    from buildkit.dockerfile import render_dockerfile
+    from buildkit.output.atomic import write_file
     from buildkit.pipeline.deriving import derive_files
-    from buildkit.project import find_spec
+    from buildkit.source.project import find_spec
+    from buildkit.steps.dockerfile import render_dockerfile
 
     settings, directory = session.settings, session.directory
     version = load_state(directory, Version)
@@ -84,8 +84,8 @@ def make_dockerfile(session: Session) -> Dockerfile:
 
 def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
     """Return the packed build context, saved; its files are not read again where nothing changed."""
-    from buildkit.compressor import find_compressor
-    from buildkit.context import pack_context
+    from buildkit.archive.compressor import find_compressor
+    from buildkit.steps.context import pack_context
 
     settings, console, directory = session.settings, session.console, session.directory
     version = load_state(directory, Version)
@@ -122,7 +122,7 @@ def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
 
 def list_packed(session: Session) -> list[tuple[int, str]]:
     """Return size in bytes and path of each file that would be packed, largest first."""
-    from buildkit.sizes import list_sizes
+    from buildkit.archive.sizes import list_sizes
 
     selected = session.selection.select()
     for warning in selected.warnings:
@@ -142,8 +142,8 @@ def explain_path(session: Session, path: str) -> tuple[str, Verdict]:
 
 
 def _describe_image(session: Session) -> DockerfileSettings:
-    from buildkit.dockerfile import DockerfileSettings
-    from buildkit.project import find_source_url
+    from buildkit.source.project import find_source_url
+    from buildkit.steps.dockerfile import DockerfileSettings
 
     settings = session.settings
     return DockerfileSettings(
@@ -161,7 +161,7 @@ def _describe_image(session: Session) -> DockerfileSettings:
 
 def _refuse_other_source(session: Session, version: Version) -> None:
     """Stop where the checkout is no longer what `version.json` says: an image must not carry another's name."""
-    from buildkit.version import identify_source
+    from buildkit.steps.version import identify_source
 
     settings = session.settings
     commit = identify_source(
@@ -180,7 +180,7 @@ def _refuse_other_source(session: Session, version: Version) -> None:
 
 def _find_packed(directory: Path) -> PackedContext | None:
     """Return the last build context and its proof; a damaged record only means that the files are read again."""
-    from buildkit.context import PackedContext
+    from buildkit.steps.context import PackedContext
 
     try:
         context = find_state(directory, BuildContext)
@@ -198,7 +198,7 @@ def _find_packed(directory: Path) -> PackedContext | None:
 
 
 def _keep_proof(directory: Path, packed: PackedContext) -> None:
-    from buildkit.atomic import write_file
+    from buildkit.output.atomic import write_file
 
     record = {"context": digest_file(directory / "context.json"), "proof": packed.proof}
     write_file(directory / STAT_CACHE, json.dumps(record).encode("ascii"))

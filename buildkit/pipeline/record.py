@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError, OutcomeUnknown
 from buildkit.models import BuildContext, BuildResult, Dockerfile, Submission, Version
-from buildkit.replies import is_build_id
-from buildkit.state import digest_file, find_state, load_state
+from buildkit.output.state import digest_file, find_state, load_state
+from buildkit.runtime_api.replies import is_build_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +83,7 @@ def is_over(directory: Path, submission: Submission) -> bool:
 
 def is_same_build(session: Session, previous: Submission, made: Made) -> bool:
     """Return whether `previous` asks the same server for the same context under the same names."""
-    from buildkit.upload import name_images
+    from buildkit.steps.upload import name_images
 
     settings = session.settings
     image, tags = name_images(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from buildkit.atomic import write_file
 from buildkit.errors import SettingError
 from buildkit.models import BuildResult, Submission
+from buildkit.output.atomic import write_file
+from buildkit.output.state import digest_files, find_state, load_state, save_state
 from buildkit.pipeline.record import (
     UPLOAD_STATE,
     find_submission,
@@ -16,14 +17,13 @@ from buildkit.pipeline.record import (
     load_made,
     load_submission,
 )
-from buildkit.replies import is_build_id
-from buildkit.state import digest_files, find_state, load_state, save_state
+from buildkit.runtime_api.replies import is_build_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from buildkit.api import RuntimeApi
+    from buildkit.runtime_api.client import RuntimeApi
     from buildkit.session import Session
 
 _SUCCESS = "SUCCESS"
@@ -32,7 +32,7 @@ _NO_API = ("RUNTIME_API_URL and RUNTIME_API_KEY are not set", "set both in .env 
 
 def make_submission(session: Session) -> Submission:
     """Return the build that was asked for, saved before and after the request."""
-    from buildkit.upload import submit_build
+    from buildkit.steps.upload import submit_build
 
     settings, console, directory = session.settings, session.console, session.directory
     require_api(session)
@@ -63,7 +63,7 @@ def make_submission(session: Session) -> Submission:
 
 def await_image(session: Session, build_id: str | None = None) -> BuildResult:
     """Return how the build ended, saved."""
-    from buildkit.wait import BuildEndedBadly, poll_build
+    from buildkit.steps.wait import BuildEndedBadly, poll_build
 
     settings, console, directory = session.settings, session.console, session.directory
     require_api(session)
@@ -116,7 +116,7 @@ def find_built(session: Session) -> BuildResult | None:
 
 def read_logs(session: Session, build_id: str | None) -> list[str]:
     """Return the lines of a build's log; none where the Runtime API has no logs."""
-    from buildkit import logs
+    from buildkit.steps import logs
 
     require_api(session)
     _check_build_id(build_id)
@@ -144,7 +144,7 @@ def open_api(session: Session) -> RuntimeApi:
     Raises:
         SettingError: They name none.
     """
-    from buildkit.api import RuntimeApi
+    from buildkit.runtime_api.client import RuntimeApi
 
     settings = session.settings
     if settings.runtime_api_url is None or settings.runtime_api_key is None:
@@ -181,7 +181,7 @@ def _remember(path: Path) -> Callable[[], None]:
 
 def _show_log_end(session: Session, api: RuntimeApi, build_id: str) -> None:
     """Show the end of a failed build's log; a log that cannot be read changes nothing."""
-    from buildkit.logs import read_tail
+    from buildkit.steps.logs import read_tail
 
     for line in read_tail(api, build_id, warn=session.console.warn):
         session.console.report(line)

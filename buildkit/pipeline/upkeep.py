@@ -6,10 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from buildkit.models import BuildContext, BuildResult, Version
-from buildkit.output import clean_output_dir, remove_output_dir
+from buildkit.output.directory import clean_output_dir, is_archive_name, remove_output_dir
 from buildkit.pipeline.record import UPLOAD_STATE, find_submission, is_over, load_submission
 from buildkit.pipeline.remote import open_api
-from buildkit.values import is_archive_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +62,7 @@ def _clean(directory: Path, keep: frozenset[str] = frozenset()) -> list[str]:
 
 def examine(session: Session) -> list[Finding]:
     """Return what `doctor` found."""
-    from buildkit import doctor
+    from buildkit.steps import doctor
 
     settings = session.settings
     findings = [doctor.check_git(session.source), doctor.check_source(session.source)]

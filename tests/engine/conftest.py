@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.discovery import find_engine
+from buildkit.engines.discovery import find_engine
 from tests.engine.services import (
     TRUST_VARIABLES,
     fetch_buildx,
@@ -27,7 +27,7 @@ from tests.engine.services import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from buildkit.engine import Engine
+    from buildkit.engines.engine import Engine
     from tests.engine.services import MakeArchive
 
 

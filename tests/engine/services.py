@@ -17,12 +17,12 @@ from urllib.error import URLError
 
 import pytest
 
-from buildkit.engine import run_engine
+from buildkit.engines.engine import run_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from buildkit.engine import Engine
+    from buildkit.engines.engine import Engine
 
 SUITE = "trixie"
 # PyInstaller wants binutils and the shared library, which public Python images have.

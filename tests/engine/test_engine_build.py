@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.build import build_image
-from buildkit.container import inspect_image
-from buildkit.discovery import find_engine
-from buildkit.engine import Engine, run_engine
+from buildkit.engines.container import inspect_image
+from buildkit.engines.discovery import find_engine
+from buildkit.engines.engine import Engine, run_engine
 from buildkit.errors import BuildFailed, LocalError, NotStarted
+from buildkit.steps.build import build_image
 
 if TYPE_CHECKING:
     from tests.engine.services import MakeArchive
@@ -169,8 +169,8 @@ def start_build(engine: Engine, archive: Path) -> subprocess.Popen[str]:
     script = f"""
 import signal, sys
 from pathlib import Path
-from buildkit.build import build_image
-from buildkit.discovery import find_engine
+from buildkit.steps.build import build_image
+from buildkit.engines.discovery import find_engine
 
 def stop(number, frame):
     raise SystemExit(128 + number)

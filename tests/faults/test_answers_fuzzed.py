@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import RuntimeBuildError
-from buildkit.logs import read_tail
+from buildkit.steps.logs import read_tail
 from tests.misbehaviour import send
 from tests.runtime_api import KEY
 

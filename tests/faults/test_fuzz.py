@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.config import load_settings
-from buildkit.dockerignore import clean_pattern, translate_pattern
+from buildkit.config.load import load_settings
 from buildkit.errors import SettingError
-from buildkit.gitignore import parse_gitignore
-from buildkit.ignore import parse_dockerignore
 from buildkit.reference import check_tag, parse_reference
+from buildkit.source.dockerignore import clean_pattern, translate_pattern
+from buildkit.source.ignore import parse_dockerignore
+from buildkit.source.patterns import parse_gitignore
 from tests.misbehaviour import send
 from tests.runtime_api import KEY
 
@@ -295,7 +295,7 @@ def test_28_pattern_that_ends_in_time_says_the_same_as_the_plain_one() -> None:
         with contextlib.suppress(ValueError):
             guarded = translate_pattern(pattern)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("buildkit.dockerignore.join_parts", "".join)
+                patch.setattr("buildkit.source.dockerignore.join_parts", "".join)
                 plain = translate_pattern(pattern)
             for _ in range(8):
                 path = re.sub("/+", "/", "".join(draw.choices("aab/", k=draw.randrange(1, 12)))).strip("/")

@@ -310,7 +310,7 @@ def test_31_signal_while_a_poll_hangs_shows_the_build_id(
     assert "wait --build-id build-1" in run.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("module", ["invoke.exceptions", "buildkit.config", "buildkit.tasks"])
+@pytest.mark.parametrize("module", ["invoke.exceptions", "buildkit.config.load", "buildkit.tasks"])
 def test_31_ctrl_c_while_modules_load_shows_no_traceback(command: Command, module: str) -> None:
     running = command.start("version", cold=True, program=(sys.executable, "-X", "importtime", "-m", "buildkit"))
     wait_until(lambda: re.search(rf"{module}$", running.read_err(), re.MULTILINE))

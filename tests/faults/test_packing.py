@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.compressor import BLOCK_BYTES
-from buildkit.tar import format_file
+from buildkit.archive.compressor import BLOCK_BYTES
+from buildkit.archive.tar import format_file
 from tests.runtime_api import KEY
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.errors import RuntimeBuildError, StoppedWatching
-from buildkit.wait import BuildEndedBadly
+from buildkit.steps.wait import BuildEndedBadly
 from tests.misbehaviour import (
     answer,
     answer_gzip_bomb,

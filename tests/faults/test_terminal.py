@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.dockerfile import TARGETS
+from buildkit.steps.dockerfile import TARGETS
 from tests.faults.harness import list_secret_forms
 from tests.misbehaviour import answer, send
 from tests.runtime_api import KEY

@@ -1,0 +1,1 @@
+"""Ordered files to a reproducible tar.gz."""

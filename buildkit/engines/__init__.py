@@ -1,0 +1,1 @@
+"""Container engines at hand, and the contract of the image."""

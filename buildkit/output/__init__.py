@@ -1,0 +1,1 @@
+"""The output directory and the files in it."""

@@ -1,0 +1,1 @@
+"""Templates, and Dockerfiles as text that can be read and changed."""

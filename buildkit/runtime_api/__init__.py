@@ -1,0 +1,1 @@
+"""The Runtime API: the only place that opens a socket."""
