@@ -6,6 +6,7 @@ import hashlib
 import queue
 import threading
 import zlib
+from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from buildkit.errors import SettingError
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 
 # ISA-L's output depends on how its input is cut, so every block but the last has exactly this size.
 BLOCK_BYTES = 1 << 18
+FALLBACK = "zlib"  # of the standard library, where ISA-L is missing
 _BLOCKS_AHEAD = 1
 # No file name, no time, no flags; operating system "unknown".
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _RAW_DEFLATE = -15
+# An empty block of fixed codes, marked as the last one (RFC 1951, 3.2.3).
+_LAST_BLOCK = b"\x03\0"
+_ZLIB_THREADS = 2
 _ISAL_MEMORY = 9  # longer runs to one code table: a little smaller at the same speed
 
 
@@ -145,14 +150,32 @@ class GzipWriter:
         self._empty.put(buffer)  # type: ignore[arg-type]
 
 
+class _ZlibBlocks:
+    """Deflates each block by itself, in threads; none sees another's block, so their number changes no byte."""
+
+    def __init__(self, level: int) -> None:
+        from concurrent.futures import Future, ThreadPoolExecutor  # only where ISA-L is missing
+
+        self._level = level
+        self._pool = ThreadPoolExecutor(_ZLIB_THREADS, "zlib")
+        self._pending: deque[Future[bytes]] = deque()
+
+    def compress(self, block: memoryview, /) -> bytes:
+        self._pending.append(self._pool.submit(self._deflate, bytes(block)))
+        return self._pending.popleft().result() if len(self._pending) > _ZLIB_THREADS else b""
+
+    def flush(self) -> bytes:
+        rest = b"".join(pending.result() for pending in self._pending)
+        self._pool.shutdown()
+        return rest + _LAST_BLOCK
+
+    def _deflate(self, block: bytes) -> bytes:
+        deflate = zlib.compressobj(self._level, zlib.DEFLATED, _RAW_DEFLATE)
+        return deflate.compress(block) + deflate.flush(zlib.Z_SYNC_FLUSH)
+
+
 def _use_zlib(level: int) -> Compressor:
-    return Compressor(
-        "zlib",
-        zlib.ZLIB_RUNTIME_VERSION,
-        level,
-        lambda: zlib.compressobj(level, zlib.DEFLATED, _RAW_DEFLATE),
-        zlib.crc32,
-    )
+    return Compressor(FALLBACK, zlib.ZLIB_RUNTIME_VERSION, level, lambda: _ZlibBlocks(level), zlib.crc32)
 
 
 def _use_isal(level: int) -> Compressor:

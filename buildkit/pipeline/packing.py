@@ -15,6 +15,7 @@ from buildkit.output.directory import STAT_CACHE
 from buildkit.output.state import digest_file, digest_files, find_state, load_state, save_state
 
 if TYPE_CHECKING:
+    from buildkit.archive.compressor import Compressor
     from buildkit.session import Session
     from buildkit.source.rules import Verdict
     from buildkit.steps.context import PackedContext
@@ -84,7 +85,6 @@ def make_dockerfile(session: Session) -> Dockerfile:
 
 def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
     """Return the packed build context, saved; its files are not read again where nothing changed."""
-    from buildkit.archive.compressor import find_compressor
     from buildkit.steps.context import pack_context
 
     settings, console, directory = session.settings, session.console, session.directory
@@ -92,6 +92,7 @@ def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
     load_state(directory, Dockerfile)
     _refuse_other_source(session, version)
     previous = _find_packed(directory)
+    compressor = _choose_compressor(session)
     key = settings.runtime_api_key
     with console.progress("packing") as progress:
         packed = pack_context(
@@ -100,7 +101,7 @@ def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
             {name: (directory / name).read_bytes() for name in (_DOCKERFILE, _INSTRUCTIONS)},
             directory / version.archive,
             mtime=version.commit_time,
-            compressor=find_compressor(settings.compression),
+            compressor=compressor,
             secret=key.reveal() if key else "",
             max_bytes=settings.max_context_bytes,
             warn_bytes=settings.warn_context_bytes,
@@ -111,13 +112,23 @@ def make_context(session: Session, *, use_cache: bool = True) -> BuildContext:
         )
     made_from = digest_files(directory, "version.json", "dockerfile.json", _DOCKERFILE, _INSTRUCTIONS)
     context = replace(packed.context, made_from=made_from)
-    save_state(directory, context)
-    _keep_proof(directory, packed)
+    if previous is None or packed is not previous or context != previous.context:
+        save_state(directory, context)
+        _keep_proof(directory, packed)
     if previous and previous.context.archive != context.archive:
         (directory / previous.context.archive).unlink(missing_ok=True)
     _describe_context(session, context, unchanged=packed is previous)
     console.publish(archive=session.show_path(directory / context.archive))
     return context
+
+
+def _choose_compressor(session: Session) -> Compressor:
+    from buildkit.archive.compressor import FALLBACK, find_compressor
+
+    compressor = find_compressor(session.settings.compression)
+    if compressor.name == FALLBACK and not session.settings.compression:
+        session.console.report(f"the package isal is not installed: packing with {FALLBACK}, which is slower")
+    return compressor
 
 
 def list_packed(session: Session) -> list[tuple[int, str]]:
