@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -155,26 +154,10 @@ import io, sys
 from pathlib import Path
 from buildkit.archive.writer import pack_archive
 from buildkit.archive.compressor import find_compressor
+from tests.pythons import find_other_pythons
 packed = pack_archive(Path(sys.argv[1]), sys.argv[2:], {}, io.BytesIO(), mtime=1760000000, compressor=find_compressor())
 print(packed.context_sha256)
 """
-
-
-def find_pythons() -> list[str]:
-    """Return the other Pythons from 3.11 on that are on the PATH or known to uv, and that run: a shim may not."""
-    candidates = [path for minor in range(11, 16) if (path := shutil.which(f"python3.{minor}"))]
-    uv = shutil.which("uv")
-    for minor in range(11, 16) if uv else ():
-        command = [str(uv), "python", "find", "--no-project", "--no-python-downloads", f"3.{minor}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        candidates += done.stdout.split() if done.returncode == 0 else []
-    found = set()
-    for candidate in candidates:
-        code = "import sys; print(sys.base_prefix, sys.executable)"
-        done = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.split()[0] != sys.base_prefix:
-            found.add(done.stdout.split()[1])
-    return sorted(found)
 
 
 def digest_elsewhere(python: str, before: str, source: Path, files: list[str], **environment: str) -> str:
@@ -204,9 +187,9 @@ def test_the_same_tar_without_isal(tmp_path: Path) -> None:
 
 
 def test_the_same_tar_by_every_other_python_at_hand(tmp_path: Path) -> None:
-    pythons = find_pythons()
+    pythons = find_other_pythons()
     if not pythons:
-        pytest.skip("no other Python from 3.11 on is on the PATH or known to uv")
+        pytest.skip("no other Python from 3.11 on is at hand")
     files = write_tree(tmp_path)
     wanted = pack(tmp_path, files)[1].context_sha256
     assert {python: digest_elsewhere(python, "", tmp_path, files) for python in pythons} == dict.fromkeys(

@@ -16,6 +16,7 @@ import pytest
 
 from tests.checkouts import run_git
 from tests.commands import PACKAGE_ROOT, Command
+from tests.pythons import find_other_pythons
 
 THIS = (sys.executable, "-m", "buildkit")
 NOBODY = 65534
@@ -58,21 +59,6 @@ def clone(repository: Path, target: Path, umask: int) -> Path:
             moment = chance.randrange(1, 2_000_000_000)
             os.utime(path, (moment, moment), follow_symlinks=False)
     return target
-
-
-def find_other_pythons() -> list[str]:
-    """Return interpreters of other versions that this machine has and that can run the package."""
-    names = ["python3.11", "python3.12", "python3.13", "python3.14"]
-    places = [shutil.which(name) for name in names]
-    places += [str(path) for path in sorted(Path.home().glob(".pyenv/versions/*/bin/python3"))]
-    found: dict[str, str] = {}
-    for place in filter(None, places):
-        code = "import sys; print('%d.%d' % sys.version_info[:2])"
-        version = subprocess.run([place, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
-        if version and tuple(map(int, version.split("."))) >= (3, 11):
-            found.setdefault(version, place)
-    found.pop(f"{sys.version_info[0]}.{sys.version_info[1]}", None)
-    return list(found.values())
 
 
 @pytest.fixture
