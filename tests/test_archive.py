@@ -21,6 +21,7 @@ from buildkit.archive.compressor import BLOCK_BYTES, find_compressor
 from buildkit.archive.stream import SecretFound
 from buildkit.archive.writer import PackedArchive, pack_archive
 from buildkit.errors import FileChanged, FileVanished, LocalError
+from tests.pythons import find_other_pythons
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
