@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _SHOWN_LINES = 5
 _FAILED_STEP = re.compile(r"#\d+ ERROR: ")
+# podman and buildah do not guess the registry of an image, docker does.
+_SHORT_NAME = "did not resolve to an alias"
 _BUILD_FIX = "mend what the log names, then run `invoke context build`"
 
 
@@ -142,9 +144,12 @@ def _complete(
     if not code:
         return
     check_engine(engine)
-    raise BuildFailed(
-        f"{engine.name} could not {purpose} (exit code {code}); its log ends: {_cut_end(last_lines)}", fix
-    )
+    end = _cut_end(last_lines)
+    if _SHORT_NAME in end:
+        fix = (
+            "name the registry in BASE_IMAGE, as in docker.io/library/debian, and run `invoke dockerfile context build`"
+        )
+    raise BuildFailed(f"{engine.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)
 
 
 def _cut_end(last_lines: Sequence[str]) -> str:
