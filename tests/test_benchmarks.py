@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks import sending
 from benchmarks.__main__ import main
 
 if TYPE_CHECKING:
@@ -34,3 +35,16 @@ def test_a_tree_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["--trees", "d"])
     assert "no such tree: d" in capsys.readouterr().err
+
+
+def test_a_small_upload_and_the_simulated_waiting_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    sending.main(["--megabytes", "1", "--pairs", "1"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^\| .* \| \d+\.\d+ \| \d+\.\d+ \| -?\d+\.\d+ \|$", out, re.MULTILINE)) == 3
+    assert re.search(r"^\d+\.\d% of them, with \d\.\d+ of the requests", out, re.MULTILINE)
+
+
+def test_waiting_sees_the_end_in_time_with_fewer_requests_than_every_five_seconds() -> None:
+    requests, steady, late = sending.simulate_waiting()
+    assert not late
+    assert requests < steady

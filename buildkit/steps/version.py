@@ -85,7 +85,8 @@ def describe_version(
 
 def _report_dirty(changed: Sequence[str], *, allow_dirty: bool, warn: Callable[[str], None]) -> None:
     named = ", ".join(changed[:_MAX_NAMED]) + (" …" if len(changed) > _MAX_NAMED else "")
-    message = f"{len(changed)} files differ from the commit: {named}"
+    count = "1 file differs" if len(changed) == 1 else f"{len(changed)} files differ"
+    message = f"{count} from the commit: {named}"
     if not allow_dirty:
         raise LocalError(message, "commit or stash them, or set ALLOW_DIRTY=true")
     warn(f"{message}; the image is not what the commit says")
