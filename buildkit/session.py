@@ -69,7 +69,7 @@ class Session:
         settings = self.settings
         lock = self.directory.with_name(f".{self.directory.name}.lock")
         ours = [path.relative_to(self.source).as_posix() for path in (self.directory, lock) if self._is_inside(path)]
-        return Selection(self.source, self.project, include=settings.include, exclude=settings.exclude, never=ours)
+        return Selection(self.source, self.project, include=settings.include, exclude=settings.exclude, ours=ours)
 
     @property
     def template_dir(self) -> Path | None:

@@ -127,10 +127,10 @@ def test_a_virtual_environment_is_told_by_its_mark(source_tree: Path, in_git: bo
 def test_our_own_output_is_never_packed(git_repo: Path) -> None:
     put(git_repo, f"{SDK}/out/version.json", f"{SDK}/.out.lock", f"{SDK}/out2/m.py")
     ours = [f"{SDK}/out", f"{SDK}/.out.lock"]
-    assert [path for path in select(git_repo, never=ours).files if "out" in path.rpartition("sdk/")[2]] == [
+    assert [path for path in select(git_repo, ours=ours).files if "out" in path.rpartition("sdk/")[2]] == [
         f"{SDK}/out2/m.py"
     ]
-    assert explain(git_repo, f"{SDK}/out/version.json", never=ours).reason == "it is our own output"
+    assert explain(git_repo, f"{SDK}/out/version.json", ours=ours).reason == "it is our own output"
 
 
 def test_exclude_and_include_go_before_the_other_rules(git_repo: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from buildkit.errors import SettingError
 from buildkit.models import BuildResult, Dockerfile, LocalBuild, Verification, Version
 from buildkit.output.state import digest_files, find_state, load_state, save_state
-from buildkit.pipeline.record import load_made
+from buildkit.pipeline.record import load_made, name_wanted
 
 if TYPE_CHECKING:
     from buildkit.session import Session
@@ -18,17 +18,10 @@ def make_image(session: Session) -> LocalBuild:
     """Return the image that an engine built from the archive, saved."""
     from buildkit.engines.discovery import find_engine
     from buildkit.steps.build import build_image
-    from buildkit.steps.upload import name_images
 
     settings, directory = session.settings, session.directory
     made = load_made(directory)
-    image, tags = name_images(
-        made.version,
-        prefix=None,
-        target=made.dockerfile.target,
-        image_name=settings.image_name,
-        target_image=settings.target_image,
-    )
+    image, *tags = name_wanted(session, made)
     built = build_image(
         find_engine(settings.engine, builder=settings.builder),
         directory / made.context.archive,

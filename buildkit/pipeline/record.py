@@ -81,22 +81,26 @@ def is_over(directory: Path, submission: Submission) -> bool:
     return result is not None and result.build_id == submission.build_id
 
 
-def is_same_build(session: Session, previous: Submission, made: Made) -> bool:
-    """Return whether `previous` asks the same server for the same context under the same names."""
+def name_wanted(session: Session, made: Made) -> list[str]:
+    """Return the reference of the image and of each further tag, without the prefix of a server's registry."""
     from buildkit.steps.upload import name_images
 
-    settings = session.settings
     image, tags = name_images(
         made.version,
         prefix=None,
         target=made.dockerfile.target,
-        image_name=settings.image_name,
-        target_image=settings.target_image,
+        image_name=session.settings.image_name,
+        target_image=session.settings.target_image,
     )
-    asked, wanted = [previous.target_image, *previous.tags], [image, *tags]
+    return [image, *tags]
+
+
+def is_same_build(session: Session, previous: Submission, made: Made) -> bool:
+    """Return whether `previous` asks the same server for the same context under the same names."""
+    asked, wanted = [previous.target_image, *previous.tags], name_wanted(session, made)
     return (
         previous.context_sha256 == made.context.context_sha256
-        and previous.runtime_api_url == settings.runtime_api_url
+        and previous.runtime_api_url == session.settings.runtime_api_url
         and len(asked) == len(wanted)
         and all(old == new or old.endswith(f"/{new}") for old, new in zip(asked, wanted, strict=True))
     )

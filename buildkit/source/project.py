@@ -88,7 +88,7 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
 def find_source_url(source: Path, members: Iterable[str]) -> str:
     """Return where the project, or the first member that says so, is published; nothing where none does.
 
-    The keys are the labels that PyPI knows: https://docs.pypi.org/project_metadata/#project-urls.
+    The keys are well-known labels of PEP 753 (https://peps.python.org/pep-0753/).
     """
     for folder in (source, *(source / member for member in members)):
         urls = _table(_load(folder), "project", "urls")

@@ -48,20 +48,20 @@ class Selection:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
-        never: Sequence[str] = (),
+        ours: Sequence[str] = (),
     ) -> None:
         """Keep the settings; nothing is read yet.
 
         Args:
             include: gitignore patterns of what is packed besides, whatever `.dockerignore` and git say.
             exclude: gitignore patterns of what is left out.
-            never: Paths below the source that are ours: the output directory and its lock.
+            ours: Paths below the source that are ours: the output directory and its lock.
         """
         self.source = source
         self.project = project
         self._include = tuple(include)
         self._exclude = tuple(exclude)
-        self._never = tuple(never)
+        self._ours = tuple(ours)
 
     def select(self) -> SelectedFiles:
         """Return what is packed.
@@ -108,7 +108,7 @@ class Selection:
 
     @cached_property
     def _rules(self) -> PackingRules:
-        return PackingRules(self.source, self.project, include=self._include, exclude=self._exclude, ours=self._never)
+        return PackingRules(self.source, self.project, include=self._include, exclude=self._exclude, ours=self._ours)
 
     def _sift(self, listed: Iterable[tuple[str, Status]], rules: PackingRules) -> tuple[list[str], set[str]]:
         """Return what of the listing is packed, sorted, and what of it differs from the commit."""
