@@ -148,7 +148,8 @@ def _discard(stream: IO[str]) -> None:
     """Send what is still buffered nowhere, or the interpreter complains of it at its end."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        if null != stream.fileno():  # a closed stream's number may be the one that is given out
+            os.dup2(null, stream.fileno())
+            os.close(null)
     except (OSError, ValueError):
         return

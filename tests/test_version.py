@@ -223,8 +223,8 @@ def test_change_of_what_is_packed_makes_it_dirty(command: Command, change: Any) 
     change(command.checkout)
     run = command.run("version", "--json").succeed()
     assert run.record["dirty"] is True
-    assert "differ from the commit" in run.err
-    command.run("version", "--no-allow-dirty").fail(3, "differ from the commit")
+    assert "1 file differs from the commit" in run.err
+    command.run("version", "--no-allow-dirty").fail(3, "1 file differs from the commit")
     command.run("version", ALLOW_DIRTY="false").fail(3)
 
 

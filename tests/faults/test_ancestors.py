@@ -77,7 +77,8 @@ def test_tasks_in_a_chain_end_like_tasks_alone(command: Command, server: Runtime
     run = command.run("version", "dockerfile", "context", "upload", "wait").expect(0)
     assert len(run.out.splitlines()) == 5
     server.statuses[0] = "FAILURE"
-    command.run("version", "dockerfile", "context", "upload", "wait", "clean").expect(6)
+    chain = ("version", "dockerfile", "context", "upload", "wait", "clean")
+    command.run(*chain, CUSTOM_TAGS="another").expect(6)
     assert (command.output / "wait.json").exists()
 
 
