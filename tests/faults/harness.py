@@ -243,7 +243,10 @@ class Command:
                 for entry in entries:
                     if entry.path in free and not entry.is_symlink():
                         continue
-                    status = entry.stat(follow_symlinks=False)
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # a test itself takes files away meanwhile
                     name = os.path.relpath(entry.path, self.world)
                     if stat.S_ISDIR(status.st_mode):
                         found[name] = (status.st_mode,)
