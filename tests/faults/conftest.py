@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.harness import PACKAGE_ROOT, Command
+from tests.faults.harness import MEMORY, PACKAGE_ROOT, Command
 from tests.faults.ledger import LEDGER
 from tests.runtime_api import RuntimeApiServer
 
@@ -52,7 +52,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world() -> Iterator[Path]:
     """A folder that other users may enter, which pytest's own is not."""
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+    with tempfile.TemporaryDirectory(prefix="faults-", dir=MEMORY) as folder:
         os.chmod(folder, 0o755)
         yield Path(folder).resolve()
 

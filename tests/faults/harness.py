@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 PACKAGE_ROOT = Path(buildkit.__file__).parent.parent
 HANG_S = 40.0
+# A file system in memory, where there is one: a killed process loses nothing that it wrote, on any of them, and waiting
+# for the disk to sync would be most of the time of the suite.
+MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 
 def list_secret_forms(key: str) -> list[bytes]:

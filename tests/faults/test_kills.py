@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.faults.conftest import count_builds
-from tests.faults.harness import HANG_S, PACKAGE_ROOT, Command, Run
+from tests.faults.harness import HANG_S, MEMORY, PACKAGE_ROOT, Command, Run
 from tests.faults.ledger import LEDGER
 from tests.misbehaviour import answer, stay_silent, stop_reading
 from tests.runtime_api import RuntimeApiServer
@@ -136,10 +136,7 @@ class KillSweep:
 
 @pytest.fixture(scope="module")
 def sweep(warm_socket: str, pristine: Path) -> Iterator[KillSweep]:
-    # In memory where there is such a file system: a killed process loses nothing that it wrote, on any of them, and
-    # waiting for the disk would be nine tenths of the sweep.
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="kills-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(prefix="kills-", dir=MEMORY) as folder:
         world = Path(folder).resolve()
         checkout = Path(shutil.copytree(pristine, world / "src", symlinks=True))
         yield KillSweep(Command(world, checkout, warm_socket))
@@ -245,15 +242,16 @@ def test_31_signal_while_packing_ends_soon(command: Command, number: signal.Sign
     signal_at(
         command,
         number,
-        lambda: any(path.stat().st_size > 1_000_000 for path in _list_temporaries(command)),
+        lambda: any(size > 1_000_000 for size in _list_temporary_sizes(command)),
         MAX_CONTEXT_BYTES="4000000000",
     )
     assert not list(command.output.glob("*.tar.gz"))
 
 
-def _list_temporaries(command: Command) -> Iterator[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        yield from command.output.glob(".tmp-*")
+def _list_temporary_sizes(command: Command) -> Iterator[int]:
+    for path in command.output.glob(".tmp-*"):
+        with contextlib.suppress(FileNotFoundError):  # it has its final name by now
+            yield path.stat().st_size
 
 
 @pytest.mark.parametrize("number", SIGNALS)
