@@ -155,7 +155,6 @@ import io, sys
 from pathlib import Path
 from buildkit.archive.writer import pack_archive
 from buildkit.archive.compressor import find_compressor
-from tests.pythons import find_other_pythons
 packed = pack_archive(Path(sys.argv[1]), sys.argv[2:], {}, io.BytesIO(), mtime=1760000000, compressor=find_compressor())
 print(packed.context_sha256)
 """
