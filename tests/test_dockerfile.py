@@ -39,6 +39,8 @@ STAGES = {
         "deps",
         "sources",
         "builder",
+        "outline",
+        "analysis",
         "binary-builder",
         "base-minimal",
         "base-full",
@@ -50,6 +52,8 @@ STAGES = {
         "deps",
         "sources",
         "builder",
+        "outline",
+        "analysis",
         "binary-builder",
         "base-minimal",
         "binary-minimal",
@@ -313,7 +317,7 @@ def test_every_block_is_named_at_the_top_of_the_template_and_can_be_added_to(tmp
     assert named is not None
     assert re.split(r",\s+", named[1]) == blocks
     for block in blocks:
-        target = "binary" if block == "binary_builder" else "source"
+        target = "binary" if block in {"analysis", "binary_builder"} else "source"
         override = f'{{% extends "Dockerfile.j2" %}}{{% block {block} %}}{{{{ super() }}}}ENV ADDED=1\n{{% endblock %}}'
         text = render(target, template_dir=write_template(tmp_path / "mine", override)).text
         assert text.count("ENV ADDED=1\n") == 1

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -264,69 +263,3 @@ def test_a_copied_python_starts_from_its_folder(tmp_path: Path) -> None:
     assert not list(folder.rglob("site-packages"))
     assert "--force-rpath --set-rpath $ORIGIN/../lib" in (tmp_path / "calls").read_text()
     assert not list((folder / "lib").glob("libc.so*"))
-
-
-@pytest.fixture
-def bundle(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return the names of the program that bundles, whose PyInstaller is a stand-in here and real in engine tests."""
-    for name in ("PyInstaller", "PyInstaller.__main__", "PyInstaller.archive", "PyInstaller.building"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    readers = ModuleType("PyInstaller.archive.readers")
-    readers.CArchiveReader = FolderReader  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, readers.__name__, readers)
-    sys.modules["PyInstaller.building"].build_main = None  # type: ignore[attr-defined]
-    names: dict[str, Any] = {"__name__": "bundle"}
-    exec(compile((PROGRAMS / "bundle.py").read_text(), "bundle.py", "exec"), names)
-    return names
-
-
-class FolderReader:
-    """Reads a folder beside the executable as the archive in it."""
-
-    def __init__(self, executable: str) -> None:
-        self.folder = Path(executable + ".d")
-        self.toc = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
-
-    def extract(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
-
-def write_files(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
-
-
-def test_data_files_of_every_importable_package_are_found(
-    tmp_path: Path, bundle: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_files(
-        tmp_path,
-        "one/spacious/server/__init__.py",
-        "one/spacious/server/py.typed",
-        "one/spacious/server/docker/Dockerfile",
-        "one/spacious/server/__pycache__/x.txt",
-        "one/spacious/top.md",
-        "two/plainpack/__init__.py",
-        "two/plainpack/data/.hidden",
-        "tests/__init__.py",
-        "tests/unreachable.txt",
-        "one/README.md",
-    )
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "one"), str(tmp_path / "two"), *sys.path[1:]])
-    data = bundle["select_data"](bundle["find_packages"](tmp_path, "spacious.server"), ["*/Docker*"])
-    assert sorted(data) == ["plainpack/data/.hidden", "spacious/server/py.typed", "spacious/top.md"]
-
-
-def test_an_executable_that_lacks_a_data_file_fails_the_build_by_name(tmp_path: Path, bundle: dict[str, Any]) -> None:
-    write_files(tmp_path, "x/a.md", "x/b.md", "x/c.md", "server", "server.d/x/a.md")
-    write_files(tmp_path / "server.d", "x/b.md")
-    data = {f"x/{name}.md": tmp_path / f"x/{name}.md" for name in "abc"}
-    with pytest.raises(SystemExit, match=r"missing from the executable.*\n    x/a.md\n    x/c.md"):
-        bundle["check_executable"](tmp_path / "server", data)
-
-
-def test_a_spec_that_makes_no_one_file_executable_is_named(tmp_path: Path, bundle: dict[str, Any]) -> None:
-    write_files(tmp_path, "other/lib")
-    with pytest.raises(SystemExit, match="no one-file executable server, but: other"):
-        bundle["check_executable"](tmp_path / "server", {})

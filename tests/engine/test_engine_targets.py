@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,55 @@ def test_a_touched_file_leaves_the_third_party_layers_and_pushes_little(
     new = {digest: size for digest, size in second.items() if digest not in first}
     assert 0 < len(new) <= 2
     assert sum(new.values()) < 10_000_000
+
+
+def test_a_touched_file_leaves_the_analysis_of_the_executable_and_an_import_does_not(
+    run: Run, checkout: Path, docker: Engine
+) -> None:
+    image = "localhost/example:binary-minimal"
+    assert run(*CHAIN, target="binary-minimal").returncode == 0
+    module = checkout / "openhands/agent_server/__init__.py"
+    text = module.read_text()
+    try:
+        module.write_text(text + "\nprint('touched')\n")
+        touched = run(*CHAIN, target="binary-minimal")
+        assert touched.returncode == 0, touched.stderr[-3000:]
+        assert "touched" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
+        module.write_text(text + "\nimport wave\nprint(wave.__name__)\n")
+        imported = run(*CHAIN, target="binary-minimal")
+        assert imported.returncode == 0, imported.stderr[-3000:]
+        assert "wave" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
+    finally:
+        module.write_text(text)
+    assert [is_analysed(done.stderr) for done in (touched, imported)] == [False, True]
+
+
+def test_the_executable_is_what_pyinstaller_makes_of_the_spec(run: Run, checkout: Path, docker: Engine) -> None:
+    assert run("version", "dockerfile", "context", target="binary-minimal").returncode == 0
+    assert compare_executables(docker, read_archive(checkout, "binary-minimal")) == {
+        "missing": [],
+        "added": [],
+        "other content": ["base_library.zip"],
+        "missing modules": [],
+        "added modules": [],
+        "other code": [],
+    }
+
+
+def test_a_spec_that_needs_the_source_itself_gets_it_and_the_log_says_so(
+    run: Run, checkout: Path, docker: Engine
+) -> None:
+    spec = checkout / "openhands/agent_server/agent-server.spec"
+    text = spec.read_text()
+    try:
+        spec.write_text("from openhands.agent_server import __version__\n" + text)
+        done = run(*CHAIN, target="binary-minimal", TARGET_IMAGE="localhost/example:unresolved")
+    finally:
+        spec.write_text(text)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "agent-server.spec is analysed again with every change of the source: " in done.stderr
+    helped = run_engine(docker, "run", "--rm", "--network=none", "localhost/example:unresolved", "--help")
+    assert "--port" in helped.stdout
 
 
 def test_a_new_commit_alone_makes_no_new_layer_but_the_last(
@@ -319,6 +369,53 @@ def push(run: Run, registry: str, name: str, tag: str) -> dict[str, int]:
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return {layer["digest"]: layer["size"] for layer in json.loads(answer.read())["layers"]}
+
+
+# Run in the stage that has made the executable: makes it once more, by PyInstaller alone, and prints what differs.
+COMPARE = """
+import json, PyInstaller.__main__
+from PyInstaller.archive.readers import CArchiveReader
+spec = "openhands/agent_server/agent-server.spec"
+PyInstaller.__main__.run(["--log-level=ERROR", "--distpath=/own/dist", "--workpath=/own/work", spec])
+own, ours = (CArchiveReader(f"{folder}/openhands-agent-server") for folder in ("/own/dist", "/dist"))
+own_modules, modules = (archive.open_embedded_archive("PYZ.pyz") for archive in (own, ours))
+kinds, own_kinds = ({name: entry[-1] for name, entry in archive.toc.items()} for archive in (ours, own))
+both = sorted(name for name in kinds if kinds[name] == own_kinds.get(name) and kinds[name] not in "zn")
+print(json.dumps({
+    "missing": sorted(own_kinds.items() - kinds.items()),
+    "added": sorted(kinds.items() - own_kinds.items()),
+    "other content": [name for name in both if own.extract(name) != ours.extract(name)],
+    "missing modules": sorted(own_modules.toc.keys() - modules.toc.keys()),
+    "added modules": sorted(modules.toc.keys() - own_modules.toc.keys()),
+    "other code": [name for name in modules.toc if own_modules.extract(name) != modules.extract(name)],
+}))
+"""
+
+
+def compare_executables(engine: Engine, archive: Path) -> dict[str, list[str]]:
+    """Return how the executable of an archive differs from what PyInstaller makes of its spec."""
+    command = [engine.program, "build", "--network=host", "--target=binary-builder", "--tag=localhost/bundled:1", "-"]
+    with archive.open("rb") as file:
+        environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+        built = subprocess.run(command, stdin=file, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-3000:]
+    interpreter = ("--rm", "--network=none", "localhost/bundled:1", ".venv/bin/python")
+    compared = run_engine(engine, "run", *interpreter, "-c", COMPARE, timeout_s=300)
+    assert compared.code == 0, compared.stderr[-3000:]
+    differences: dict[str, list[str]] = json.loads(compared.stdout.splitlines()[-1])
+    return differences
+
+
+def is_analysed(log: str) -> bool:
+    """Return whether a build made the analysis of the executable, and did not find it made."""
+    step = re.search(r"#(\d+) \[analysis [^]]*\] RUN \.venv", log)
+    assert step is not None, log[-3000:]
+    return f"#{step[1]} CACHED" not in log
+
+
+def read_archive(checkout: Path, target: str) -> Path:
+    """Return the archive that `context` made last."""
+    return Path(checkout.parent, f"out-{target}", read_state(checkout, target, "context")["archive"])
 
 
 def list_layers(engine: Engine, image: str) -> list[str]:

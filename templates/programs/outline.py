@@ -1,0 +1,113 @@
+"""Write the outline of a source tree: what PyInstaller's analysis reads of it, and no more.
+
+usage: outline.py TREE OUTLINE NOTES
+
+In the outline a module is its imports, in a block that never runs, and any other file is empty. So it stays the same,
+and with it an analysis of it, until an import, the name of a file or the configuration of the build changes. What the
+analysis reads whole, or runs, is whole here too: NOTES/outlined.txt has the files that are not. Where an analysis of an
+outline would miss something, NOTES/unresolved.txt says why.
+"""
+
+import ast
+import os
+import shutil
+import sys
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
+from pathlib import Path
+
+WHOLE_NAMES = {"pyproject.toml", "rthooks.dat", "entry_points.txt", "top_level.txt"}
+WHOLE_SUFFIXES = (".spec", *BYTECODE_SUFFIXES, *EXTENSION_SUFFIXES)
+# Programs and libraries have dependencies, archives have modules.
+WHOLE_BEGINNINGS = (b"\x7fELF", b"PK")
+# What tells PyInstaller that a library is loaded or the metadata of a distribution is read.
+TELLING_CALLS = {"CDLL", "PyDLL", "LoadLibrary", "find_library"}
+TELLING_CALLS |= {"distribution", "files", "get_distribution", "metadata", "require", "requires", "version"}
+
+
+def is_whole(path: Path, content: bytes) -> bool:
+    """Return whether the analysis reads, or runs, more of a file than its imports."""
+    if path.name.startswith("hook-") or "__pyinstaller" in path.parts or path.parent.name == ".packages":
+        return True
+    named = path.name in WHOLE_NAMES or path.name.endswith(WHOLE_SUFFIXES)
+    return path.suffix != ".py" and (named or content.startswith(WHOLE_BEGINNINGS))
+
+
+def list_parts(content: bytes) -> list[ast.AST] | None:
+    """Return every part of a module, or None where it cannot be read as Python, as a template."""
+    try:
+        return list(ast.walk(ast.parse(content)))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def is_told(node: ast.AST) -> bool:
+    """Return whether the analysis looks for such a part of a module."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module != "__future__"
+    if isinstance(node, ast.Call) and len(node.args) == 1 and isinstance(node.args[0], ast.Constant):
+        return getattr(node.func, "attr", getattr(node.func, "id", None)) in TELLING_CALLS
+    return isinstance(node, ast.Import)
+
+
+def moves_modules(node: ast.AST) -> bool:
+    """Return whether a part of a package changes where its modules are looked for, which only running it can tell."""
+    if isinstance(node, ast.Attribute):
+        of_path = isinstance(node.value, ast.Name) and node.value.id == "__path__"
+        return node.attr == "declare_namespace" or (of_path and node.attr in {"append", "extend", "insert"})
+    return isinstance(node, ast.Name) and node.id == "__path__" and isinstance(node.ctx, ast.Store)
+
+
+def outline_file(path: Path, content: bytes) -> bytes:
+    """Return what stands for a file in the outline."""
+    if path.name == "METADATA":
+        # Without the description, which is often the README.
+        return content.partition(b"\n\n")[0] + b"\n"
+    if is_whole(path, content):
+        return content
+    if path.suffix != ".py":
+        return b""
+    parts = list_parts(content)
+    if parts is None:
+        return content
+    told = {ast.unparse(node) for node in parts if is_told(node)}
+    lines = [f"    {statement}\n" for statement in sorted(told)]
+    return "".join(["if __name__ is None:\n", *lines]).encode() if lines else b""
+
+
+def outline_tree(tree: Path, outline: Path, notes: Path) -> None:
+    """Write the outline of every file, with the modes and symbolic links of the tree, and what there is to note."""
+    outlined, moving = [], []
+    for folder, folders, names in os.walk(tree):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        place = outline / Path(folder).relative_to(tree)
+        place.mkdir(parents=True)
+        for name in sorted([*names, *(name for name in folders if Path(folder, name).is_symlink())]):
+            path, copy = Path(folder, name), place / name
+            if path.is_symlink():
+                copy.symlink_to(path.readlink())
+                continue
+            content, relative = path.read_bytes(), path.relative_to(tree)
+            copy.write_bytes(outline_file(relative, content))
+            shutil.copymode(path, copy)
+            if not is_whole(relative, content):
+                outlined.append(relative.as_posix())
+            if name == "__init__.py" and any(map(moves_modules, list_parts(content) or [])):
+                moving.append(relative.as_posix())
+    notes.mkdir()
+    (notes / "outlined.txt").write_text("".join(f"{name}\n" for name in outlined))
+    if moving:
+        (notes / "unresolved.txt").write_text(f"packages say where their modules are: {', '.join(moving)}\n")
+
+
+def forget_times(folder: Path) -> None:
+    """Give everything the same time: some builders take a file of another time for another file."""
+    for parent, _, names in os.walk(folder):
+        for path in (parent, *(os.path.join(parent, name) for name in names)):
+            os.utime(path, (0, 0), follow_symlinks=False)
+
+
+if __name__ == "__main__":
+    source_folder, outline_folder, notes_folder = map(Path, sys.argv[1:])
+    outline_tree(source_folder, outline_folder, notes_folder)
+    forget_times(outline_folder)
+    forget_times(notes_folder)
