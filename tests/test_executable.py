@@ -23,6 +23,7 @@ SOURCE = {
     "README.md": "Read me",
     "server.spec": SPEC,
 }
+OUTLINED = "if __name__ is None:\n    import __future__\n    import json\n"
 # As PyInstaller: a spec is run with its names, the analysis reads the modules, an executable is made of files.
 STAND_IN = {
     "__init__.py": "",
@@ -144,7 +145,7 @@ def read_tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("app/core.py", "import json\n\n\ndef answer():\n    return json.dumps(2)\n"),
+        ("app/core.py", "from __future__ import division\nimport json\n\n\ndef answer():\n    return json.dumps(2)\n"),
         ("app/__init__.py", "from app.core import answer\nVERSION = '2'\nprint(VERSION)\n"),
         ("app/page.html", "<p>other"),
         ("README.md", "Other"),
@@ -187,7 +188,7 @@ def test_an_outline_has_every_import_and_runs_nothing(builder: Builder, source: 
     outline = builder.outline(source)
     told = "if __name__ is None:\n    from .a import *\n    import os.path as p, sys\n"
     assert (outline / "app/many.py").read_text() == told
-    assert (outline / "app/core.py").read_text() == "if __name__ is None:\n    import json\n"
+    assert (outline / "app/core.py").read_text() == OUTLINED
     for path in outline.rglob("*.py"):
         names: dict[str, object] = {"__name__": "outline"}
         exec(compile(path.read_text(), str(path), "exec"), names)
@@ -224,8 +225,7 @@ def test_modes_and_links_are_in_the_outline(builder: Builder, source: Path) -> N
 
 def test_the_executable_is_made_of_the_source_and_the_analysis_is_not_repeated(builder: Builder, source: Path) -> None:
     log = builder.analyse(source)
-    outlined = "if __name__ is None:\n    import json\n"
-    assert f"analysed {len(outlined)}" in log
+    assert f"analysed {len(OUTLINED)}" in log
     assert "data files added to those of the spec:\n    app/page.html" in log
     assert not (builder.root / "dist").exists()
     write_files(source, {"app/core.py": "import json\nanswer = 'touched'\n"})

@@ -42,11 +42,15 @@ def list_parts(content: bytes) -> list[ast.AST] | None:
 
 def is_told(node: ast.AST) -> bool:
     """Return whether the analysis looks for such a part of a module."""
-    if isinstance(node, ast.ImportFrom):
-        return node.module != "__future__"
     if isinstance(node, ast.Call) and len(node.args) == 1 and isinstance(node.args[0], ast.Constant):
         return getattr(node.func, "attr", getattr(node.func, "id", None)) in TELLING_CALLS
-    return isinstance(node, ast.Import)
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def write_statement(node: ast.AST) -> str:
+    """Return a part as a statement that may stand in a block."""
+    # It is a module like others, too, but this way of importing it only stands at the beginning.
+    return "import __future__" if getattr(node, "module", None) == "__future__" else ast.unparse(node)
 
 
 def moves_modules(node: ast.AST) -> bool:
@@ -69,7 +73,7 @@ def outline_file(path: Path, content: bytes) -> bytes:
     parts = list_parts(content)
     if parts is None:
         return content
-    told = {ast.unparse(node) for node in parts if is_told(node)}
+    told = {write_statement(node) for node in parts if is_told(node)}
     lines = [f"    {statement}\n" for statement in sorted(told)]
     return "".join(["if __name__ is None:\n", *lines]).encode() if lines else b""
 
