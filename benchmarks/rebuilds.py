@@ -45,7 +45,7 @@ class Checkout:
     source: Path
 
     def touch(self, module: str) -> None:
-        """Add a comment to a file of the server, as somebody at work on it would.
+        """Add a line of code to a file of the server; a comment alone leaves an executable as it is.
 
         Raises:
             SystemExit: There is no such module, or it is no package that can be started.
@@ -55,7 +55,7 @@ class Checkout:
         if not listed[0]:
             stop(f"the source has no {suffix}")
         with (self.source / listed[0]).open("a", encoding="utf-8") as file:
-            file.write("\n# touched\n")
+            file.write("\nTOUCHED = True\n")
 
     def commit_nothing(self) -> None:
         """Take changes back and make a commit without any."""

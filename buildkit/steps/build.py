@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     Report = Callable[[str], None]
 
 _SHOWN_LINES = 5
-_FAILED_STEP = re.compile(r"#\d+ ERROR: ")
+# BuildKit repeats whole RUN instructions; what failed stands at a line's end.
+_LINE_BEGINNING, _LINE_END = 60, 140
+_FAILED_STEP = re.compile(r"(#\d+ )ERROR: ")
+_DIGEST = re.compile(r"#\d+ sha256:\w+")
 # podman and buildah do not guess the registry of an image, docker does.
 _SHORT_NAME = "did not resolve to an alias"
 _BUILD_FIX = "mend what the log names, then run `invoke context build`"
@@ -154,6 +157,15 @@ def _complete(
 
 def _cut_end(last_lines: Sequence[str]) -> str:
     """Return what the failing step said last; after it BuildKit only repeats the step and its exit code."""
-    spoken = [line for line in last_lines if line.strip()]
-    failed = next((position for position, line in enumerate(spoken) if _FAILED_STEP.match(line)), len(spoken) - 1)
-    return " | ".join(spoken[max(0, failed + 1 - _SHOWN_LINES) : failed + 1])
+    spoken = [line for line in last_lines if line.strip() and not _DIGEST.fullmatch(line)]
+    failed = next((match for line in spoken if (match := _FAILED_STEP.match(line))), None)
+    if failed:
+        step = [line for line in spoken if line.startswith(failed[1])]
+        spoken = step[: step.index(failed.string) + 1]
+    return " | ".join(map(_shorten, spoken[-_SHOWN_LINES:]))
+
+
+def _shorten(line: str) -> str:
+    if len(line) <= _LINE_BEGINNING + _LINE_END:
+        return line
+    return f"{line[:_LINE_BEGINNING]} … {line[-_LINE_END:]}"

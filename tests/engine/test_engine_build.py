@@ -77,11 +77,12 @@ def test_a_pushed_image_is_pulled_by_the_digest_that_was_reported(
 
 
 def test_a_failing_step_ends_the_build_with_the_end_of_its_log(engine: Engine, make_archive: MakeArchive) -> None:
-    archive = make_archive({"Dockerfile": "FROM localhost/tiny:1\nRUN echo the reason; exit 3\n"})
+    archive = make_archive({"Dockerfile": f"FROM localhost/tiny:1\nRUN echo the reason; : {'x' * 3000}; exit 3\n"})
     log: list[str] = []
-    with pytest.raises(BuildFailed, match="the reason") as failure:
+    with pytest.raises(BuildFailed, match=r"the reason(?!; :)") as failure:
         build_image(engine, archive, "localhost/failed:1", network="host", report=log.append)
     assert failure.value.exit_code == 6
+    assert len(failure.value.message) < 1200
     assert any("the reason" in line for line in log)
 
 

@@ -150,6 +150,21 @@ def test_a_touched_file_leaves_the_analysis_of_the_executable_and_an_import_does
     assert [is_analysed(done.stderr) for done in (touched, imported)] == [False, True]
 
 
+def test_a_comment_leaves_the_executable_and_every_layer_as_they_are(run: Run, checkout: Path, docker: Engine) -> None:
+    assert run(*CHAIN, target="binary-minimal").returncode == 0
+    layers = list_layers(docker, "localhost/example:binary-minimal")
+    module = checkout / "openhands/agent_server/app.py"
+    text = module.read_text()
+    try:
+        module.write_text(text + "\n# A comment.\n")
+        done = run(*CHAIN, target="binary-minimal")
+    finally:
+        module.write_text(text)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not is_analysed(done.stderr)
+    assert list_layers(docker, "localhost/example:binary-minimal") == layers
+
+
 def test_the_executable_is_what_pyinstaller_makes_of_the_spec(run: Run, checkout: Path, docker: Engine) -> None:
     assert run("version", "dockerfile", "context", target="binary-minimal").returncode == 0
     assert compare_executables(docker, read_archive(checkout, "binary-minimal")) == {
