@@ -3,6 +3,7 @@
 python -m benchmarks.images                                    this repository's example, all four targets
 python -m benchmarks.images --features docker                  the same, without the desktop
 python -m benchmarks.images --source ../agent-sdk --targets source-minimal,binary-minimal
+python -m benchmarks.images --split --targets binary-minimal   the same with the executable in two files
 
 It needs what the engine tests need: root, and `bash tests/engine/install.sh`. Each target has an engine that has built
 nothing before, a registry on loopback, and a base image of Debian with Python. The source is cloned, never changed.
@@ -100,6 +101,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", type=Path, default=PACKAGE_ROOT / "examples/agent-server", help="a checkout")
     parser.add_argument("--targets", default=",".join(TARGETS), help="which ones, separated by commas")
     parser.add_argument("--features", default="docker,desktop", help="of the full targets, or none")
+    parser.add_argument("--split", action="store_true", help="with SPLIT_EXECUTABLE=true")
     parser.add_argument("--module", default="openhands.agent_server", help="the server; its __main__.py is touched")
     parser.add_argument(
         "--log", type=Path, default=Path(os.devnull), help="a file to which all that is said is appended"
@@ -150,6 +152,7 @@ def _measure_target(engine: Engine, folder: Path, target: str, options: argparse
         "ENGINE": engine.name,
         "FEATURES": options.features,
         "SERVER_MODULE": options.module,
+        "SPLIT_EXECUTABLE": str(options.split).lower(),
     }
     checkout = clone_checkout(options.source.resolve(), folder / "checkout")
     with run_registry(storage) as registry, options.log.open("a", encoding="utf-8") as log:

@@ -32,6 +32,7 @@ _RENDERING = (
     "source_url",
     "template_dir",
     "pyinstaller_spec",
+    "split_executable",
     "dockerfile",
 )
 _PACKING = ("compression", "max_context_bytes")

@@ -84,6 +84,17 @@ def test_only_the_stages_that_the_target_needs_are_rendered_and_the_target_is_la
     assert stages == STAGES[target]
 
 
+def test_a_split_executable_is_two_files_the_large_one_below() -> None:
+    text = render("binary-minimal", split_executable=True).text
+    copied = re.findall(r'^COPY --from=(\S+) --chown=10001:10001 \["(\S+)", "(\S+)"\]$', text, re.MULTILINE)
+    server = "openhands-agent-server"
+    assert copied == [
+        ("analysis", f"/dist/{server}", f"/usr/local/bin/{server}"),
+        ("binary-builder", f"/dist/{server}.own", f"/usr/local/bin/{server}.own"),
+    ]
+    assert "/opt/split.py" not in render("binary-minimal").text
+
+
 @every_target
 def test_every_stage_begins_with_the_base_image_or_another_stage(target: str) -> None:
     names = [line.split() for line in render(target).text.splitlines() if line.startswith("FROM ")]

@@ -37,22 +37,26 @@ def run(arguments):
 """,
     "building/__init__.py": "",
     "building/build_main.py": """
+import json
 from pathlib import Path
 BUNDLE = COLLECT = MERGE = Splash = lambda *parts, **options: None
 class Analysis:
     def __init__(self, scripts, datas=(), kind="PYSOURCE"):
         print("analysed", len(Path("app/core.py").read_text()))
         self.scripts = [("main", str(Path(script).absolute()), kind) for script in scripts]
-        self.pure = [("app.core", str(Path("app/core.py").absolute()), "PYMODULE"), ("space", "-", "PYMODULE")]
+        modules = {"app": "app/__init__.py", "app.core": "app/core.py", "json": json.__file__}
+        self.pure = [(name, str(Path(path).absolute()), "PYMODULE") for name, path in modules.items()]
+        self.pure.append(("space", "-", "PYMODULE"))
         self.datas = [*datas, ("v", None, "OPTION")]
 def PYZ(*parts):
-    return [entry for part in parts for entry in part]
+    return [("PYZ/" + name, source, kind) for part in parts for name, source, kind in part]
 def EXE(*parts, name):
     folder = Path(folders["--distpath"], f"{name}.d")
     for place, source, kind in (entry for part in parts for entry in part):
         if source and source != "-":
+            content = source.encode() if kind == "DEPENDENCY" else Path(source).read_bytes()
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            (folder / place).write_bytes(Path(source).read_bytes())
+            (folder / place).write_bytes(content)
     folder.with_suffix("").touch()
 """,
     "archive/__init__.py": "",
@@ -81,14 +85,16 @@ class Builder:
         self.run("outline.py", source, folder / "outline", folder / "notes", cwd=source)
         return folder / "outline"
 
-    def analyse(self, source: Path) -> str:
-        """Analyse a source by its outline and return the log."""
+    def analyse(self, source: Path, *, split: bool = False) -> str:
+        """Analyse a source by its outline, make the executable of all else if it is split, and return the log."""
         outline = self.outline(source)
         (outline.parent / "notes").rename(self.root / "pyinstaller")
         # In an image the outline stands where the source will stand.
         source.rename(self.root / "source")
         outline.rename(source)
         log = self.run("analyse.py", "server.spec", "app", cwd=source)
+        if split:
+            log += self.run("split.py", "server.spec", "server", cwd=source)
         source.rename(outline)
         (self.root / "source").rename(source)
         return log
@@ -233,9 +239,44 @@ def test_the_executable_is_made_of_the_source_and_the_analysis_is_not_repeated(b
     assert "analysed" not in made
     assert "all 1 data files of the packages are in the executable" in made
     carried = builder.root / "dist/server.d"
-    assert (carried / "app.core").read_text() == "import json\nanswer = 'touched'\n"
+    assert (carried / "PYZ/app.core").read_text() == "import json\nanswer = 'touched'\n"
     assert (carried / "main").read_text() == SOURCE["app/__main__.py"]
     assert (carried / "app/page.html").read_text() == "<p>"
+
+
+def test_a_split_executable_has_the_source_beside_it(builder: Builder, source: Path) -> None:
+    builder.analyse(source, split=True)
+    made = builder.root / "dist"
+    assert sorted(path.name for path in made.iterdir()) == ["server", "server.d"]
+    before = read_tree(made)
+    write_files(source, {"app/core.py": "import json\n\n\ndef answer():\n    return json.dumps('touched')\n"})
+    log = builder.bundle(source)
+    assert "analysed" not in log
+    assert "all 1 data files of the packages are in the executable" in log
+    own = {path.relative_to(made / "server.own.d").as_posix() for path in (made / "server.own.d").rglob("*.*")}
+    assert own == {"app/__init__.pyc", "app/core.pyc", "app/page.html", "main.script"}
+    assert {name: entry for name, entry in read_tree(made).items() if not name.startswith("server.own")} == before
+    references = {path for path in own if (made / "server.d" / path).read_text() == "server.own"}
+    assert references == own
+    assert (made / "server.d/PYZ/json").exists()
+    assert not (made / "server.d/PYZ/app").exists()
+    # The script in the large executable runs the one in the small, among the modules that both are unpacked to.
+    start = "import sys, runpy; sys.path[:0] = [sys.argv[1]]; sys._MEIPASS = sys.argv[1]; runpy.run_path(sys.argv[2])"
+    command = [sys.executable, "-c", start, str(made / "server.own.d"), str(made / "server.d/main")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == '"touched"\n'
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("open('README.md')\n" + SPEC, "it reads "),
+        (SPEC + SPEC, "the spec makes 2 of them"),
+    ],
+)
+def test_what_cannot_be_split_is_said(builder: Builder, source: Path, spec: str, reason: str) -> None:
+    write_files(source, {"server.spec": spec})
+    with pytest.raises(RuntimeError, match=f"the executable cannot be split: {reason}"):
+        builder.analyse(source, split=True)
 
 
 UNRESOLVED = {
@@ -272,7 +313,7 @@ def test_a_spec_that_asks_for_more_is_analysed_over_the_source(builder: Builder,
     assert "server.spec is analysed again with every change of the source: " in log
     assert reason in log
     assert f"analysed {len(SOURCE['app/core.py'])}" in log
-    assert (builder.root / "dist/server.d/app.core").read_text() == SOURCE["app/core.py"]
+    assert (builder.root / "dist/server.d/PYZ/app.core").read_text() == SOURCE["app/core.py"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,9 @@ class Settings:
     pyinstaller_spec: str | None = _setting(
         "", values.parse_text_or_none, "path of the PyInstaller spec; found by name when empty"
     )
+    split_executable: bool = _setting(
+        "false", values.parse_flag, "whether the project's own files lie in a small executable beside the large one"
+    )
     dockerfile: str | None = _setting(
         "", values.parse_text_or_none, "a Dockerfile of the source to derive from, not our template"
     )

@@ -163,6 +163,7 @@ def _describe_image(session: Session) -> DockerfileSettings:
         build_args=settings.build_args,
         extra_packages=settings.extra_packages,
         features=settings.features,
+        split_executable=settings.split_executable,
         server_module=settings.server_module,
         server_name=settings.server_name,
         server_port=settings.server_port,

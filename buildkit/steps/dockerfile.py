@@ -37,6 +37,7 @@ class DockerfileSettings:
         build_args: Values of the template's own ARGs, and further ones that every stage sees.
         extra_packages: Names for the base image's package manager.
         features: Of the full targets; the minimal ones have none.
+        split_executable: Whether the project's own files lie beside the executable, as `{server_name}.own`.
         server_name: Of the executable in `/usr/local/bin`.
         image_name: What the instructions call the image.
         source_url: Where the source is published; empty: the image has no such label.
@@ -47,6 +48,7 @@ class DockerfileSettings:
     build_args: Mapping[str, str] = field(default_factory=dict)
     extra_packages: Sequence[str] = ()
     features: frozenset[str] = FEATURES
+    split_executable: bool = False
     server_module: str = "openhands.agent_server"
     server_name: str = "openhands-agent-server"
     server_port: int = 8000
@@ -159,6 +161,7 @@ def _collect_values(settings: DockerfileSettings, project: Project, version: Ver
         "build_args": dict(sorted(settings.build_args.items())),
         "extra_packages": list(settings.extra_packages),
         "features": settings.features if full else frozenset(),
+        "split_executable": settings.split_executable,
         "server_module": settings.server_module,
         "server_name": settings.server_name,
         "server_port": settings.server_port,

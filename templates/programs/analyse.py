@@ -30,6 +30,7 @@ OUTLINED = WORK / "outlined.txt"
 DATA = WORK / "data.json"
 RESOLVED = WORK / "resolved"
 UNRESOLVED = WORK / "unresolved.txt"
+OWN = WORK / "own.json"
 
 
 class UnresolvedError(Exception):

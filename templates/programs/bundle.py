@@ -1,13 +1,16 @@
 """Build the executable of the project's own spec as it was analysed, and prove that it has every data file.
 
 usage: bundle.py SPEC EXECUTABLE, from the root of the source tree
+
+Where the executable is split, this makes `EXECUTABLE.own`: the project's own files, and all its data files.
 """
 
 import json
+import py_compile
 import sys
 from pathlib import Path
 
-from analyse import DATA, RESOLVED, UNRESOLVED, WORK, complete_analysis, run_pyinstaller
+from analyse import DATA, OWN, RESOLVED, UNRESOLVED, WORK, complete_analysis, run_pyinstaller
 from PyInstaller.archive.readers import CArchiveReader
 from PyInstaller.building import build_main
 
@@ -29,14 +32,42 @@ def check_executable(executable: Path, data: dict[str, Path]) -> None:
     print(f"all {len(data)} data files of the packages are in the executable")
 
 
+def compile_entry(place: str, source: str, kind: str) -> tuple[str, str, str]:
+    """Return an entry that is no code, or the data file that the code is compiled to."""
+    if not kind.startswith(("PYMODULE", "PYSOURCE")):
+        return place, source, kind
+    compiled = str(WORK / "compiled" / place)
+    py_compile.compile(
+        source,
+        compiled,
+        dfile=place.removesuffix("c"),
+        doraise=True,
+        optimize=int(kind.partition("-")[2] or 0),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    return place, compiled, "DATA"
+
+
+def write_own_spec() -> str:
+    """Return a spec for the project's own files."""
+    own = json.loads(OWN.read_text())
+    spec = WORK / "own.spec"
+    spec.write_text(f"EXE({[compile_entry(*entry) for entry in own['entries']]!r}, **{own['options']!r})")
+    return str(spec)
+
+
 def bundle(spec: str, executable: str) -> None:
     """Build the executable of the files in the tree, by the resolved spec where there is one."""
     data = {place: Path(path) for place, path in json.loads(DATA.read_text()).items()}
     resolved = RESOLVED / Path(spec).name
-    if not resolved.exists():
+    if OWN.exists():
+        spec, executable = write_own_spec(), f"{executable}.own"
+    elif resolved.exists():
+        spec = str(resolved)
+    else:
         print(f"{spec} is analysed again with every change of the source: {UNRESOLVED.read_text()}", end="", flush=True)
         build_main.Analysis = complete_analysis(data, [])
-    run_pyinstaller(str(resolved) if resolved.exists() else spec, WORK / "bundle")
+    run_pyinstaller(spec, WORK / "bundle")
     check_executable(Path("/dist", executable), data)
 
 

@@ -165,6 +165,29 @@ def test_a_comment_leaves_the_executable_and_every_layer_as_they_are(run: Run, c
     assert list_layers(docker, "localhost/example:binary-minimal") == layers
 
 
+def test_a_split_executable_keeps_the_contract_and_a_touched_file_pushes_the_source_alone(
+    run: Run, checkout: Path, registry: str, docker: Engine
+) -> None:
+    split = {"target": "binary-minimal", "SPLIT_EXECUTABLE": "true"}
+    first = push(run, registry, "split", "1", **split)
+    image = f"{registry}/acme/split:1"
+    verified = run("verify", "--image", image, **split)
+    assert verified.returncode == 0, verified.stdout + verified.stderr[-3000:]
+    assert try_inside(docker, image, "ls /usr/local/bin/openhands-agent-server.own")
+    module = checkout / "openhands/agent_server/__init__.py"
+    text = module.read_text()
+    try:
+        module.write_text(text + "\nprint('touched')\n")
+        second = push(run, registry, "split", "2", **split)
+    finally:
+        module.write_text(text)
+    new = [size for digest, size in second.items() if digest not in first]
+    assert len(new) == 1
+    assert new[0] < 1_000_000
+    helped = run_engine(docker, "run", "--rm", "--network=none", f"{registry}/acme/split:2", "--help")
+    assert "touched" in helped.stdout
+
+
 def test_the_executable_is_what_pyinstaller_makes_of_the_spec(run: Run, checkout: Path, docker: Engine) -> None:
     assert run("version", "dockerfile", "context", target="binary-minimal").returncode == 0
     assert compare_executables(docker, read_archive(checkout, "binary-minimal")) == {
@@ -374,9 +397,9 @@ def test_no_container_is_left_over(docker: Engine) -> None:
     assert run_engine(docker, "ps", "--all", "--quiet").stdout == ""
 
 
-def push(run: Run, registry: str, name: str, tag: str) -> dict[str, int]:
+def push(run: Run, registry: str, name: str, tag: str, **settings: str) -> dict[str, int]:
     """Return the pushed image's layers: digest to bytes on the wire."""
-    done = run(*CHAIN, "--push", TARGET_IMAGE=f"{registry}/acme/{name}:{tag}")
+    done = run(*CHAIN, "--push", TARGET_IMAGE=f"{registry}/acme/{name}:{tag}", **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     request = urllib.request.Request(
         f"http://{registry}/v2/acme/{name}/manifests/{tag}",

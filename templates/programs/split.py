@@ -1,0 +1,89 @@
+"""Make the executable without the project's own files, which it takes from one beside it.
+
+usage: split.py SPEC EXECUTABLE, from the root of the outline when it is analysed
+
+So the executable is as large as its third-party packages and lasts as long as the analysis does, and `EXECUTABLE.own`,
+made of the source, is as small as the project. PyInstaller calls the two a multipackage bundle.
+"""
+
+import json
+import runpy
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from analyse import OWN, RESOLVED, UNRESOLVED, WORK, run_pyinstaller
+
+Entry = tuple[str, str, str]
+# Runs a script of the project's own as PyInstaller would, in the main module.
+STUB = """import marshal, sys
+with open(sys._MEIPASS + "/SCRIPT", "rb") as file:
+    exec(marshal.loads(file.read()[16:]))
+"""
+
+
+class Archive:
+    """A call to PYZ; the modules of the project's own are taken out of it."""
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        entries = [entry for part in parts for entry in part]
+        self.others = [entry for entry in entries if not is_own(entry[1])]
+        self.own = [
+            (name.replace(".", "/") + ("/__init__.pyc" if source.endswith("/__init__.py") else ".pyc"), source, kind)
+            for name, source, kind in entries
+            if is_own(source)
+        ]
+        self.options = options
+
+    def __repr__(self) -> str:
+        return f"PYZ({self.others!r}, **{self.options!r})"
+
+
+def is_own(source: str | None) -> bool:
+    """Return whether a file is one of the source tree, in which the environment lies, too."""
+    path = Path(source or "-")
+    return path.is_relative_to(Path.cwd()) and not path.is_relative_to(sys.prefix)
+
+
+def separate(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Return what stays in the executable, and the project's own files."""
+    others, own = [], []
+    for place, source, kind in entries:
+        if not is_own(source):
+            others.append((place, source, kind))
+        elif kind.startswith("PYSOURCE"):
+            script, stub = f"{place}.script", WORK / f"{place}.py"
+            stub.write_text(STUB.replace("SCRIPT", script))
+            others.append((place, str(stub), "PYSOURCE"))
+            own.append((script, source, kind))
+        else:
+            own.append((place, source, kind))
+    return others, own
+
+
+def split(spec: Path, executable: str) -> None:
+    """Make the executable, and write down what is to lie beside it."""
+    if not spec.exists():
+        sys.exit(f"the executable cannot be split: {UNRESOLVED.read_text()}")
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    names = {"PYZ": Archive, "EXE": lambda *parts, **options: calls.append((parts, options))}
+    runpy.run_path(str(spec), names)
+    if len(calls) != 1:
+        sys.exit(f"the executable cannot be split: the spec makes {len(calls)} of them")
+    ((parts, options),) = calls
+    own: list[Entry] = []
+    written = []
+    for part in parts:
+        others, of_part = (part, part.own) if isinstance(part, Archive) else separate(part)
+        own += of_part
+        written.append(repr(others))
+    beside = f"{executable}.own"
+    references = [(place, beside, "DEPENDENCY") for place, _, _ in own]
+    spec.write_text(f"EXE({', '.join(written)}, {references!r}, **{options!r})")
+    run_pyinstaller(str(spec), WORK / "split")
+    OWN.write_text(json.dumps({"entries": own, "options": options | {"name": beside}}))
+
+
+if __name__ == "__main__":
+    split(RESOLVED / Path(sys.argv[1]).name, sys.argv[2])
