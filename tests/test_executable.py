@@ -54,7 +54,8 @@ def EXE(*parts, name):
     folder = Path(folders["--distpath"], f"{name}.d")
     for place, source, kind in (entry for part in parts for entry in part):
         if source and source != "-":
-            content = source.encode() if kind == "DEPENDENCY" else Path(source).read_bytes()
+            named = kind in ("DEPENDENCY", "SYMLINK")
+            content = source.encode() if named else Path(source).read_bytes()
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(content)
     folder.with_suffix("").touch()
@@ -245,6 +246,8 @@ def test_the_executable_is_made_of_the_source_and_the_analysis_is_not_repeated(b
 
 
 def test_a_split_executable_has_the_source_beside_it(builder: Builder, source: Path) -> None:
+    more = "analysis.datas + [('config', 'README.md', 'DATA'), ('link', 'config', 'SYMLINK')]"
+    write_files(source, {"server.spec": SPEC.replace("analysis.datas", more)})
     builder.analyse(source, split=True)
     made = builder.root / "dist"
     assert sorted(path.name for path in made.iterdir()) == ["server", "server.d"]
@@ -253,8 +256,10 @@ def test_a_split_executable_has_the_source_beside_it(builder: Builder, source: P
     log = builder.bundle(source)
     assert "analysed" not in log
     assert "all 1 data files of the packages are in the executable" in log
-    own = {path.relative_to(made / "server.own.d").as_posix() for path in (made / "server.own.d").rglob("*.*")}
-    assert own == {"app/__init__.pyc", "app/core.pyc", "app/page.html", "main.script"}
+    files = [path for path in (made / "server.own.d").rglob("*") if path.is_file()]
+    own = {path.relative_to(made / "server.own.d").as_posix() for path in files}
+    assert own == {"app/__init__.pyc", "app/core.pyc", "app/page.html", "config", "main.script"}
+    assert (made / "server.own.d/config").read_text() == SOURCE["README.md"]
     assert {name: entry for name, entry in read_tree(made).items() if not name.startswith("server.own")} == before
     references = {path for path in own if (made / "server.d" / path).read_text() == "server.own"}
     assert references == own

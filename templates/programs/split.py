@@ -28,37 +28,42 @@ class Archive:
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         entries = [entry for part in parts for entry in part]
-        self.others = [entry for entry in entries if not is_own(entry[1])]
-        self.own = [
-            (name.replace(".", "/") + ("/__init__.pyc" if source.endswith("/__init__.py") else ".pyc"), source, kind)
-            for name, source, kind in entries
-            if is_own(source)
-        ]
+        self.others = [entry for entry in entries if not is_own(entry)]
+        self.own = [(place_module(name, source), source, kind) for name, source, kind in filter(is_own, entries)]
         self.options = options
 
     def __repr__(self) -> str:
         return f"PYZ({self.others!r}, **{self.options!r})"
 
 
-def is_own(source: str | None) -> bool:
-    """Return whether a file is one of the source tree, in which the environment lies, too."""
-    path = Path(source or "-")
+def place_module(name: str, source: str) -> str:
+    """Return where a compiled module is looked for."""
+    return name.replace(".", "/") + ("/__init__.pyc" if source.endswith("/__init__.py") else ".pyc")
+
+
+def is_own(entry: Entry) -> bool:
+    """Return whether an entry is a file of the source tree, in which the environment lies, too."""
+    _, source, kind = entry
+    if kind in {"OPTION", "SYMLINK"} or source == "-":
+        return False
+    path = Path.cwd() / source
     return path.is_relative_to(Path.cwd()) and not path.is_relative_to(sys.prefix)
 
 
 def separate(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
     """Return what stays in the executable, and the project's own files."""
     others, own = [], []
-    for place, source, kind in entries:
-        if not is_own(source):
-            others.append((place, source, kind))
+    for entry in entries:
+        place, source, kind = entry
+        if not is_own(entry):
+            others.append(entry)
         elif kind.startswith("PYSOURCE"):
             script, stub = f"{place}.script", WORK / f"{place}.py"
             stub.write_text(STUB.replace("SCRIPT", script))
             others.append((place, str(stub), "PYSOURCE"))
             own.append((script, source, kind))
         else:
-            own.append((place, source, kind))
+            own.append(entry)
     return others, own
 
 
