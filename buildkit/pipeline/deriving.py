@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from buildkit.session import Session
     from buildkit.steps.dockerfile import DockerfileSettings
 
-_ONLY_FOR_TEMPLATE = ("EXTRA_PACKAGES", "FEATURES", "PYINSTALLER_SPEC")
+_ONLY_FOR_TEMPLATE = ("EXTRA_PACKAGES", "FEATURES", "PYINSTALLER_SPEC", "SPLIT_EXECUTABLE")
 
 
 def derive_files(
