@@ -284,6 +284,19 @@ def test_what_cannot_be_split_is_said(builder: Builder, source: Path, spec: str,
         builder.analyse(source, split=True)
 
 
+def test_a_spec_that_makes_another_executable_is_not_split(builder: Builder, source: Path) -> None:
+    write_files(source, {"server.spec": SPEC.replace("'server'", "'other'")})
+    with pytest.raises(RuntimeError, match="the spec makes no executable server, but: other"):
+        builder.analyse(source, split=True)
+
+
+def test_a_spec_may_read_the_metadata(builder: Builder, source: Path) -> None:
+    metadata = ".packages/app.dist-info/METADATA"
+    write_files(source, {metadata: "Name: app\n\nThe README\n", "server.spec": f"open({metadata!r}).read()\n{SPEC}"})
+    builder.analyse(source)
+    assert not (builder.root / "pyinstaller/unresolved.txt").exists()
+
+
 UNRESOLVED = {
     "reads a file": ("text = open('app/page.html').read()\n" + SPEC, "it reads "),
     "imports the source": ("import app\n" + SPEC, "it reads "),

@@ -15,7 +15,8 @@ import sys
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
 from pathlib import Path
 
-WHOLE_NAMES = {"pyproject.toml", "rthooks.dat", "entry_points.txt", "top_level.txt"}
+# METADATA without the description, which is often the README.
+WHOLE_NAMES = {"pyproject.toml", "rthooks.dat", "entry_points.txt", "top_level.txt", "METADATA"}
 WHOLE_SUFFIXES = (".spec", *BYTECODE_SUFFIXES, *EXTENSION_SUFFIXES)
 # Programs and libraries have dependencies, archives have modules.
 WHOLE_BEGINNINGS = (b"\x7fELF", b"PK")
@@ -61,18 +62,8 @@ def moves_modules(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id == "__path__" and isinstance(node.ctx, ast.Store)
 
 
-def outline_file(path: Path, content: bytes) -> bytes:
-    """Return what stands for a file in the outline."""
-    if path.name == "METADATA":
-        # Without the description, which is often the README.
-        return content.partition(b"\n\n")[0] + b"\n"
-    if is_whole(path, content):
-        return content
-    if path.suffix != ".py":
-        return b""
-    parts = list_parts(content)
-    if parts is None:
-        return content
+def outline_module(parts: list[ast.AST]) -> bytes:
+    """Return what stands for a module in the outline."""
     told = {write_statement(node) for node in parts if is_told(node)}
     lines = [f"    {statement}\n" for statement in sorted(told)]
     return "".join(["if __name__ is None:\n", *lines]).encode() if lines else b""
@@ -91,12 +82,16 @@ def outline_tree(tree: Path, outline: Path, notes: Path) -> None:
                 copy.symlink_to(path.readlink())
                 continue
             content, relative = path.read_bytes(), path.relative_to(tree)
-            copy.write_bytes(outline_file(relative, content))
-            shutil.copymode(path, copy)
+            parts = list_parts(content) if path.suffix == ".py" else []
+            if name == "METADATA":
+                content = content.partition(b"\n\n")[0] + b"\n"
             if not is_whole(relative, content):
                 outlined.append(relative.as_posix())
-            if name == "__init__.py" and any(map(moves_modules, list_parts(content) or [])):
+                content = content if parts is None else outline_module(parts)
+            if name == "__init__.py" and any(map(moves_modules, parts or [])):
                 moving.append(relative.as_posix())
+            copy.write_bytes(content)
+            shutil.copymode(path, copy)
     notes.mkdir()
     (notes / "outlined.txt").write_text("".join(f"{name}\n" for name in outlined))
     if moving:

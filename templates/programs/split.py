@@ -77,6 +77,8 @@ def split(spec: Path, executable: str) -> None:
     if len(calls) != 1:
         sys.exit(f"the executable cannot be split: the spec makes {len(calls)} of them")
     ((parts, options),) = calls
+    if options.get("name") != executable:
+        sys.exit(f"the spec makes no executable {executable}, but: {options.get('name')}")
     own: list[Entry] = []
     written = []
     for part in parts:
