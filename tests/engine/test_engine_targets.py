@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from buildkit.steps.verify import verify_image
 from tests.engine.services import TRUST_VARIABLES, MakeArchive, make_base_rootfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -116,13 +117,8 @@ def test_a_touched_file_leaves_the_third_party_layers_and_pushes_little(
     run: Run, checkout: Path, registry: str, docker: Engine, source_image: str
 ) -> None:
     first = push(run, registry, "touched", "1")
-    module = checkout / "openhands/agent_server/app.py"
-    text = module.read_text()
-    try:
-        module.write_text(text + "\nTOUCHED = True\n")
+    with append(checkout / "openhands/agent_server/app.py", "\nTOUCHED = True\n"):
         second = push(run, registry, "touched", "2")
-    finally:
-        module.write_text(text)
     assert first != second
     new = {digest: size for digest, size in second.items() if digest not in first}
     assert 0 < len(new) <= 2
@@ -135,31 +131,22 @@ def test_a_touched_file_leaves_the_analysis_of_the_executable_and_an_import_does
     image = "localhost/example:binary-minimal"
     assert run(*CHAIN, target="binary-minimal").returncode == 0
     module = checkout / "openhands/agent_server/__init__.py"
-    text = module.read_text()
-    try:
-        module.write_text(text + "\nprint('touched')\n")
+    with append(module, "\nprint('touched')\n"):
         touched = run(*CHAIN, target="binary-minimal")
         assert touched.returncode == 0, touched.stderr[-3000:]
         assert "touched" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
-        module.write_text(text + "\nimport wave\nprint(wave.__name__)\n")
+    with append(module, "\nimport wave\nprint(wave.__name__)\n"):
         imported = run(*CHAIN, target="binary-minimal")
         assert imported.returncode == 0, imported.stderr[-3000:]
         assert "wave" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
-    finally:
-        module.write_text(text)
     assert [is_analysed(done.stderr) for done in (touched, imported)] == [False, True]
 
 
 def test_a_comment_leaves_the_executable_and_every_layer_as_they_are(run: Run, checkout: Path, docker: Engine) -> None:
     assert run(*CHAIN, target="binary-minimal").returncode == 0
     layers = list_layers(docker, "localhost/example:binary-minimal")
-    module = checkout / "openhands/agent_server/app.py"
-    text = module.read_text()
-    try:
-        module.write_text(text + "\n# A comment.\n")
+    with append(checkout / "openhands/agent_server/app.py", "\n# A comment.\n"):
         done = run(*CHAIN, target="binary-minimal")
-    finally:
-        module.write_text(text)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not is_analysed(done.stderr)
     assert list_layers(docker, "localhost/example:binary-minimal") == layers
@@ -174,13 +161,8 @@ def test_a_split_executable_keeps_the_contract_and_a_touched_file_pushes_the_sou
     verified = run("verify", "--image", image, **split)
     assert verified.returncode == 0, verified.stdout + verified.stderr[-3000:]
     assert try_inside(docker, image, "ls /usr/local/bin/openhands-agent-server.own")
-    module = checkout / "openhands/agent_server/__init__.py"
-    text = module.read_text()
-    try:
-        module.write_text(text + "\nprint('touched')\n")
+    with append(checkout / "openhands/agent_server/__init__.py", "\nprint('touched')\n"):
         second = push(run, registry, "split", "2", **split)
-    finally:
-        module.write_text(text)
     new = [size for digest, size in second.items() if digest not in first]
     assert len(new) == 1
     assert new[0] < 1_000_000
@@ -204,12 +186,8 @@ def test_a_spec_that_needs_the_source_itself_gets_it_and_the_log_says_so(
     run: Run, checkout: Path, docker: Engine
 ) -> None:
     spec = checkout / "openhands/agent_server/agent-server.spec"
-    text = spec.read_text()
-    try:
-        spec.write_text("from openhands.agent_server import __version__\n" + text)
+    with append(spec, "\nfrom openhands.agent_server import __version__\n"):
         done = run(*CHAIN, target="binary-minimal", TARGET_IMAGE="localhost/example:unresolved")
-    finally:
-        spec.write_text(text)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "agent-server.spec is analysed again with every change of the source: " in done.stderr
     helped = run_engine(docker, "run", "--rm", "--network=none", "localhost/example:unresolved", "--help")
@@ -395,6 +373,17 @@ def test_the_server_runs_with_no_more_privilege_than_the_manifest_gives(run: Run
 
 def test_no_container_is_left_over(docker: Engine) -> None:
     assert run_engine(docker, "ps", "--all", "--quiet").stdout == ""
+
+
+@contextlib.contextmanager
+def append(path: Path, text: str) -> Iterator[None]:
+    """Have `text` at the end of a file for as long as the block lasts."""
+    before = path.read_text()
+    path.write_text(before + text)
+    try:
+        yield
+    finally:
+        path.write_text(before)
 
 
 def push(run: Run, registry: str, name: str, tag: str, **settings: str) -> dict[str, int]:
