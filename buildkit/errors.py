@@ -1,19 +1,31 @@
-"""One family of errors: what happened, what to type, and the exit code it becomes."""
+"""One family of errors: what happened, what to type, and the exit code."""
 
 from __future__ import annotations
 
+import shlex
 from typing import ClassVar
 
 from buildkit.display import escape_controls
 
+PROGRAM = "runtime-build"
+
+
+def run(task: str, *arguments: str) -> str:
+    """Return a command of ours as messages quote it; the CLI spells it the way the user started the tool.
+
+    >>> run("wait", "--build-id", "abc123")
+    '`runtime-build wait --build-id abc123`'
+    """
+    return f"`{PROGRAM} {shlex.join([*task.split(), *arguments])}`"
+
 
 class RuntimeBuildError(Exception):
-    """Base of every error a user can meet.
+    """Base of every error that a user can meet.
 
     Args:
-        message: What happened, with the value. Never holds a secret. Control characters are escaped here, so that
-            remote text and odd file names may be passed as they are.
-        fix: What to do about it, best as something to type.
+        message: What happened, with the value. Never contains a secret. Control characters are escaped here, so remote
+            text and odd file names can be passed as they are.
+        fix: What to do about it, preferably something to type; commands of ours come from `run`.
     """
 
     exit_code: ClassVar[int] = 3
@@ -25,7 +37,7 @@ class RuntimeBuildError(Exception):
 
 
 class SettingError(RuntimeBuildError):
-    """A bad setting or usage: nothing was touched, nothing was sent."""
+    """Invalid setting or usage: nothing was touched and nothing was sent."""
 
     exit_code = 2
 
@@ -41,11 +53,11 @@ class FileChanged(LocalError):
 
 
 class FileVanished(FileChanged):
-    """A file was listed and is gone; listing the tree again may succeed."""
+    """A listed file no longer exists; listing the tree again may succeed."""
 
 
 class NotStarted(RuntimeBuildError):
-    """The server has no build of ours; running again is safe."""
+    """No build was started; it is safe to retry."""
 
     exit_code = 4
 
@@ -63,6 +75,6 @@ class BuildFailed(RuntimeBuildError):
 
 
 class StoppedWatching(RuntimeBuildError):
-    """The build may go on; polling again is safe."""
+    """The build may still be running; polling again is safe."""
 
     exit_code = 7

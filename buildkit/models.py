@@ -1,20 +1,56 @@
-"""A frozen record for each step's result: what the state files hold and what library callers get."""
+"""A frozen record for each step's result: what the state files contain and what library callers get."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import ClassVar
+
+FEATURES = ("docker", "desktop", "vscode")
+UPLOAD_FORMATS = ("json", "multipart")
+# Written next to the Dockerfile, and packed under `.runtime-build/`: what the Dockerfile runs during a build.
+PROGRAMS = ("analyse.py", "bundle.py", "copy_python.py", "health.sh", "outline.py", "split.py")
+
+
+class Target(StrEnum):
+    """Which of the four images is built."""
+
+    BINARY = "binary"
+    BINARY_MINIMAL = "binary-minimal"
+    SOURCE = "source"
+    SOURCE_MINIMAL = "source-minimal"
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the server is an executable."""
+        return self in {Target.BINARY, Target.BINARY_MINIMAL}
+
+    @property
+    def is_minimal(self) -> bool:
+        """Whether the image has only the essentials."""
+        return self in {Target.BINARY_MINIMAL, Target.SOURCE_MINIMAL}
+
+    @property
+    def tag_suffix(self) -> str:
+        """What image tags end in, so that images of different targets do not overwrite each other."""
+        return "" if self is Target.BINARY else f"-{self}"
+
+
+def is_archive_name(name: str) -> bool:
+    """Return whether a file of that name can be an archive of ours; no other name is ever removed as one."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", name)) and name.endswith((".tar.gz", ".tgz"))
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What one step left behind.
 
-    `step` names the task, and so the state file `<step>.json`.
+    `step` names the task, and therefore the state file `<step>.json`.
 
     Attributes:
         made_from: Digests (sha256, hex) of the files in the output directory that this result was made from, by file
-            name. A later step refuses to go on where one of them has changed.
+            name. A later step refuses to continue if one of them has changed.
     """
 
     step: ClassVar[str]
@@ -23,7 +59,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Version(StepResult):
-    """Which source this is and what its archive is called."""
+    """Which commit the source is at, and what its archive is called."""
 
     step: ClassVar[str] = "version"
     name: str
@@ -38,7 +74,7 @@ class Version(StepResult):
 
 @dataclass(frozen=True)
 class Dockerfile(StepResult):
-    """The rendered Dockerfile; `Dockerfile` and `BUILD_INSTRUCTIONS.md` lie beside the state file."""
+    """The rendered Dockerfile; `Dockerfile` and `BUILD_INSTRUCTIONS.md` are next to the state file."""
 
     step: ClassVar[str] = "dockerfile"
     target: str
@@ -63,12 +99,13 @@ class BuildContext(StepResult):
 
 @dataclass(frozen=True)
 class Submission(StepResult):
-    """A build that was asked for: `state` is `intent` until the Runtime API has given its ID.
+    """A requested build: `state` is `intent` until the Runtime API has returned its ID.
 
     Attributes:
-        tags: Full image references besides `target_image`.
+        tags: Full image references in addition to `target_image`.
         submitted_at: RFC 3339, UTC; None while it is an intent.
-        status_url: The replica to poll, where the server named one on a host that the user allows.
+        idempotency_key: Digest of the context, the image names and a nonce: one key, one build.
+        status_url: The replica to poll, if the server named one on a host that the user allows.
     """
 
     step: ClassVar[str] = "upload"
@@ -79,7 +116,13 @@ class Submission(StepResult):
     context_sha256: str
     build_id: str | None
     submitted_at: str | None
+    idempotency_key: str | None = None
     status_url: str | None = None
+
+    @property
+    def images(self) -> list[str]:
+        """Every image reference that was requested, the first one first."""
+        return [self.target_image, *self.tags]
 
 
 @dataclass(frozen=True)
@@ -96,10 +139,10 @@ class BuildResult(StepResult):
 
 @dataclass(frozen=True)
 class LocalBuild(StepResult):
-    """An image built by an engine at hand.
+    """An image built by a local engine.
 
     Attributes:
-        digest: The registry's, `sha256:…`; None where nothing was pushed.
+        digest: The registry's, `sha256:…`; None if nothing was pushed.
     """
 
     step: ClassVar[str] = "build"
@@ -112,7 +155,7 @@ class LocalBuild(StepResult):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `doctor` or `verify`: what was looked at, whether it is right, and what to do where it is not."""
+    """One line of `doctor` or `verify`: what was checked, whether it is right, and what to do if it is not."""
 
     subject: str
     ok: bool
@@ -123,7 +166,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification(StepResult):
-    """The contract of the image, held against a running container."""
+    """An image checked against its contract, in running containers."""
 
     step: ClassVar[str] = "verify"
     image: str
@@ -137,16 +180,16 @@ class Verification(StepResult):
 
 @dataclass(frozen=True)
 class Project:
-    """What the project file says of a source tree; every path is POSIX and relative to the source directory.
+    """What the project file says about a source tree; every path is POSIX and relative to the source directory.
 
     Attributes:
         members: Directories of the uv workspace's members, sorted; empty for a single package.
         roots: Files and directories that are packed by default, sorted, none inside another.
-        required: Files that must be there and must be packed.
-        spec: The PyInstaller spec, or None where there is none.
+        required: Files that must exist and must be packed.
+        source_url: Where the source is published, or None if the project file does not say.
     """
 
     members: tuple[str, ...]
     roots: tuple[str, ...]
     required: tuple[str, ...]
-    spec: str | None
+    source_url: str | None

@@ -25,27 +25,31 @@ _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Reference:
-    """An image reference in its parts; `str()` puts them together again."""
+    """An image reference in its parts; `str()` joins them again."""
 
     registry: str | None
     repository: str
     tag: str | None
     digest: str | None
 
+    @property
+    def name(self) -> str:
+        """The registry and the repository, without tag and digest."""
+        return f"{self.registry}/{self.repository}" if self.registry else self.repository
+
     def __str__(self) -> str:
-        name = f"{self.registry}/{self.repository}" if self.registry else self.repository
         tag = f":{self.tag}" if self.tag else ""
-        return name + tag + (f"@{self.digest}" if self.digest else "")
+        return self.name + tag + (f"@{self.digest}" if self.digest else "")
 
 
 def parse_reference(text: str, setting: str = "image reference") -> Reference:
-    """Return the parts of `registry/repository:tag@digest`; all but the repository may be left out.
+    """Return the parts of `registry/repository:tag@digest`; only the repository is required.
 
     Args:
-        setting: What to call the value in an error: the name of the setting it came from.
+        setting: The name of the setting that the value came from, for errors.
 
     Raises:
-        SettingError: Docker would refuse it.
+        SettingError: Docker would reject it.
 
     >>> parse_reference("ghcr.io/acme/server:1.0").registry
     'ghcr.io'
@@ -57,13 +61,15 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
         raise _refuse(
-            setting, text, f"the tag {tag[:MAX_TAG_LENGTH]!r} is not 1 to 128 of A-Z a-z 0-9 _ . -, not led by . or -"
+            setting,
+            text,
+            f"the tag {tag[:MAX_TAG_LENGTH]!r} is not 1 to 128 of A-Z a-z 0-9 _ . -, or starts with . or -",
         )
     if registry is not None and not _REGISTRY.fullmatch(registry):
-        raise _refuse(setting, text, f"{registry[:_MAX_NAME_LENGTH]!r} is not a registry's host[:port]")
+        raise _refuse(setting, text, f"{registry[:_MAX_NAME_LENGTH]!r} is not a registry host[:port]")
     if not _REPOSITORY.fullmatch(path):
         raise _refuse(setting, text, "a repository is lowercase words of a-z 0-9 joined by . _ - and /")
-    # Docker puts an official image, which has neither registry nor namespace, into `library/` before it counts.
+    # Docker puts an official image, which has neither registry nor namespace, into `library/` before it counts characters.
     if len(path if registry or "/" in path else f"library/{path}") > _MAX_NAME_LENGTH:
         raise _refuse(setting, text, f"the repository is longer than {_MAX_NAME_LENGTH} characters")
     if _IMAGE_ID.fullmatch(text):
@@ -72,29 +78,29 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
 
 
 def check_tag(tag: str, position: int = 1, setting: str = "CUSTOM_TAGS") -> str:
-    """Return `tag` as it is, when a registry would take it.
+    """Return `tag` unchanged if a registry would accept it.
 
     Args:
         position: Of the tag in its list, from 1; named in the error.
 
     Raises:
-        SettingError: A registry would refuse it.
+        SettingError: A registry would reject it.
     """
     if _TAG.fullmatch(tag):
         return tag
     if len(tag) > MAX_TAG_LENGTH:
         raise SettingError(
             f"{setting}: tag {position} has {len(tag)} characters: {tag[:40]!r}…",
-            f"give a tag of at most {MAX_TAG_LENGTH} characters",
+            f"use at most {MAX_TAG_LENGTH} characters",
         )
     raise SettingError(
         f"{setting}: tag {position} is not a tag: {tag!r}",
-        "use A-Z a-z 0-9 _ . - only, and begin with a letter, a digit or _",
+        "use only A-Z a-z 0-9 _ . -, and start with a letter, a digit or _",
     )
 
 
 def _split_registry(name: str) -> tuple[str | None, str]:
-    """Return registry and rest, told apart as Docker does: a registry has a dot, a colon, or is localhost."""
+    """Return the registry and the rest, separated as in Docker: a registry has a dot or a colon, or is localhost."""
     first, slash, rest = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return first, rest
@@ -104,3 +110,9 @@ def _split_registry(name: str) -> tuple[str | None, str]:
 def _refuse(setting: str, text: str, reason: str) -> SettingError:
     shown = text if len(text) <= 300 else text[:300] + "…"  # noqa: PLR2004
     return SettingError(f"{setting} is not an image reference: {shown!r}: {reason}", f"set {setting} to name[:tag]")
+
+
+def name_local_image(server_name: str) -> Reference:
+    """Return the name of an image that is built by hand from an archive: the server's, as a valid repository."""
+    words = re.findall("[a-z0-9]+", server_name.lower())
+    return Reference(None, "-".join(words) or "agent-server", None, None)

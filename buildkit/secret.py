@@ -1,4 +1,4 @@
-"""The API key, in a type that does not print itself and that takes itself out of other people's text."""
+"""The API key, in a type that does not print itself and that masks itself in other text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MASK = "***"
-# Shorter keys stand in every other text by chance.
-SHORTEST_SEARCHED = 8
+# Shorter keys occur in other text by chance.
+_MIN_SEARCHABLE = 8
 
 
 class ApiKey:
@@ -32,16 +32,21 @@ class ApiKey:
         """Return the key itself, for a request header and for nothing else."""
         return self._value
 
+    @property
+    def is_searchable(self) -> bool:
+        """Whether the key is long enough to look for in other text."""
+        return len(self._value) >= _MIN_SEARCHABLE
+
     def scrub(self, text: str) -> str:
-        """Return `text` with the key masked, also where it stands there as base64 or URL-encoded."""
+        """Return `text` with the key masked, in base64 and URL-encoded forms too."""
         return self._echoes.sub(MASK, text) if self._value else text
 
     @cached_property
     def _echoes(self) -> re.Pattern[str]:
         raw = self._value.encode("utf-8", "surrogateescape")
         encoded = {encode(raw).decode("ascii").rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)}
-        # In the middle of something longer, as in `user:key`, the digits depend on where the key begins.
-        encoded |= {form for form in _encode_inside(raw) if len(form) >= SHORTEST_SEARCHED}
+        # Inside a longer text, such as `user:key`, the digits depend on where the key begins.
+        encoded |= {form for form in _encode_inside(raw) if len(form) >= _MIN_SEARCHABLE}
         # `%2f` and `%2F` are the same byte, so the URL-encoded forms are matched without regard to case.
         quoted = {urllib.parse.quote(raw, safe=safe) for safe in ("", "/")} | {urllib.parse.quote_plus(raw)}
         forms = [rf"{re.escape(form)}=*" for form in encoded]
@@ -50,7 +55,7 @@ class ApiKey:
 
 
 def _encode_inside(raw: bytes) -> Iterator[str]:
-    """Yield the digits of base64 that are the key's alone, for each place in a group of three where it may begin."""
+    """Yield the base64 digits that depend on the key alone, for each offset modulo 3 at which it may begin."""
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for before in range(3):
             first, end = -(-before * 4 // 3), (before + len(raw)) * 4 // 3

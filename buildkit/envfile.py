@@ -1,0 +1,100 @@
+"""The `.env` file: its variables, or the line that makes it unusable; nothing in it is skipped silently."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+from buildkit.errors import SettingError
+from buildkit.files import read_bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_MAX_BYTES = 1_000_000
+_BLANK = re.compile(r"[^\S\r\n]*(?:#[^\r\n]*)?(?:\r\n|\n|\r|\Z)")
+# What python-dotenv reads as an assignment (https://saurabh-kumar.com/python-dotenv/reference/#file-format).
+_ASSIGNMENT = re.compile(
+    r"""\s*(?:export[^\S\r\n]+)?(?P<name>'[^']+'|[^=\#\s]+)[^\S\r\n]*=[^\S\r\n]*
+    (?:(?P<literal>'(?:\\'|[^'])*')|"(?:\\"|[^"])*"|(?!['"])[^\r\n]*)
+    [^\S\r\n]*(?:\#[^\r\n]*)?(?:\r\n|\n|\r|\Z)""",
+    re.VERBOSE,
+)
+_REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
+
+
+def read_env_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a `.env` file that are not empty; none if there is no file.
+
+    `${NAME}` stands for an earlier variable or one of `environment`, except between single quotes, as in a shell.
+
+    Raises:
+        SettingError: It is not UTF-8, contains a NUL, has a line that is not an assignment, or refers to a variable
+            that is not set.
+    """
+    text = _read_text(path)
+    if not text:
+        return {}
+    from dotenv import dotenv_values
+
+    found: dict[str, str] = {}
+    # One assignment at a time: an earlier value of a name that is set twice may be referred to in between.
+    for line, statement, literal in _split(text):
+        for name, value in dotenv_values(stream=io.StringIO(statement), interpolate=False).items():
+            found[name] = (value or "") if literal else _resolve(name, value or "", {**environment, **found}, line)
+    return {name: value for name, value in found.items() if value}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = read_bounded(path, _MAX_BYTES + 1, follow=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise SettingError(f".env cannot be read: {error.strerror}", "make it a readable file, or remove it") from error
+    if len(data) > _MAX_BYTES:
+        raise SettingError(f".env is larger than {_MAX_BYTES} bytes", "keep nothing but NAME=value lines in .env")
+    if b"\0" in data:
+        raise _refuse_line(data[: data.find(b"\0")].count(b"\n") + 1, "a NUL byte", "save .env as UTF-8 text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise _refuse_line(line, "not UTF-8 text", "save .env as UTF-8 text") from error
+
+
+def _split(text: str) -> Iterator[tuple[int, str, bool]]:
+    """Yield the line of each assignment, its text, and whether its value is between single quotes."""
+    position = 0
+    while position < len(text):
+        if blank := _BLANK.match(text, position):
+            position = blank.end()
+            continue
+        line = text.count("\n", 0, position) + 1
+        assignment = _ASSIGNMENT.match(text, position)
+        if assignment is None:
+            raise _refuse_line(line, "not NAME=value", "write NAME=value or # comment")
+        yield line, assignment[0], assignment["literal"] is not None
+        position = assignment.end()
+
+
+def _resolve(name: str, value: str, known: Mapping[str, str], line: int) -> str:
+    """Return a value with its references replaced."""
+
+    def replace(match: re.Match[str]) -> str:
+        referred, default = match.groups()
+        if referred not in known and default is None:
+            raise _refuse_line(
+                line,
+                f"{name} refers to ${{{referred}}}, which is not set",
+                f"set {referred}, or write {name}='…', which is taken literally",
+            )
+        return known.get(referred, default or "")
+
+    return _REFERENCE.sub(replace, value)
+
+
+def _refuse_line(line: int, reason: str, fix: str) -> SettingError:
+    return SettingError(f".env, line {line}: {reason}", f"in line {line} of .env: {fix}")

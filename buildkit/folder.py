@@ -1,0 +1,115 @@
+"""A folder whose files are addressed by name and never opened through a link."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING
+
+from buildkit import files
+from buildkit.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MAX_BYTES = 16_000_000
+
+
+class Folder:
+    """A folder that we write to. A name may have one folder in it, as in `programs/health.sh`.
+
+    Attributes:
+        path: Absolute; nothing needs to exist there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, as messages show it."""
+        return self.path.name
+
+    def show(self, name: str) -> str:
+        """Return a file's name as messages show it."""
+        return f"{self.name}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a file.
+
+        Raises:
+            OSError: It does not exist, or is not a regular file.
+        """
+        with self._open_folder(name) as (folder, base):
+            return files.read_bounded(base, _MAX_BYTES, folder=folder)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            LocalError: It cannot be written.
+        """
+        with self.replacing(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[IO[bytes]]:
+        """Give a new file to write, which takes the name `name` when the block succeeds.
+
+        Raises:
+            LocalError: The disk is full, the file is too large, the directory is not writable.
+        """
+        try:
+            with self._open_folder(name, create=True) as (folder, base), files.replacing(base, folder) as file:
+                yield file
+        except OSError as error:
+            raise LocalError(
+                f"cannot write {self.show(name)}: {error.strerror or error}",
+                f"free some disk space, or make {self.path} writable",
+            ) from error
+
+    def open(self, name: str) -> int:
+        """Return a descriptor for reading a file; the caller closes it.
+
+        Raises:
+            OSError: It does not exist, or is not a regular file.
+        """
+        with self._open_folder(name) as (folder, base):
+            return files.open_regular(base, folder=folder)
+
+    def exists(self, name: str) -> bool:
+        """Return whether something of that name is there."""
+        return os.path.lexists(self.path / name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it exists."""
+        with suppress(FileNotFoundError), self._open_folder(name) as (folder, base):
+            files.remove(base, folder)
+
+    def digest(self, name: str) -> str | None:
+        """Return a file's sha256 in hex, or None if it cannot be read."""
+        try:
+            with os.fdopen(self.open(name), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+
+    def digests(self, *names: str) -> dict[str, str]:
+        """Return `made_from` for a result that is made from these files."""
+        return {name: digest for name in names if (digest := self.digest(name))}
+
+    @contextmanager
+    def _open_folder(self, name: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+        """Give the descriptor of the folder that contains `name`, and the rest of the name; no link is followed."""
+        inner, _, base = name.rpartition("/")
+        with files.open_folder(self.path) as folder:
+            if not inner:
+                yield folder, base
+                return
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(inner, dir_fd=folder)
+            with files.open_folder(inner, folder=folder) as below:
+                yield below, base

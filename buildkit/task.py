@@ -1,0 +1,133 @@
+"""What every task is given and what it returns: a `Run` in, an `Outcome` out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildkit.errors import SettingError
+from buildkit.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from buildkit.models import StepResult
+    from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.settings import CiEnvironment, Group, LoadedSettings
+    from buildkit.source.tree import SourceTree
+    from buildkit.ui import Ui
+
+NO_API = "RUNTIME_API_URL and RUNTIME_API_KEY are not set"
+
+
+class Flag(NamedTuple):
+    """A flag of one task: off, or None if it takes a value, unless it is given."""
+
+    name: str
+    meaning: str
+    takes_value: bool = False
+
+
+class Outcome(NamedTuple):
+    """What a task prints on stdout, what it prints there with `--json`, and its exit code."""
+
+    text: str
+    record: StepResult | Mapping[str, Any]
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as it can be typed; the first line of `run`'s docstring is its help.
+
+    Attributes:
+        groups: Settings that are flags of this task, in addition to those that every task has.
+        flags: Flags that are not settings.
+    """
+
+    name: str
+    run: Callable[[Run], Outcome]
+    groups: tuple[Group, ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+
+@dataclass
+class Run:
+    """One run of a task: the settings, and what they name.
+
+    Attributes:
+        root: Where `.env` is; relative paths start here, whichever folder the task is run from.
+        flags: The task's own flags by name.
+    """
+
+    loaded: LoadedSettings
+    root: Path
+    ci: CiEnvironment
+    ui: Ui
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.settings = self.loaded.settings
+        self.source = self._locate(self.settings.source_dir).resolve()
+        path = self._locate(self.settings.output_dir)
+        self.workspace = Workspace(path.parent.resolve() / path.name)
+        self.template_dir = self._locate(self.settings.template_dir) if self.settings.template_dir else None
+
+    @cached_property
+    def tree(self) -> SourceTree:
+        """The source tree, and the rules by which its files are packed."""
+        from buildkit.source.tree import SourceTree
+
+        self.check_folders()
+        ours = [self.workspace.path, self.workspace.lock_path]
+        inside = [path.relative_to(self.source).as_posix() for path in ours if path.is_relative_to(self.source)]
+        return SourceTree(self.source, self.settings, self.ci, ours=inside)
+
+    def check_folders(self) -> None:
+        """Refuse folders that do not exist, before anything is written.
+
+        Raises:
+            SettingError: One is missing; it is named.
+        """
+        if not self.source.is_dir():
+            raise SettingError(f"SOURCE_DIR is not a folder: {self.source}", "set SOURCE_DIR to the checkout to pack")
+        if self.template_dir and not self.template_dir.is_dir():
+            raise SettingError(f"TEMPLATE_DIR is not a folder: {self.template_dir}", "create it, or unset TEMPLATE_DIR")
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the workspace for this run alone, created if it is missing."""
+        return self.workspace.writing(self.source, self.root, Path.cwd())
+
+    def require_api(self) -> None:
+        """Refuse to start something that needs a Runtime API if the settings do not name one.
+
+        Raises:
+            SettingError: They do not.
+        """
+        if self.settings.runtime_api_url is None:
+            raise SettingError(NO_API, "set both in .env or in the environment")
+
+    def open_api(self) -> RuntimeApi:
+        """Return a client of the Runtime API that the settings name; the caller closes it.
+
+        Raises:
+            SettingError: They name none.
+        """
+        from buildkit.runtime_api.client import RuntimeApi
+
+        url, key = self.settings.runtime_api_url, self.settings.runtime_api_key
+        if url is None or key is None:
+            raise SettingError(NO_API, "set both in .env or in the environment")
+        return RuntimeApi(url, key, allowed_hosts=frozenset(self.settings.allowed_hosts))
+
+    def show_path(self, path: Path) -> str:
+        """Return a path as somebody in the working directory would type it."""
+        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+    def _locate(self, path: str) -> Path:
+        """Return a path as a shell would: `~` is the home, and relative paths start from the root."""
+        return Path(os.path.normpath(self.root / os.path.expanduser(path)))

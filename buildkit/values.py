@@ -1,0 +1,242 @@
+"""Text to typed value, for each kind of setting; every refusal names the setting, the value and what to type."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from buildkit import reference
+from buildkit.errors import SettingError
+from buildkit.models import FEATURES, is_archive_name
+from buildkit.secret import ApiKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from buildkit.reference import Reference
+
+T = TypeVar("T")
+Text = TypeVar("Text", bound=str)
+
+# Separate settings say these; a build argument of the same name would contradict them.
+_RESERVED = {
+    "BASE_IMAGE": "set BASE_IMAGE instead",
+    "OPENHANDS_BUILD_GIT_SHA": "set GIT_SHA instead",
+    "OPENHANDS_BUILD_GIT_REF": "remove it: the ref comes from GITHUB_REF, or else is the commit",
+    "TARGET": "set TARGET instead",
+}
+# The words of Docker's own check SecretsUsedInArgOrEnv.
+_SECRET_NAME = re.compile(
+    r"(^|_)(api_?key|auth|credentials?|key|pass|password|passwd|passphrase|pword|secret|token)s?(_|$)", re.IGNORECASE
+)
+_USERINFO = re.compile(r"://[^/\s@]*@")
+_MAX_TIME = 8**11 - 1  # the latest that a tar header can hold
+
+
+def optional(parse: Callable[[str, str], T]) -> Callable[[str, str], T | None]:
+    """Return a parser that returns None if the text is empty."""
+    return lambda value, name: parse(value, name) if value else None
+
+
+def parse_text(value: str, name: str) -> str:
+    """Return a line of text."""
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):  # noqa: PLR2004 - ASCII's control characters
+        raise SettingError(f"{name} contains a control character: {value!r}", f"set {name} to one line of text")
+    return value
+
+
+def parse_one_of(choices: Iterable[Text]) -> Callable[[str, str], Text]:
+    """Return a parser of one of `choices`."""
+    known = {str(choice): choice for choice in choices}
+
+    def parse(value: str, name: str) -> Text:
+        if value not in known:
+            near = difflib.get_close_matches(value, known, 1)
+            hint = f"{name}={near[0]}" if near else f"{name} to one of {', '.join(known)}"
+            raise SettingError(f"{name} is not one of {', '.join(known)}: {value!r}", f"set {hint}")
+        return known[value]
+
+    return parse
+
+
+def parse_flag(value: str, name: str) -> bool:
+    """Return the meaning of true, yes, on, 1 and their opposites."""
+    known = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+    if value.lower() not in known:
+        raise SettingError(f"{name} is neither true nor false: {value!r}", f"set {name}=true or {name}=false")
+    return known[value.lower()]
+
+
+def parse_number(low: float, high: float) -> Callable[[str, str], float]:
+    """Return a parser of a number from `low` to `high`."""
+
+    def parse(value: str, name: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,15}(?:\.[0-9]{1,6})?", value) or not low <= float(value) <= high:
+            raise SettingError(f"{name} is not a number from {low:g} to {high:g}: {value!r}", f"set {name}={low:g}")
+        return float(value)
+
+    return parse
+
+
+def parse_integer(low: int, high: int) -> Callable[[str, str], int]:
+    """Return a parser of a whole number from `low` to `high`."""
+
+    def parse(value: str, name: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
+            raise SettingError(f"{name} is not a whole number from {low} to {high}: {value!r}", f"set {name}={low}")
+        return int(value)
+
+    return parse
+
+
+def parse_time(value: str, name: str) -> int:
+    """Return a time in seconds since the epoch that a tar header can hold."""
+    return parse_integer(0, _MAX_TIME)(value, name)
+
+
+def parse_list(value: str, name: str) -> tuple[str, ...]:
+    """Return the parts of a list that is separated by commas or newlines."""
+    return tuple(parse_text(part.strip(), name) for part in re.split(r"[,\n]", value) if part.strip())
+
+
+def parse_hosts(value: str, name: str) -> tuple[str, ...]:
+    """Return host names in lower case, each with its port if one was given."""
+    shape = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+    hosts = [_match(shape, word, name, "host[:port],… without https://") for word in parse_list(value, name)]
+    return tuple(host.lower().translate({ord("["): None, ord("]"): None}) for host in hosts)  # as urlsplit gives them
+
+
+def parse_packages(value: str, name: str) -> tuple[str, ...]:
+    """Return package names, separated by commas, spaces or newlines."""
+    words = tuple(re.split(r"[,\s]+", value.strip(", \t\n"))) if value.strip(", \t\n") else ()
+    return tuple(_match(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "package names") for word in words)
+
+
+def parse_features(value: str, name: str) -> frozenset[str]:
+    """Return the chosen features; `none` chooses none."""
+    chosen = () if value == "none" else parse_list(value, name)
+    return frozenset(parse_one_of(FEATURES)(word, name) for word in chosen)
+
+
+def parse_tags(value: str, name: str) -> tuple[str, ...]:
+    """Return the tags in their order, each once; `python` if there is none."""
+    tags = [tag.strip(" \t") for tag in value.split(",")]
+    checked = [reference.check_tag(tag, position, name) for position, tag in enumerate(tags, 1) if tag]
+    return tuple(dict.fromkeys(checked)) or ("python",)
+
+
+def parse_build_args(value: str, name: str) -> dict[str, str]:
+    """Return NAME=value pairs; separated by newlines if there is more than one line, otherwise by commas."""
+    pairs = [part.partition("=") for part in value.split("\n" if "\n" in value else ",") if part.strip()]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise SettingError(f"{name} contains {key.strip()!r}, which is not NAME=value", f"set {name}=NAME=value,…")
+    arguments = {key.strip(): text for key, _, text in pairs}
+    for key, text in arguments.items():
+        _check_argument(key, text, name)
+    return arguments
+
+
+def parse_reference(value: str, name: str) -> Reference:
+    """Return an image reference that Docker accepts."""
+    return reference.parse_reference(value, name)
+
+
+def parse_target_image(value: str, name: str) -> Reference:
+    """Return the reference that an image will be pushed as."""
+    parsed = reference.parse_reference(value, name)
+    if parsed.digest:
+        raise SettingError(
+            f"{name} has a digest, which only the build determines: {value!r}", f"set {name} to name[:tag]"
+        )
+    return parsed
+
+
+def parse_repository(value: str, name: str) -> Reference:
+    """Return a repository without a tag and a digest: those are appended."""
+    parsed = reference.parse_reference(value, name)
+    if parsed.tag or parsed.digest:
+        raise SettingError(
+            f"{name} has a tag or a digest: {value!r}", f"set {name} to the repository, and tags in CUSTOM_TAGS"
+        )
+    return parsed
+
+
+def parse_module(value: str, name: str) -> str:
+    """Return the dotted name of a module."""
+    word = "[A-Za-z_][A-Za-z0-9_]*"
+    return _match(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
+
+
+def parse_program_name(value: str, name: str) -> str:
+    """Return the name of an executable."""
+    return _match(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "A-Z a-z 0-9 . _ -, starting with a letter or digit")
+
+
+def parse_archive_name(value: str, name: str) -> str:
+    """Return the name of a tar.gz, without folders."""
+    if not is_archive_name(value):
+        raise SettingError(f"{name} is not the name of a tar.gz: {value!r}", f"set {name}=NAME.tar.gz, without folders")
+    return value
+
+
+def parse_sha(value: str, name: str) -> str:
+    """Return a full commit."""
+    if not re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", value):
+        raise SettingError(f"{name} is not a full commit: {value!r}", f"set {name} to `git rev-parse HEAD`")
+    return value
+
+
+def parse_url(value: str, name: str) -> str:
+    """Return a base URL without a trailing slash."""
+    shown = re.sub(r"//.*@", "//***@", value, flags=re.DOTALL)
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool((parts.hostname or "").strip(".")) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[\x21-\x7e]+", value) or "\\" in value:
+        raise SettingError(f"{name} is not an http(s) URL: {shown!r}", f"set {name}=https://host[/path]")
+    if parts.username is not None or parts.password is not None:
+        raise SettingError(
+            f"{name} contains a user name: {shown!r}", "put the key into RUNTIME_API_KEY, and only there"
+        )
+    if parts.query or parts.fragment or value.endswith(("?", "#")):
+        raise SettingError(f"{name} has a query or a fragment: {shown!r}", f"set {name}=https://host[/path]")
+    return value.rstrip("/")
+
+
+def parse_key(value: str, name: str) -> ApiKey:
+    """Return the key; no refusal shows it."""
+    if not re.fullmatch(r"[\x20-\x7e\xa1-\xff]+", value) or value != value.strip():
+        raise SettingError(
+            f"{name} has characters that no HTTP header can carry (a newline, a control character, or beyond latin-1)",
+            f"set {name} again, without quotes or newlines",
+        )
+    return ApiKey(value)
+
+
+def _check_argument(key: str, text: str, name: str) -> None:
+    """Raise SettingError if a build argument would break the Dockerfile or put a secret into the image's history."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+        raise SettingError(
+            f"{name} has a name that cannot be used: {key!r}",
+            "write NAME=value; a name has A-Z a-z 0-9 _ and does not start with a digit",
+        )
+    if key in _RESERVED:
+        raise SettingError(f"{name} sets {key}, which is a setting of its own", _RESERVED[key])
+    if _SECRET_NAME.search(key) or _USERINFO.search(text):
+        raise SettingError(
+            f"{name}: {key} looks like a secret, and build arguments stay readable in the image",
+            "pass secrets to the container when it runs, or rename the argument if it is not a secret",
+        )
+    if not text.isprintable():
+        raise SettingError(f"{name}: {key} contains a control character: {text!r}", "write it in one printable line")
+
+
+def _match(shape: str, value: str, name: str, meant: str) -> str:
+    if not re.fullmatch(shape, value):
+        raise SettingError(f"{name} has a value that cannot be used: {value!r}", f"set {name} to {meant}")
+    return value

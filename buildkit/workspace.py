@@ -1,0 +1,265 @@
+"""The directory of one build: whether it is ours, one run at a time, its state, and cleaning that removes only ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildkit import files
+from buildkit.errors import LocalError, SettingError, run
+from buildkit.folder import Folder
+from buildkit.lock import hold_lock
+from buildkit.models import PROGRAMS, BuildContext, Version, is_archive_name
+from buildkit.state import Result, format_state, parse_state
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from buildkit.models import StepResult
+
+MARKER = ".gitignore"
+STAT_CACHE = ".context-cache"
+DOCKERFILE = "Dockerfile"
+INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
+MANIFEST = "manifest.yaml"
+PROGRAM_FOLDER = "programs"
+_SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
+_STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
+_OURS = frozenset(
+    {
+        *_STATES,
+        MARKER,
+        STAT_CACHE,
+        DOCKERFILE,
+        INSTRUCTIONS,
+        MANIFEST,
+        *(f"{PROGRAM_FOLDER}/{name}" for name in PROGRAMS),
+    }
+)
+_ARCHIVE = re.compile(r"agent-server-(?:[0-9a-f]{7}|unknown)-[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.tar\.gz")
+_FIX_OUTPUT_DIR = "set OUTPUT_DIR to a folder that does not exist yet, such as ./runtime-build"
+
+
+class Workspace(Folder):
+    """One output directory; nothing exists there until `writing` has created it."""
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock: beside the directory, because the directory itself may be removed."""
+        return self.path.with_name(f".{self.name}.lock")
+
+    def child(self, name: str) -> Workspace:
+        """Return the workspace of another build, in a directory inside this one."""
+        return Workspace(self.path / name)
+
+    def check(self, *protected: Path) -> None:
+        """Refuse a directory that is not ours to write to; touches nothing.
+
+        Args:
+            protected: The source, the project, the working directory: none of them may be this directory or inside it.
+
+        Raises:
+            SettingError: It is `/`, a home or a checkout, contains one of `protected`, is a symbolic link, or has files
+                that we did not write.
+        """
+        try:
+            mode = self.path.lstat().st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFDIR
+        except OSError as error:  # its name is too long, or it is below a file or in a folder that we cannot enter
+            raise SettingError(
+                f"OUTPUT_DIR cannot be reached: {self.path}: {error.strerror}", _FIX_OUTPUT_DIR
+            ) from error
+        if stat.S_ISLNK(mode):
+            raise SettingError(f"OUTPUT_DIR is a symbolic link: {self.path}", _FIX_OUTPUT_DIR)
+        if not stat.S_ISDIR(mode):
+            raise SettingError(f"OUTPUT_DIR is not a folder: {self.path}", _FIX_OUTPUT_DIR)
+        self._check_place((*protected, _find_home()))
+        if self.path.is_dir() and not self._is_ours():
+            raise SettingError(f"OUTPUT_DIR has files that runtime-build did not write: {self.path}", _FIX_OUTPUT_DIR)
+
+    def _check_place(self, protected: Collection[Path]) -> None:
+        real = self.path.resolve()
+        if real in {Path("/"), _find_home()} or (real / ".git").exists():
+            raise SettingError(f"OUTPUT_DIR is the root, a home or a checkout: {self.path}", _FIX_OUTPUT_DIR)
+        for path in protected:
+            if path.resolve().is_relative_to(real):
+                raise SettingError(
+                    f"OUTPUT_DIR contains more than our output: {path} is inside {self.path}", _FIX_OUTPUT_DIR
+                )
+        if ".git" in real.parts:
+            raise SettingError(f"OUTPUT_DIR is inside a repository's own folder: {self.path}", _FIX_OUTPUT_DIR)
+
+    def _is_ours(self) -> bool:
+        """Return whether we wrote it: our marker, or, as in an artifact without hidden files, one of our state files.
+
+        A name alone proves nothing: other programs write a `version.json` too.
+        """
+        names = {name for name in os.listdir(self.path) if not files.is_temporary(name)}  # left by a run killed early
+        return not names or self._has_marker() or any(self._is_state(name) for name in names & set(_STATES))
+
+    def _has_marker(self) -> bool:
+        try:
+            return self.read(MARKER).startswith(_SIGNATURE)
+        except OSError:
+            return False
+
+    def _is_state(self, name: str) -> bool:
+        record = self._read_record(name)
+        return record.keys() >= {"schema", "made_from"}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other run out of the directory, and remove what a killed run left half-written.
+
+        Raises:
+            LocalError: Another run is using it.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = hold_lock(self.lock_path)
+            lock.__enter__()
+        except BlockingIOError:
+            raise LocalError(
+                f"another run is using {self.name}", "wait for it to end, or set another OUTPUT_DIR"
+            ) from None
+        except OSError as error:
+            raise LocalError(
+                f"cannot lock {self.name} with {self.lock_path.name} beside it: {error.strerror}",
+                f"remove {self.lock_path.name} if it is not a file, or set another OUTPUT_DIR",
+            ) from error
+        try:
+            if self.path.is_dir():
+                self._sweep()
+            yield
+        finally:
+            lock.__exit__(None, None, None)
+
+    @contextmanager
+    def writing(self, *protected: Path) -> Iterator[None]:
+        """Check the directory, keep other runs out of it, and create it with our marker.
+
+        Raises:
+            SettingError: As in `check`.
+            LocalError: As in `locked`, or it cannot be created.
+        """
+        self.check(*protected)
+        with self.locked():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise LocalError(f"cannot create {self.name}: {error.strerror}", "set another OUTPUT_DIR") from error
+            if not os.listdir(self.path):
+                self.write(MARKER, _SIGNATURE + b"*\n")
+            yield
+
+    def _sweep(self) -> None:
+        for place in (self.path, self.path / PROGRAM_FOLDER):
+            with suppress(OSError), files.open_folder(place) as folder:
+                for name in filter(files.is_temporary, os.listdir(folder)):
+                    files.remove(name, folder)
+
+    def save(self, result: StepResult) -> None:
+        """Write `<step>.json`, whole or not at all.
+
+        Raises:
+            LocalError: It cannot be written.
+        """
+        self.write(f"{result.step}.json", format_state(result).encode("ascii"))
+
+    def load(self, kind: type[Result], *, trace: bool = True) -> Result:
+        """Return the contents of `<step>.json`, provided that everything it was made from is unchanged.
+
+        Args:
+            trace: Whether to check what it was made from.
+
+        Raises:
+            LocalError: It is missing or damaged, or was made from something else; the fix names the task to run.
+        """
+        name = f"{kind.step}.json"
+        try:
+            result = parse_state(self.read(name), kind)
+        except FileNotFoundError:
+            raise LocalError(f"{self.show(name)} is missing", f"run {run(kind.step)}") from None
+        except OSError as error:
+            raise LocalError(
+                f"{self.show(name)} cannot be read: {error.strerror}", f"run {run(kind.step)} again"
+            ) from error
+        except ValueError as error:
+            raise LocalError(f"{self.show(name)} {error}", f"run {run(kind.step)} again") from error
+        made_from = result.made_from if trace else {}
+        changed = next((name for name, digest in made_from.items() if self.digest(name) != digest), None)
+        if changed is not None:
+            raise LocalError(f"{self.show(name)} was made from another {changed}", f"run {run(kind.step)} again")
+        return result
+
+    def find(self, kind: type[Result]) -> Result | None:
+        """Return the contents of `<step>.json`, or None if there is no such file.
+
+        Raises:
+            LocalError: As in `load`, except for a missing file.
+        """
+        return self.load(kind) if self.exists(f"{kind.step}.json") else None
+
+    def clean(self, *, keep: Collection[str] = ()) -> list[str]:
+        """Return the names of the files that were removed: files of ours, and only if our marker is there.
+
+        Args:
+            keep: Names that stay.
+
+        Raises:
+            SettingError: There is no marker; nothing was removed.
+            LocalError: One of our names is a folder; nothing was removed.
+        """
+        if not self.path.is_dir() or not os.listdir(self.path):
+            return []
+        if not self._has_marker():
+            raise SettingError(
+                f"{self.name} does not have our marker ({MARKER}), so nothing in it is removed",
+                "remove it by hand, set CLEAN_OUTPUT=false, or set another OUTPUT_DIR",
+            )
+        ours = self._list_ours()
+        for name in ours:
+            if stat.S_ISDIR((self.path / name).lstat().st_mode):
+                raise LocalError(f"{self.show(name)} is a folder, not a file of ours", "move it somewhere else")
+        removed = [name for name in ours if name not in {MARKER, *keep}]
+        for name in removed:
+            self.remove(name)
+        with suppress(OSError):  # something else is in it
+            (self.path / PROGRAM_FOLDER).rmdir()
+        return removed
+
+    def delete(self) -> None:
+        """Remove the marker and the directory if nothing else is in it."""
+        if self.path.is_dir() and os.listdir(self.path) == [MARKER]:
+            self.remove(MARKER)
+            self.path.rmdir()
+
+    def _list_ours(self) -> list[str]:
+        known = _OURS | {str(self._read_record(f"{kind.step}.json").get("archive")) for kind in (Version, BuildContext)}
+        names = os.listdir(self.path)
+        with suppress(OSError), files.open_folder(self.path / PROGRAM_FOLDER) as folder:
+            names += [f"{PROGRAM_FOLDER}/{name}" for name in os.listdir(folder)]
+        ours = [name for name in names if name in _OURS or _ARCHIVE.fullmatch(name)]
+        return sorted({*ours, *(name for name in known & set(names) if is_archive_name(name))})
+
+    def _read_record(self, name: str) -> dict[str, object]:
+        """Return the JSON object in a file, or an empty one if it has none."""
+        try:
+            record = json.loads(self.read(name))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+
+def _find_home() -> Path:
+    """Return the home, or the root if the user has none, as in a container that runs under an arbitrary number."""
+    try:
+        return Path.home().resolve()
+    except RuntimeError:
+        return Path("/")
