@@ -1,7 +1,7 @@
 """Turn a checkout of an agent server into a build context, have a Runtime API build it, and wait for the image.
 
-The steps can be called without invoke; each takes plain values and returns one of the models. They are loaded when they
-are first used, so that importing the package costs nothing.
+The steps can be called without invoke: each takes a `Workspace`, what it acts on, a request or `Settings`, and a `Ui`,
+and returns one of the models. Everything is loaded when it is first used, so importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -16,55 +16,70 @@ if TYPE_CHECKING:
         BuildResult,
         Dockerfile,
         LocalBuild,
-        Project,
         Submission,
+        Target,
         Verification,
         Version,
     )
-    from buildkit.steps.build import build_image
-    from buildkit.steps.context import pack_context
-    from buildkit.steps.derive import derive_dockerfile
-    from buildkit.steps.dockerfile import render_dockerfile
-    from buildkit.steps.logs import read_logs
-    from buildkit.steps.manifest import render_manifest
-    from buildkit.steps.upload import submit_build
-    from buildkit.steps.verify import verify_image
-    from buildkit.steps.version import describe_version
-    from buildkit.steps.wait import poll_build
+    from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.settings import Settings
+    from buildkit.source.tree import SourceTree
+    from buildkit.tasks.build import BuildRequest, build
+    from buildkit.tasks.context import pack_context
+    from buildkit.tasks.dockerfile import render_dockerfile
+    from buildkit.tasks.manifest import ManifestRequest, render_manifest
+    from buildkit.tasks.upload import UploadRequest, upload
+    from buildkit.tasks.verify import VerifyRequest, verify
+    from buildkit.tasks.version import describe_version
+    from buildkit.tasks.wait import WaitRequest, wait
+    from buildkit.ui import Ui
+    from buildkit.workspace import Workspace
 
 __all__ = [
     "BuildContext",
+    "BuildRequest",
     "BuildResult",
     "Dockerfile",
     "LocalBuild",
-    "Project",
+    "ManifestRequest",
+    "RuntimeApi",
     "RuntimeBuildError",
+    "Settings",
+    "SourceTree",
     "Submission",
+    "Target",
+    "Ui",
+    "UploadRequest",
     "Verification",
+    "VerifyRequest",
     "Version",
-    "build_image",
-    "derive_dockerfile",
+    "WaitRequest",
+    "Workspace",
+    "build",
     "describe_version",
     "pack_context",
-    "poll_build",
-    "read_logs",
     "render_dockerfile",
     "render_manifest",
-    "submit_build",
-    "verify_image",
+    "upload",
+    "verify",
+    "wait",
 ]
 
-_STEPS = {
-    "build_image": "build",
-    "derive_dockerfile": "derive",
-    "describe_version": "version",
-    "pack_context": "context",
-    "poll_build": "wait",
-    "read_logs": "logs",
-    "render_dockerfile": "dockerfile",
-    "render_manifest": "manifest",
-    "submit_build": "upload",
-    "verify_image": "verify",
+_MODULES = {
+    "errors": {"RuntimeBuildError"},
+    "runtime_api.client": {"RuntimeApi"},
+    "settings": {"Settings"},
+    "source.tree": {"SourceTree"},
+    "tasks.build": {"BuildRequest", "build"},
+    "tasks.context": {"pack_context"},
+    "tasks.dockerfile": {"render_dockerfile"},
+    "tasks.manifest": {"ManifestRequest", "render_manifest"},
+    "tasks.upload": {"UploadRequest", "upload"},
+    "tasks.verify": {"VerifyRequest", "verify"},
+    "tasks.version": {"describe_version"},
+    "tasks.wait": {"WaitRequest", "wait"},
+    "ui": {"Ui"},
+    "workspace": {"Workspace"},
 }
 
 
@@ -72,7 +87,5 @@ def __getattr__(name: str) -> object:
     """Return what `__all__` names, loaded now (https://peps.python.org/pep-0562/)."""
     if name not in __all__:
         raise AttributeError(f"module 'buildkit' has no attribute {name!r}")
-    if name in _STEPS:
-        return getattr(import_module(f"buildkit.steps.{_STEPS[name]}"), name)
-    module = "errors" if name == "RuntimeBuildError" else "models"
+    module = next((module for module, names in _MODULES.items() if name in names), "models")
     return getattr(import_module(f"buildkit.{module}"), name)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import gc
-import signal
+
+from buildkit.signals import end_at_once_on_interrupt
 
 
 def main() -> None:
-    """Run what was typed."""
-    # Until a task listens to signals itself, Ctrl-C ends us at once; Python would show a traceback of its imports.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.disable()  # what importing makes is no garbage, and to look for it takes a good part of a short run
-    from buildkit.program import run
+    """Run the command line."""
+    end_at_once_on_interrupt()
+    gc.disable()  # importing creates no garbage, and looking for it takes a good part of a short run
+    from buildkit.cli import start
 
     gc.freeze()
     gc.enable()
-    run()
+    start()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from contextlib import contextmanager, suppress
@@ -104,6 +105,8 @@ class Folder:
     def _open_folder(self, name: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
         """Give the descriptor of the folder that contains `name`, and the rest of the name; no link is followed."""
         inner, _, base = name.rpartition("/")
+        if "/" in inner or {inner, base} & {".", ".."}:
+            raise OSError(errno.EINVAL, "not a name in this folder", name)
         with files.open_folder(self.path) as folder:
             if not inner:
                 yield folder, base

@@ -69,7 +69,7 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
         raise _refuse(setting, text, f"{registry[:_MAX_NAME_LENGTH]!r} is not a registry host[:port]")
     if not _REPOSITORY.fullmatch(path):
         raise _refuse(setting, text, "a repository is lowercase words of a-z 0-9 joined by . _ - and /")
-    # Docker puts an official image, which has neither registry nor namespace, into `library/` before it counts characters.
+    # Docker counts the `library/` that it puts before an official image, which has neither registry nor namespace.
     if len(path if registry or "/" in path else f"library/{path}") > _MAX_NAME_LENGTH:
         raise _refuse(setting, text, f"the repository is longer than {_MAX_NAME_LENGTH} characters")
     if _IMAGE_ID.fullmatch(text):

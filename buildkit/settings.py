@@ -1,4 +1,4 @@
-"""Settings: one table of names, defaults, meanings and flags; flag > environment > `.env` > project default > default."""
+"""Settings: one table of names, defaults, meanings and flags; flag > environment > `.env` > `tasks.py` > default."""
 
 from __future__ import annotations
 

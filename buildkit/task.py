@@ -98,6 +98,14 @@ class Run:
         if self.template_dir and not self.template_dir.is_dir():
             raise SettingError(f"TEMPLATE_DIR is not a folder: {self.template_dir}", "create it, or unset TEMPLATE_DIR")
 
+    def check_workspace(self) -> None:
+        """Refuse an output directory that is not ours to write to.
+
+        Raises:
+            SettingError: It is not.
+        """
+        self.workspace.check(self.source, self.root, Path.cwd())
+
     def writing(self) -> AbstractContextManager[None]:
         """Hold the workspace for this run alone, created if it is missing."""
         return self.workspace.writing(self.source, self.root, Path.cwd())

@@ -54,7 +54,7 @@ class Ui:
 
     def fail(self, message: str, fix: str, exit_code: int, *, as_json: bool) -> None:
         """Write what happened and what to do about it."""
-        message, fix = self._spell(message), self._spell(fix)
+        message, fix = escape_controls(self._spell(message)), escape_controls(self._spell(fix))
         self._write(sys.stderr, f"error: {message}\nfix:   {fix}\n")
         if as_json:
             record = {"schema": 1, "error": message, "fix": fix, "exit_code": exit_code}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.output.directory import make_output_dir
+from buildkit.workspace import Workspace
 from tests.checkouts import PROJECTS, commit_all
 from tests.commands import SOURCE, Command
 from tests.runtime_api import RuntimeApiServer
@@ -48,7 +48,8 @@ def git_repo(source_tree: Path) -> Path:
 def output_dir(tmp_path: Path) -> Path:
     """An output directory with our marker, and nothing else in it."""
     directory = tmp_path / "runtime-build"
-    make_output_dir(directory)
+    with Workspace(directory).writing():
+        pass
     return directory
 
 

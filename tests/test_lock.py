@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.output.lock import hold_lock
+from buildkit.lock import hold_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HOLD = """
 import sys
 from pathlib import Path
-from buildkit.output.lock import hold_lock
+from buildkit.lock import hold_lock
 with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

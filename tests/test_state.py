@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
 from buildkit.models import BuildContext, BuildResult, Dockerfile, LocalBuild, StepResult, Submission, Version
-from buildkit.output.state import digest_file, digest_files, find_state, format_state, load_state, save_state
+from buildkit.state import format_state
+from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +27,17 @@ RESULTS: list[StepResult] = [
     dataclasses.replace(VERSION, sha=None, commit_time=None, dirty=True),
     Dockerfile("source", "debian:12", "a" * 64, {"A": "1"}, made_from={"version.json": "b" * 64}),
     BuildContext("x.tgz", "a" * 64, 1, "b" * 64, 2, 3, {"name": "zlib", "level": 1}),
-    Submission("intent", "https://example.com", "a/b:1", [], "c" * 64, None, None),
+    Submission("intent", "https://example.com", "a/b:1", [], "c" * 64, None, None, "d" * 64),
     Submission(
-        "submitted", "https://example.com", "a/b:1", ["a/b:2"], "c" * 64, "id", "2026-01-01T00:00:00Z", "https://r"
+        "submitted",
+        "https://example.com",
+        "a/b:1",
+        ["a/b:2"],
+        "c" * 64,
+        "id",
+        "2026-01-01T00:00:00Z",
+        None,
+        "https://r",
     ),
     BuildResult("id", "SUCCESS", "a/b:1", None, 1.5),
     BuildResult("id", "FAILURE", None, "no space", 2),
@@ -52,16 +61,16 @@ def edit(directory: Path, step: str, **changes: Any) -> None:
 
 def refuse(directory: Path, kind: type[StepResult] = Version) -> LocalError:
     with pytest.raises(LocalError) as caught:
-        load_state(directory, kind)
+        Workspace(directory).load(kind)
     assert caught.value.message.startswith(f"{directory.name}/{kind.step}.json ")
-    assert f"`invoke {kind.step}`" in caught.value.fix
+    assert f"`runtime-build {kind.step}`" in caught.value.fix
     return caught.value
 
 
 @pytest.mark.parametrize("result", RESULTS)
 def test_what_is_saved_is_what_is_loaded(output_dir: Path, result: StepResult) -> None:
-    save_state(output_dir, drop_made_from(result))
-    assert load_state(output_dir, type(result)) == drop_made_from(result)
+    Workspace(output_dir).save(drop_made_from(result))
+    assert Workspace(output_dir).load(type(result)) == drop_made_from(result)
 
 
 @pytest.mark.parametrize("result", RESULTS)
@@ -77,14 +86,14 @@ def test_keys_are_those_of_the_contract() -> None:
 
 
 def test_state_file_is_readable_by_others_and_leaves_nothing_beside_it(output_dir: Path) -> None:
-    save_state(output_dir, VERSION)
+    Workspace(output_dir).save(VERSION)
     assert stat.S_IMODE((output_dir / "version.json").stat().st_mode) == 0o644
     assert sorted(os.listdir(output_dir)) == [".gitignore", "version.json"]
 
 
 def test_missing_state_names_the_task_that_makes_it(output_dir: Path) -> None:
     assert refuse(output_dir, Dockerfile).message == "runtime-build/dockerfile.json is missing"
-    assert find_state(output_dir, Dockerfile) is None
+    assert Workspace(output_dir).find(Dockerfile) is None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +111,7 @@ def test_state_that_is_a_folder_is_refused(output_dir: Path) -> None:
 
 @pytest.mark.parametrize("changes", DAMAGE)
 def test_value_that_is_missing_or_of_another_type_is_refused(output_dir: Path, changes: dict[str, Any]) -> None:
-    save_state(output_dir, VERSION)
+    Workspace(output_dir).save(VERSION)
     edit(output_dir, "version", **changes)
     assert next(iter(changes)) in refuse(output_dir).message
 
@@ -111,25 +120,25 @@ def test_value_that_is_missing_or_of_another_type_is_refused(output_dir: Path, c
     "archive", ["../x.tar.gz", "/x.tar.gz", "a/b.tgz", "..", "", "Dockerfile", ".gitignore", "x.tar.gz\n"]
 )
 def test_archive_is_a_name_and_never_a_path(output_dir: Path, archive: str) -> None:
-    save_state(output_dir, VERSION)
+    Workspace(output_dir).save(VERSION)
     edit(output_dir, "version", archive=archive)
     assert "'archive'" in refuse(output_dir).message
 
 
 def test_keys_of_a_later_version_are_passed_over(output_dir: Path) -> None:
-    save_state(output_dir, VERSION)
+    Workspace(output_dir).save(VERSION)
     edit(output_dir, "version", news="x")
-    assert load_state(output_dir, Version) == VERSION
+    assert Workspace(output_dir).load(Version) == VERSION
 
 
 def test_result_whose_input_changed_or_went_is_refused(output_dir: Path) -> None:
-    save_state(output_dir, VERSION)
-    made_from = digest_files(output_dir, "version.json")
-    save_state(output_dir, Dockerfile("source", "debian:12", "a" * 64, {}, made_from=made_from))
-    assert load_state(output_dir, Dockerfile).made_from == made_from
+    Workspace(output_dir).save(VERSION)
+    made_from = Workspace(output_dir).digests("version.json")
+    Workspace(output_dir).save(Dockerfile("source", "debian:12", "a" * 64, {}, made_from=made_from))
+    assert Workspace(output_dir).load(Dockerfile).made_from == made_from
     edit(output_dir, "version", name="other")
     assert refuse(output_dir, Dockerfile).message.endswith("was made from another version.json")
-    assert load_state(output_dir, Dockerfile, trace=False).target == "source"
+    assert Workspace(output_dir).load(Dockerfile, trace=False).target == "source"
     (output_dir / "version.json").unlink()
     refuse(output_dir, Dockerfile)
 
@@ -137,15 +146,15 @@ def test_result_whose_input_changed_or_went_is_refused(output_dir: Path) -> None
 def test_made_from_is_looked_for_in_the_output_directory_only(output_dir: Path) -> None:
     outside = output_dir.parent / "outside"
     outside.write_text("x")
-    save_state(output_dir, VERSION)
-    edit(output_dir, "version", made_from={"../outside": digest_file(outside)})
+    Workspace(output_dir).save(VERSION)
+    edit(output_dir, "version", made_from={"../outside": hashlib.sha256(b"x").hexdigest()})
     refuse(output_dir)
 
 
 def test_digests_are_those_of_the_bytes_and_of_what_is_there(output_dir: Path) -> None:
     (output_dir / "a").write_bytes(b"x")
-    assert digest_files(output_dir, "a", "b") == {"a": hashlib.sha256(b"x").hexdigest()}
-    assert digest_file(output_dir) is None
+    assert Workspace(output_dir).digests("a", "b") == {"a": hashlib.sha256(b"x").hexdigest()}
+    assert Workspace(output_dir.parent).digest(output_dir.name) is None
 
 
 @given(
@@ -160,6 +169,6 @@ def test_any_json_at_all_is_refused_or_loaded(tmp_path_factory: pytest.TempPathF
     for name in record:
         (directory / "version.json").write_text(json.dumps(record | {name: value}))
         try:
-            assert isinstance(load_state(directory, Version), Version)
+            assert isinstance(Workspace(directory).load(Version), Version)
         except LocalError as error:
-            assert "invoke version" in error.fix  # noqa: PT017 - both ends are right
+            assert "runtime-build version" in error.fix  # noqa: PT017 - both ends are right

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.config.envfile import read_env_file
-from buildkit.config.load import find_root, load_settings
+from buildkit.envfile import read_env_file
 from buildkit.errors import SettingError
+from buildkit.settings import find_root, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from buildkit.config.load import LoadedSettings
+    from buildkit.settings import LoadedSettings
 
 KEY = "s3cret-Key"
 LAYERS = ("flag", "environment", ".env", "tasks.py")
@@ -93,7 +93,7 @@ def test_loopback_needs_no_tls(tmp_path: Path, host: str) -> None:
 
 def test_builder_goes_with_buildx_only(tmp_path: Path) -> None:
     assert "ENGINE=buildx" in refuse(tmp_path, "BUILDER=remote\nENGINE=podman\n").fix
-    assert load(tmp_path, "BUILDER=remote\n").settings.builder == "remote"
+    assert load(tmp_path, "BUILDER=remote\n").settings.builder == ("remote",)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_unknown_variable_with_our_prefix_in_the_environment_is_a_warning(tmp_pa
 
 def test_default_of_a_project_that_is_no_setting_is_refused(tmp_path: Path) -> None:
     error = refuse(tmp_path, defaults={"SOURCE_DIRECTORY": "server"})
-    assert error.message == "tasks.py gives a default for SOURCE_DIRECTORY, which is not a setting"
+    assert error.message == "tasks.py sets a default for SOURCE_DIRECTORY, which is not a setting"
     assert error.fix == "write SOURCE_DIR"
 
 

@@ -12,25 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.console import Console
-from buildkit.errors import BuildFailed
 from buildkit.models import Finding
 from buildkit.secret import ApiKey
+from buildkit.ui import Ui
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY = "a-key-of-some-length"
 USE = f"""
-from buildkit.console import Console
-from buildkit.errors import BuildFailed
+from buildkit.ui import Ui
 from buildkit.secret import ApiKey
-console = Console(key=ApiKey({KEY!r}))
+ui = Ui(key=ApiKey({KEY!r}))
 """
 
 
 def run(code: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Return a process that used a console and ended; pytest's own streams are none that can be closed or full."""
+    """Return a process that used a ui and ended; pytest's own streams are none that can be closed or full."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **options.pop("environment", {})}
     return subprocess.run([sys.executable, "-c", USE + code], env=environment, check=False, **options)
 
@@ -44,49 +42,49 @@ def full() -> Iterator[int]:
 
 
 def test_results_go_to_stdout_and_the_story_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console()
-    console.report("packed")
-    console.warn("dirty")
-    console.show("result")
+    ui = Ui()
+    ui.report("packed")
+    ui.warn("dirty")
+    ui.show("result")
     out, err = capsys.readouterr()
     assert out == "result\n"
     assert err == "[runtime-build] packed\n[runtime-build] warning: dirty\n"
 
 
 def test_no_result_is_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Console().show("")
+    Ui().show("")
     assert capsys.readouterr().out == ""
 
 
 def test_error_is_two_lines_and_with_json_an_object(capsys: pytest.CaptureFixture[str]) -> None:
-    Console().fail(BuildFailed("it\nfailed", "look"), as_json=False)
+    Ui().fail("it\nfailed", "look", 6, as_json=False)
     assert capsys.readouterr() == ("", "error: it\\nfailed\nfix:   look\n")
-    Console().fail(BuildFailed("it failed", "look"), as_json=True)
+    Ui().fail("it failed", "look", 6, as_json=True)
     out, _ = capsys.readouterr()
     assert json.loads(out) == {"schema": 1, "error": "it failed", "fix": "look", "exit_code": 6}
 
 
 def test_control_characters_are_escaped_in_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console()
-    console.report("a\x1b[2Jb\nc")
-    console.show("one\ntwo\x07")
+    ui = Ui()
+    ui.report("a\x1b[2Jb\nc")
+    ui.show("one\ntwo\x07")
     out, err = capsys.readouterr()
     assert err == "[runtime-build] a\\x1b[2Jb\\nc\n"
     assert out == "one\ntwo\\x07\n"
 
 
 def test_key_is_masked_in_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(key=ApiKey(KEY))
-    console.report(f"the server said {KEY}")
-    console.show(f"image {KEY}")
-    console.fail(BuildFailed(f"bad {KEY}", "x"), as_json=True)
+    ui = Ui(key=ApiKey(KEY))
+    ui.report(f"the server said {KEY}")
+    ui.show(f"image {KEY}")
+    ui.fail(f"bad {KEY}", "x", 6, as_json=True)
     out, err = capsys.readouterr()
     assert KEY not in out + err
     assert "the server said ***" in err
 
 
 def test_findings_are_a_table_with_the_fixes_of_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    Console().show_findings(
+    Ui().show_findings(
         [Finding("git", ok=True, detail="fine"), Finding("source", ok=False, detail="gone", fix="get it")]
     )
     assert capsys.readouterr().err.splitlines() == [
@@ -94,36 +92,36 @@ def test_findings_are_a_table_with_the_fixes_of_what_is_wrong(capsys: pytest.Cap
         "[runtime-build] FAIL  source  gone",
         "[runtime-build]               fix: get it",
     ]
-    Console().show_findings([])
+    Ui().show_findings([])
 
 
 def test_outputs_hold_any_value_and_can_be_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "outputs"
     path.write_text("before=1\n")
-    Console(str(path)).publish(image="a\nb<<c", tags="", build_id=None)
+    Ui(github_output=str(path)).publish(image="a\nb<<c", tags="", build_id=None)
     lines = path.read_text().splitlines()
     name, _, mark = lines[1].partition("<<")
     assert (lines[0], name, lines[2:4], lines[4], len(lines)) == ("before=1", "image", ["a", "b<<c"], mark, 5)
 
 
 def test_outputs_hold_names_that_are_not_utf_8(tmp_path: Path) -> None:
-    Console(str(tmp_path / "outputs")).publish(archive="\udcff.tar.gz")
+    Ui(github_output=str(tmp_path / "outputs")).publish(archive="\udcff.tar.gz")
     assert b"\n\xff.tar.gz\n" in (tmp_path / "outputs").read_bytes()
 
 
 def test_outputs_that_cannot_be_written_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Console(str(tmp_path)).publish(image="x")
+    Ui(github_output=str(tmp_path)).publish(image="x")
     assert "warning: GITHUB_OUTPUT cannot be written" in capsys.readouterr().err
 
 
 def test_full_streams_change_nothing(full: int) -> None:
-    code = "console.report('x'); console.show('y' * 100_000); console.fail(BuildFailed('a', 'b'), as_json=True)"
+    code = "ui.report('x'); ui.show('y' * 100_000); ui.fail('a', 'b', 6, as_json=True)"
     assert run(code, stdout=full, stderr=full).returncode == 0
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_closed_stream_changes_nothing_for_the_other(number: int) -> None:
-    code = f"import os; os.close({number}); console.report('told'); console.show('shown'); console.show('again')"
+    code = f"import os; os.close({number}); ui.report('told'); ui.show('shown'); ui.show('again')"
     done = run(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert done.returncode == 0
     assert (done.stdout, done.stderr) == ((b"", b"[runtime-build] told\n"), (b"shown\nagain\n", b""))[number - 1]
@@ -132,18 +130,18 @@ def test_closed_stream_changes_nothing_for_the_other(number: int) -> None:
 def test_reader_that_went_away_leaves_no_trace() -> None:
     read, write = os.pipe()
     os.close(read)
-    done = run("console.show('x' * 1_000_000); console.report('end')", stdout=write, stderr=subprocess.PIPE)
+    done = run("ui.show('x' * 1_000_000); ui.report('end')", stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"[runtime-build] end\n")
 
 
 def test_what_the_encoding_lacks_is_escaped() -> None:
-    done = run("console.show('✅ ü')", stdout=subprocess.PIPE, environment={"PYTHONIOENCODING": "ascii"})
+    done = run("ui.show('✅ ü')", stdout=subprocess.PIPE, environment={"PYTHONIOENCODING": "ascii"})
     assert done.stdout == b"\\u2705 \\xfc\n"
 
 
 def test_short_progress_says_nothing_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console().progress("packing") as progress:
+    with Ui().progress("packing") as progress:
         progress(1, 2)
         progress(2, 0)
     assert capsys.readouterr().err == ""
@@ -151,7 +149,7 @@ def test_short_progress_says_nothing_in_a_log(capsys: pytest.CaptureFixture[str]
 
 def test_progress_on_a_terminal_is_drawn_and_taken_away() -> None:
     ours, theirs = os.openpty()
-    code = "with console.progress('packing [bold]') as progress: progress(1_000_000, 2_000_000)"
+    code = "with ui.progress('packing [bold]') as progress: progress(1_000_000, 2_000_000)"
     done = run(code, stderr=theirs, environment={"TERM": "xterm", "COLUMNS": "120"})
     os.close(theirs)
     drawn = io.BytesIO()

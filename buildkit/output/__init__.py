@@ -1,1 +1,0 @@
-"""The output directory and the files in it."""

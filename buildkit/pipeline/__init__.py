@@ -1,1 +1,0 @@
-"""Each step with its state. The only place that loads and saves it; the steps themselves take plain values."""

@@ -1,0 +1,111 @@
+"""Task `all`: the other tasks in a chain, from the checkout to the image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from buildkit.errors import run
+from buildkit.models import BuildResult
+from buildkit.record import UPLOAD_STATE, find_open_submission, find_submission, is_same_build, load_packed
+from buildkit.reference import name_local_image
+from buildkit.runtime_api.protocol import SUCCESS
+from buildkit.settings import Group
+from buildkit.task import Flag, Outcome, Run, Task
+from buildkit.tasks.context import pack_context
+from buildkit.tasks.dockerfile import render_dockerfile
+from buildkit.tasks.upload import UploadRequest, upload
+from buildkit.tasks.version import describe_version
+from buildkit.tasks.wait import WaitRequest, wait
+
+if TYPE_CHECKING:
+    from buildkit.models import BuildContext
+    from buildkit.runtime_api.client import RuntimeApi
+
+_FLAGS = (
+    Flag("force", "upload even if an earlier build may exist"),
+    Flag("skip_existing", "do nothing if this output directory's context has already been built"),
+    Flag("no_wait", "stop once the build is submitted, and print the build ID"),
+)
+_GROUPS = (
+    Group.CLEANING,
+    Group.NAMING,
+    Group.SELECTION,
+    Group.TARGET,
+    Group.DOCKERFILE,
+    Group.SERVER,
+    Group.TEMPLATES,
+    Group.PACKING,
+    Group.API,
+    Group.IMAGE,
+    Group.UPLOAD,
+    Group.WAITING,
+)
+
+
+def all_(this: Run) -> Outcome:
+    """Pack, upload and wait: prints the image reference, or the path of the archive if nothing is sent."""
+    this.check_folders()
+    with this.writing():
+        _clean(this)
+        describe_version(this.workspace, this.tree, this.settings, this.ui)
+        render_dockerfile(this.workspace, this.tree, this.settings, this.ui)
+        context = pack_context(this.workspace, this.tree, this.settings, this.ui)
+        if this.settings.runtime_api_url is None:
+            return _explain_unsent(this, context)
+        with this.open_api() as api:
+            return _build_remotely(this, api)
+
+
+def _clean(this: Run) -> None:
+    """Make room for a new run; the record of a build whose outcome is not known stays.
+
+    Raises:
+        OutcomeUnknown: A build may have been started, and its ID is not known.
+    """
+    submission = None if this.flags["force"] else find_open_submission(this.workspace)
+    if this.settings.clean_output:
+        keep = {UPLOAD_STATE} if submission else set()
+        if this.flags["skip_existing"]:
+            keep |= {UPLOAD_STATE, f"{BuildResult.step}.json"}
+        this.workspace.clean(keep=keep)
+
+
+def _explain_unsent(this: Run, context: BuildContext) -> Outcome:
+    archive = this.show_path(this.workspace.path / context.archive)
+    this.ui.report("nothing was sent: RUNTIME_API_URL is not set")
+    this.ui.report(f"to build it by hand: docker build -t {name_local_image(this.settings.server_name)} - < {archive}")
+    return Outcome(archive, context)
+
+
+def _build_remotely(this: Run, api: RuntimeApi) -> Outcome:
+    """Upload what was packed, and wait for its image."""
+    result = _find_built(this, api) if this.flags["skip_existing"] and not this.flags["force"] else None
+    if result is None:
+        request = UploadRequest.from_settings(this.settings, force=this.flags["force"])
+        submission = upload(this.workspace, api, request, this.ui)
+        if this.flags["no_wait"]:
+            this.ui.report(f"the build is still running; run {run('wait')} to resume waiting")
+            return Outcome(submission.build_id or "", submission)
+        result = wait(this.workspace, api, WaitRequest(timeout_s=this.settings.build_timeout), this.ui)
+    return Outcome(result.image or "", result)
+
+
+def _find_built(this: Run, api: RuntimeApi) -> BuildResult | None:
+    """Return the result of an earlier build of this very context, or None.
+
+    The proof is our own record of that build; some servers claim that every image exists.
+    """
+    previous = find_submission(this.workspace)
+    if previous is None or not is_same_build(previous, load_packed(this.workspace), this.settings):
+        return None
+    result = this.workspace.find(BuildResult)
+    if result is None or result.build_id != previous.build_id or result.status != SUCCESS or result.image is None:
+        return None
+    if api.image_exists(result.image) is False:
+        return None
+    this.ui.report(f"this context has already been built, as {result.image}; {run('all', '--force')} builds it again")
+    this.ui.publish(image=result.image, build_id=result.build_id)
+    return result
+
+
+TASK = Task("all", all_, _GROUPS, _FLAGS)

@@ -1,0 +1,151 @@
+"""Task `doctor`: whether everything that a build needs is in place, each finding with its fix."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
+
+from buildkit.display import format_size
+from buildkit.errors import NotStarted, RuntimeBuildError, SettingError
+from buildkit.models import Finding
+from buildkit.settings import Group
+from buildkit.task import Outcome, Run, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.settings import Settings
+    from buildkit.source.tree import SourceTree
+
+_FREE_BYTES = 1_000_000_000
+_NO_API = "RUNTIME_API_URL is not set: archives are created and nothing is sent"
+
+
+def main(this: Run) -> Outcome:
+    """Check git, source, settings, Runtime API and disk."""
+    findings = list(_list_findings(this))
+    this.ui.show_findings(findings)
+    failed = [finding for finding in findings if not finding.ok]
+    text = f"{len(failed)} of {len(findings)} checks failed" if failed else "everything looks good"
+    code = max((finding.exit_code for finding in failed), default=0)
+    return Outcome(text, {"findings": [asdict(finding) for finding in findings]}, code)
+
+
+def _list_findings(this: Run) -> Iterator[Finding]:
+    try:
+        tree = this.tree
+    except SettingError as error:
+        yield Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=error.exit_code)
+    else:
+        yield check_git(tree)
+        yield check_source(tree)
+    yield from list_settings(this.settings, this.loaded.origins)
+    yield check_disk(this.workspace.path)
+    if this.settings.runtime_api_url is None:
+        yield Finding("Runtime API", ok=True, detail=_NO_API)
+        return
+    with this.open_api() as api:
+        yield from check_api(api)
+
+
+def check_git(tree: SourceTree) -> Finding:
+    """Return whether the source's commit is known."""
+    try:
+        commit = tree.identify(lambda _: None)
+    except RuntimeBuildError as error:
+        return Finding("git", ok=False, detail=error.message, fix=error.fix, exit_code=SettingError.exit_code)
+    return Finding("git", ok=True, detail=f"commit {commit.sha}" if commit else "no commit: it is called `unknown`")
+
+
+def check_source(tree: SourceTree) -> Finding:
+    """Return whether the source tree has what every build needs."""
+    try:
+        roots = tree.project.roots
+    except RuntimeBuildError as error:
+        return Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=SettingError.exit_code)
+    except OSError as error:
+        fix = "make the source directory readable, or set SOURCE_DIR"
+        detail = f"{tree.path}: {error.strerror}"
+        return Finding("source", ok=False, detail=detail, fix=fix, exit_code=SettingError.exit_code)
+    return Finding("source", ok=True, detail=f"{tree.path}: {', '.join(roots)}")
+
+
+def list_settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield each setting that is not a default, with the layer it came from; the key is masked."""
+    defaults = 0
+    for item in fields(settings):
+        name = item.name.upper()
+        if origins[name] == "default":
+            defaults += 1
+        else:
+            yield Finding(name, ok=True, detail=f"{_format(getattr(settings, item.name))} (from {origins[name]})")
+    yield Finding("settings", ok=True, detail=f"{defaults} others have their defaults")
+
+
+def check_disk(directory: Path) -> Finding:
+    """Return whether there is room for an archive in `directory`, which may not exist yet."""
+    folder = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        "disk",
+        ok=free >= _FREE_BYTES,
+        detail=f"{format_size(free)} free for {directory.name}",
+        fix="free some disk space, or set OUTPUT_DIR to another disk",
+        exit_code=SettingError.exit_code,
+    )
+
+
+def check_api(api: RuntimeApi) -> list[Finding]:
+    """Return whether the Runtime API can be reached, accepts the key, and which calls it serves."""
+    try:
+        probe = api.probe()
+    except RuntimeBuildError as error:
+        return [Finding("Runtime API", ok=False, detail=error.message, fix=error.fix, exit_code=NotStarted.exit_code)]
+    words = {True: "yes", False: "no", None: "not known"}
+    return [
+        Finding("Runtime API", ok=True, detail=f"{api.url} responds"),
+        Finding(
+            "key",
+            ok=probe.is_key_accepted is not False,
+            detail={True: "accepted", False: "rejected", None: "neither accepted nor rejected"}[probe.is_key_accepted],
+            fix="set RUNTIME_API_KEY to a key of this server",
+            exit_code=NotStarted.exit_code,
+        ),
+        *(
+            Finding(endpoint.path, ok=True, detail=f"{words[endpoint.is_served]} (HTTP {endpoint.status})")
+            for endpoint in probe.endpoints
+        ),
+    ]
+
+
+def _format(value: object) -> str:
+    """Return a setting's value as it would be typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{name}={text}" for name, text in value.items())
+    if isinstance(value, tuple | frozenset):
+        return ",".join(value if isinstance(value, tuple) else sorted(value))
+    return str(value)
+
+
+TASK = Task(
+    "doctor",
+    main,
+    (
+        Group.NAMING,
+        Group.SELECTION,
+        Group.TARGET,
+        Group.DOCKERFILE,
+        Group.SERVER,
+        Group.TEMPLATES,
+        Group.PACKING,
+        Group.API,
+        Group.IMAGE,
+        Group.UPLOAD,
+        Group.WAITING,
+    ),
+)
