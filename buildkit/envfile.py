@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -49,11 +50,17 @@ def read_env_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 def _read_text(path: Path) -> str:
     try:
+        owner = path.stat().st_uid
         data = read_bounded(path, _MAX_BYTES + 1, follow=True)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
         raise SettingError(f".env cannot be read: {error.strerror}", "make it a readable file, or remove it") from error
+    if owner not in {os.geteuid(), 0}:
+        raise SettingError(
+            f".env belongs to another user (uid {owner}), who could have the API key sent somewhere else",
+            "make it yours with chown, or remove it",
+        )
     if len(data) > _MAX_BYTES:
         raise SettingError(f".env is larger than {_MAX_BYTES} bytes", "keep nothing but NAME=value lines in .env")
     if b"\0" in data:

@@ -18,7 +18,7 @@ from buildkit.models import FEATURES, UPLOAD_FORMATS, Target
 from buildkit.secret import ApiKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from buildkit.reference import Reference
@@ -236,6 +236,7 @@ def load_settings(
     parsed, origins = _parse_all(layers)
     settings = Settings(**parsed)
     _check_together(settings)
+    _check_layers(origins, [*layers, "default"])
     misspelt = [*_find_misspelt(env_file, ".env"), *_find_misspelt(environment, "the environment")]
     return LoadedSettings(settings, origins, misspelt)
 
@@ -321,6 +322,17 @@ def _check_together(settings: Settings) -> None:
             )
     if settings.builder and settings.engine not in {"auto", "buildx"}:
         raise SettingError(f"BUILDER requires ENGINE=buildx, but ENGINE is {settings.engine}", "set ENGINE=buildx")
+
+
+def _check_layers(origins: Mapping[str, str], order: Sequence[str]) -> None:
+    """Refuse to send the key where a layer below its own says: a checkout's `.env` must not redirect the user's key."""
+    own = order.index(origins[_KEY])
+    for name in ("RUNTIME_API_URL", "ALLOWED_HOSTS"):
+        if origins[name] != "default" and order.index(origins[name]) > own:
+            raise SettingError(
+                f"{_KEY} comes from {origins[_KEY]}, but {name} from {origins[name]}, which is less trusted",
+                f"set {name} where {_KEY} is set",
+            )
 
 
 def _check_defaults(defaults: Mapping[str, Any]) -> dict[str, str]:

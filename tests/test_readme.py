@@ -16,8 +16,9 @@ from invoke.collection import Collection
 
 import buildkit
 from buildkit import errors
-from buildkit.config.settings import Settings
+from buildkit.cli import INTERNAL_ERROR
 from buildkit.errors import RuntimeBuildError
+from buildkit.settings import Settings
 from buildkit.tasks import make_collection
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def list_exit_codes() -> set[int]:
         value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, RuntimeBuildError)
     ]
     signals = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
-    return {0, *(error.exit_code for error in ours), *signals}
+    return {0, INTERNAL_ERROR, *(error.exit_code for error in ours), *signals}
 
 
 def test_table_of_tasks_is_that_of_the_code() -> None:

@@ -78,6 +78,58 @@ def test_url_and_key_go_together(tmp_path: Path, given: str, missing: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("key_layer", "url_layer", "allowed"),
+    [
+        ("environment", "environment", True),
+        ("environment", "flag", True),
+        (".env", "environment", True),
+        ("tasks.py", ".env", True),
+        ("environment", ".env", False),
+        ("environment", "tasks.py", False),
+        (".env", "tasks.py", False),
+    ],
+)
+def test_key_goes_only_to_a_url_of_its_own_layer_or_a_higher_one(
+    tmp_path: Path, key_layer: str, url_layer: str, *, allowed: bool
+) -> None:
+    layers: dict[str, dict[str, str]] = {name: {} for name in LAYERS}
+    layers[key_layer]["RUNTIME_API_KEY"] = KEY
+    layers[url_layer]["RUNTIME_API_URL"] = "https://example.com"
+    env_file = "".join(f"{name}={value}\n" for name, value in layers.pop(".env").items())
+    given = {"flags": layers["flag"], "environment": layers["environment"], "defaults": layers["tasks.py"]}
+    if allowed:
+        assert load(tmp_path, env_file, **given).settings.runtime_api_url == "https://example.com"
+    else:
+        error = refuse(tmp_path, env_file, **given)
+        assert f"RUNTIME_API_KEY comes from {key_layer}, but RUNTIME_API_URL from {url_layer}" in error.message
+        assert error.fix == "set RUNTIME_API_URL where RUNTIME_API_KEY is set"
+
+
+def test_hosts_that_may_receive_the_key_come_from_its_own_layer_or_a_higher_one(tmp_path: Path) -> None:
+    environment = {"RUNTIME_API_URL": "https://example.com", "RUNTIME_API_KEY": KEY}
+    assert "ALLOWED_HOSTS" in refuse(tmp_path, "ALLOWED_HOSTS=evil.example\n", environment=environment).message
+    environment["ALLOWED_HOSTS"] = "replica.example.com"
+    assert load(tmp_path, environment=environment).settings.allowed_hosts == ("replica.example.com",)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_env_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CUSTOM_TAGS=x\n")
+    os.chown(tmp_path / ".env", 54321, -1)
+    with pytest.raises(SettingError, match="another user"):
+        read_env_file(tmp_path / ".env", {})
+
+
+@pytest.mark.parametrize("layer", ["flags", "environment", "defaults", "env_file"])
+def test_removed_setting_is_refused_with_what_takes_its_place(tmp_path: Path, layer: str) -> None:
+    given: dict[str, Any] = {layer: "FORCE=true\n" if layer == "env_file" else {"FORCE": "true"}}
+    error = refuse(tmp_path, **given)
+    assert error.message.startswith("no longer a setting: FORCE (from ")
+    assert "`--force`" in error.fix
+    load(tmp_path, "FORCE=\n")
+
+
+@pytest.mark.parametrize(
     "host", ["example.com", "10.0.0.1", "127.0.0.1.example.com", "localhost.example.com", "0.0.0.0"]
 )
 def test_key_goes_nowhere_without_tls_unless_allowed(tmp_path: Path, host: str) -> None:
