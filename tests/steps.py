@@ -17,6 +17,7 @@ from buildkit.runtime_api.policy import Clock
 from buildkit.runtime_api.polling import WatchedBuild, poll_build
 from buildkit.secret import ApiKey
 from buildkit.tasks.upload import UploadRequest, upload
+from buildkit.tasks.wait import WaitRequest, wait
 from buildkit.ui import Ui
 from buildkit.workspace import Workspace
 from tests.runtime_api import KEY
@@ -149,6 +150,14 @@ class Steps:
         clock = Clock(changes.get("clock", self.clock), changes.get("sleep", self.clock.sleep))
         with self.open_api(clock) as api:
             return poll_build(api, build, timeout_s=changes.get("timeout_s", 1800), ui=self.ui)
+
+    def wait(self, workspace: Workspace, build_id: str | None = "abc123", **changes: Any) -> BuildResult:
+        """Wait for a build, or for the one on record."""
+        workspace.path.mkdir(exist_ok=True)
+        clock = Clock(changes.pop("clock", self.clock), self.clock.sleep)
+        request = WaitRequest(changes.pop("timeout_s", 1800), build_id, **changes)
+        with self.open_api(clock) as api:
+            return wait(workspace, api, request, self.ui)
 
     def open_api(self, clock: Clock | None = None) -> RuntimeApi:
         names = {"answer_timeout_s": "response_s"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from buildkit.display import escape_controls
 from buildkit.errors import RuntimeBuildError
 from buildkit.runtime_api.http import BAD_BODY
-from buildkit.runtime_api.response import MAX_BODY_BYTES, shorten
+from buildkit.runtime_api.response import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
+MAX_LINE_CHARS = 1_000_000
 TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 10.0
 
 # Colours, cursor movements and window titles (ECMA-48): a log is full of them, and escaped they would hide the words.
@@ -39,7 +40,7 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
             size += len(piece)
             *lines, rest = (rest + decoder.decode(piece)).split("\n")
             yield from lines
-            if len(rest) > MAX_BODY_BYTES:
+            if len(rest) > MAX_LINE_CHARS:
                 yield rest
                 rest = ""
             if size > MAX_LOG_BYTES:
@@ -85,13 +86,13 @@ def format_line(line: str, limit: int | None = None) -> Iterator[str]:
 
 
 def _keep_last(lines: Iterable[str]) -> Iterable[str]:
-    """Return the last lines, as many as are shown, and no more than fit into `MAX_BODY_BYTES`."""
+    """Return the last lines, as many as are shown, and no more than `MAX_LINE_CHARS` together."""
     kept: deque[str] = deque()
     size = 0
     for line in lines:
         kept.append(line)
         size += len(line)
-        while len(kept) > TAIL_LINES or (size > MAX_BODY_BYTES and len(kept) > 1):
+        while len(kept) > TAIL_LINES or (size > MAX_LINE_CHARS and len(kept) > 1):
             size -= len(kept.popleft())
     return kept
 
