@@ -43,15 +43,17 @@ DOCKERFILE = Dockerfile(Target.BINARY, "debian", "d" * 64, {})
 
 @dataclass
 class FakeTime:
-    """A monotonic clock that only sleeping moves."""
+    """A monotonic clock that only sleeping moves, and that lets a test act instead of sleeping."""
 
     now: float = 1000.0
     pauses: list[float] = field(default_factory=list)
+    on_sleep: Callable[[], object] = lambda: None
 
     def __call__(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
+        self.on_sleep()
         self.pauses.append(seconds)
         self.now += seconds
 
@@ -140,6 +142,8 @@ class Steps:
         before_save = changes.get("save", lambda _: None)
         self.workspace = KeptWorkspace(archive.parent / "runtime-build", self.saved, before_save)
         fill_workspace(self.workspace, archive)
+        if packed := changes.get("packed"):
+            self.workspace.save(packed)
         if previous := changes.get("previous"):
             Workspace(self.workspace.path).save(previous)
         with self.open_api() as api:

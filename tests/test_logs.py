@@ -124,7 +124,7 @@ def test_lines_are_shown_while_the_log_is_still_arriving(
     started = time.monotonic()
     lines = read_logs(api, "b", ui)
     assert next(lines) == "step"
-    lines.close()
+    del lines
     assert time.monotonic() - started < 3
 
 

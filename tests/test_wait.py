@@ -147,11 +147,11 @@ def test_71_log_of_a_failed_build_never_outlasts_the_limit(
 def test_interrupt_says_that_the_build_is_still_running_and_how_to_resume(
     steps: Steps, runtime_api: RuntimeApiServer, workspace: Workspace
 ) -> None:
-    def interrupt(_seconds: float) -> None:
+    def interrupt() -> None:
         raise Interrupted(2)
 
     runtime_api.statuses[0] = "RUNNING"
-    steps.clock.sleep = interrupt  # type: ignore[method-assign]  # a signal comes while we wait
+    steps.clock.on_sleep = interrupt
     with pytest.raises(Interrupted) as caught:
         steps.wait(workspace)
     assert "`runtime-build wait --build-id abc123`" in caught.value.fix
