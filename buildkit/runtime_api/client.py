@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _NETWORK, _CLOCK = Network(), Clock()
 _ABSENT = frozenset({404, 405, 501})
 _NO_CONTENT = 204
+_MIN_TOTAL_S = 0.1
 _SERVER_ERROR = 500
 _UNKNOWN_BUILD = {"build_id": "runtime-build-doctor"}
 _PROBES: tuple[tuple[str, dict[str, str]], ...] = (
@@ -128,14 +130,12 @@ class RuntimeApi:
             return StartedBuild(build_id, status_url=replica)
         return StartedBuild(build_id, refused_url=self._clean(replica))
 
-    def build_status(
-        self, build_id: str, status_url: str | None = None, *, within_s: float | None = None
-    ) -> BuildStatus:
+    def build_status(self, build_id: str, status_url: str | None = None, *, within_s: float = math.inf) -> BuildStatus:
         """Return the state of a build, asking once.
 
         Args:
             status_url: The replica to ask instead of the base URL.
-            within_s: Seconds for the response, if they are fewer than usual.
+            within_s: Seconds for the whole exchange, if they are fewer than usual.
 
         Raises:
             RequestFailed: With `is_transient` if it makes sense to ask later.
@@ -147,9 +147,9 @@ class RuntimeApi:
                 f"the status of the build is at {base}, which is neither RUNTIME_API_URL nor one of ALLOWED_HOSTS",
                 f"add its host to ALLOWED_HOSTS if it may be sent the key, then run {run('wait')} again",
             )
-        read_s = self._limits.read_s if within_s is None else max(0.1, min(within_s, self._limits.read_s))
         url = f"{base}{protocol.BUILD_STATUS}"
-        response = self._get(Request(url, read_s, {"build_id": build_id}), also=frozenset({policy.TOO_MANY}))
+        request = Request(url, self._limits.read_s, {"build_id": build_id}, total_s=max(_MIN_TOTAL_S, within_s))
+        response = self._get(request, also=frozenset({policy.TOO_MANY}))
         if response.status in ACCEPTED:
             return protocol.read_status(self._parse(response, url), self._clean)
         # Some servers return 429 for a build that has ended, if its own error mentions a rate limit.
@@ -162,7 +162,7 @@ class RuntimeApi:
         return status
 
     @contextmanager
-    def build_logs(self, build_id: str, *, within_s: float | None = None) -> Iterator[Iterator[str] | None]:
+    def build_logs(self, build_id: str, *, within_s: float = math.inf) -> Iterator[Iterator[str] | None]:
         """Give the lines of a build's log as they arrive, unescaped but without the key; None if there is no log.
 
         Args:
@@ -172,9 +172,7 @@ class RuntimeApi:
             RequestFailed: The server does not return it.
         """
         url = f"{self.url}{protocol.BUILD_LOGS}"
-        request = Request(url, self._limits.response_s, {"build_id": build_id})
-        if within_s is not None:
-            request = request._replace(total_s=within_s)
+        request = Request(url, self._limits.response_s, {"build_id": build_id}, total_s=within_s)
         try:
             with self._http.open(request) as (head, pieces):
                 if head.status in _ABSENT or head.status == _NO_CONTENT:

@@ -121,7 +121,7 @@ class HttpClient:
 
     @contextmanager
     def open(self, request: Request) -> Iterator[tuple[Response, Iterator[bytes]]]:
-        """Give the head of the response, and its body as it arrives: any of `BAD_BODY` ends it.
+        """Give the head of the response, and its decoded body as it arrives; reading that may raise one of `BAD_BODY`.
 
         Raises:
             ResponseMissing: As in `fetch`.
@@ -190,7 +190,7 @@ def read_body(response: Response, pieces: Iterator[bytes]) -> Response:
                 problem = "it is larger than 1 MiB"
                 break
     except BAD_BODY:
-        problem = "it is incomplete"
+        problem = "it is incomplete or damaged"
     return Response(response.status, response.headers, bytes(content[:MAX_BODY_BYTES]), problem)
 
 

@@ -36,7 +36,7 @@ def is_usable(proxy: str) -> bool:
 def name_proxy(proxy: str) -> str:
     """Return scheme, host and port of a proxy, without user and password."""
     scheme, _, rest = proxy.partition("://")
-    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+    return f"{scheme}://{rest.rpartition('@')[2].partition('/')[0]}"
 
 
 def find_ca_file(environment: Mapping[str, str]) -> str | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 64 * 1024
 # A socket otherwise becomes writable only after a third of its send buffer is free. On a slow uplink that takes longer
 # than the stall limit (https://docs.kernel.org/networking/ip-sysctl.html, tcp_notsent_lowat).
-_UNSENT_BYTES = 128 * 1024
+_UNSENT_BYTES = 64 * 1024
 _SMALL_STEPS = [
     (socket.IPPROTO_TCP, getattr(socket, name), _UNSENT_BYTES)
     for name in ("TCP_NOTSENT_LOWAT",)

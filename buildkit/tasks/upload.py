@@ -67,8 +67,7 @@ def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui
     images = request.naming.name_images(inputs, prefix)
     with _open_archive(workspace, inputs, images, request.upload_format) as sending:
         intent = _describe_intent(workspace, api, inputs, images)
-        with advising(f"a build may have been started; {run('upload')} says what is known about it"):
-            started = _send(workspace, api, intent, sending, ui)
+        started = _send(workspace, api, intent, sending, ui)
     # Reported before it is saved: if the disk is full, this line is the only record.
     ui.report(f"Build initiated with ID: {started.build_id}")
     with advising(f"build {started.build_id} is still running; {run('wait', '--build-id', started.build_id)} resumes"):
@@ -138,14 +137,16 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, sending: Up
     from buildkit.runtime_api.upload import UploadAttempt
 
     earlier = workspace.read(_STATE) if workspace.exists(_STATE) else None
-    workspace.save(intent)
     with ui.progress("uploading") as draw:
         attempt = UploadAttempt(sending, draw)
         try:
+            workspace.save(intent)
             return api.start_build(attempt)
         except BaseException as error:  # an interruption as well, at whatever point it comes
-            if not attempt.may_have_started and not isinstance(error, OutcomeUnknown):
-                _restore(workspace, earlier)
+            if attempt.may_have_started or isinstance(error, OutcomeUnknown):
+                with advising(f"a build may have been started; {run('upload')} says what is known about it"):
+                    raise
+            _restore(workspace, earlier)
             raise
 
 
