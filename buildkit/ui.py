@@ -14,7 +14,7 @@ from buildkit.errors import PROGRAM
 from buildkit.files import append_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from buildkit.models import Finding
     from buildkit.secret import ApiKey
@@ -51,6 +51,11 @@ class Ui:
         """Write a result, if there is one: the only thing that goes to stdout."""
         if text:
             self._write(sys.stdout, f"{escape_controls(text, keep=chr(10))}\n")
+
+    def show_lines(self, lines: Iterable[str]) -> None:
+        """Write lines of a result as they come, empty ones as well."""
+        for line in lines:
+            self._write(sys.stdout, f"{escape_controls(line, keep=chr(9))}\n")
 
     def fail(self, message: str, fix: str, exit_code: int, *, as_json: bool) -> None:
         """Write what happened and what to do about it."""
