@@ -1,0 +1,1 @@
+"""One module per task: what it needs, what it does, what it leaves behind."""
