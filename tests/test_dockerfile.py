@@ -1,37 +1,25 @@
-"""The step `dockerfile`: what is rendered for each target, and what is refused before anything is."""
+"""The task `dockerfile`: what is rendered for each target, and what is refused before anything is written."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from buildkit.errors import LocalError, SettingError
-from buildkit.models import Project, Version
-from buildkit.steps.dockerfile import TARGETS, DockerfileSettings, RenderedDockerfile, render_dockerfile
+from buildkit.generated import read_generated
+from buildkit.models import PROGRAMS, Target
+from buildkit.settings import load_settings
+from buildkit.workspace import Workspace
+from tests.rendering import PROJECT, SHA, VERSION, Tree, render, write_dockerfile
 
-SHA = "0506352" + "a" * 33
-PROJECT = Project(
-    members=("server", "tools"),
-    roots=("pyproject.toml", "server", "tools", "uv.lock"),
-    required=("pyproject.toml", "uv.lock"),
-    spec="server/agent-server.spec",
-)
-VERSION = Version(
-    name="agent-server-0506352-python",
-    sha=SHA,
-    short_sha=SHA[:7],
-    dirty=False,
-    tags=["python"],
-    primary_tag="python",
-    archive="agent-server-0506352-python.tar.gz",
-    commit_time=1_700_000_000,
-)
+TARGETS = [str(target) for target in Target]
 STAGES = {
     "binary": [
         "uv-tool",
@@ -64,14 +52,6 @@ STAGES = {
 every_target = pytest.mark.parametrize("target", TARGETS)
 
 
-def render(target: str = "source-minimal", **changes: Any) -> RenderedDockerfile:
-    """Return both files for `target`; `changes` go to the settings, or to what stands beside them."""
-    outer = {name: changes.pop(name) for name in ("project", "version", "git_ref", "template_dir") if name in changes}
-    settings = replace(DockerfileSettings(target, "python:3.13"), **changes)
-    project, version = outer.pop("project", PROJECT), outer.pop("version", VERSION)
-    return render_dockerfile(settings, project, version, **{"git_ref": "main", **outer})
-
-
 def read_instructions(text: str) -> list[str]:
     """Return the instructions of a Dockerfile, each on one line, as an engine reads them."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
@@ -92,7 +72,7 @@ def test_a_split_executable_is_two_files_the_large_one_below() -> None:
         ("analysis", f"/dist/{server}", f"/usr/local/bin/{server}"),
         ("binary-builder", f"/dist/{server}.own", f"/usr/local/bin/{server}.own"),
     ]
-    assert "/opt/split.py" not in render("binary-minimal").text
+    assert ".runtime-build/split.py" not in render("binary-minimal").text
 
 
 @every_target
@@ -117,7 +97,7 @@ def test_third_party_packages_are_installed_before_any_source_is_copied(target: 
 def test_two_commits_differ_only_behind_the_last_layer(target: str) -> None:
     later = replace(VERSION, sha="f" * 40, short_sha="f" * 7, commit_time=1_800_000_000)
     one = read_instructions(render(target).text)
-    other = read_instructions(render(target, version=later, git_ref="next").text)
+    other = read_instructions(render(target, version=later, tree=Tree(git_ref="next")).text)
     first = next(number for number, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
     assert {line.split()[0] for line in one[first:]} == {"ENV", "LABEL"}
 
@@ -125,7 +105,7 @@ def test_two_commits_differ_only_behind_the_last_layer(target: str) -> None:
 @every_target
 def test_nothing_is_used_that_one_of_the_engines_refuses(target: str) -> None:
     for line in read_instructions(render(target).text):
-        assert "<<" not in line.split("printf")[0]
+        assert "<<" not in line
         assert not re.match(r"(COPY|ADD) .*--(link|chmod|parents|exclude|checksum)", line)
         for mount in re.findall(r"--mount=(\S+)", line):
             assert mount == "type=cache,target=/var/cache/uv"
@@ -173,12 +153,14 @@ def test_the_image_keeps_its_contract(target: str) -> None:
 
 
 def test_names_of_another_server_replace_ours_everywhere() -> None:
-    names = {"server_module": "acme.server", "server_name": "acme", "server_port": 9000, "image_name": "acme/image"}
+    names = {"server_module": "acme.server", "server_name": "acme", "server_port": 9000}
     for target in TARGETS:
         rendered = render(target, **names)
         assert "openhands.agent_server" not in rendered.text.replace('as "openhands/agent_server', "")
         assert "openhands-agent-server" not in rendered.text + rendered.instructions
         assert "8000" not in rendered.text + rendered.instructions
+        assert "docker build -t acme ." in rendered.instructions
+        assert 'CMD ["agent-server-health", "9000"]' in rendered.text
 
 
 def test_a_tree_without_commit_is_unknown_and_has_no_time() -> None:
@@ -208,7 +190,7 @@ def test_development_packages_are_in_source_alone() -> None:
 
 
 def test_extra_packages_are_installed_by_every_package_manager() -> None:
-    text = render(extra_packages=["ripgrep", "libfoo2=1.2~rc1"]).text
+    text = render(extra_packages=("ripgrep", "libfoo2=1.2~rc1")).text
     assert len(re.findall(r"\bripgrep 'libfoo2=1\.2~rc1'", text)) == 4
 
 
@@ -228,44 +210,55 @@ def test_values_are_quoted_for_the_dockerfile(value: str, rendered: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "setting"),
+    ("setting", "text"),
     [
-        ({"target": "sources"}, "TARGET"),
-        ({"base_image": "x\nRUN evil"}, "BASE_IMAGE"),
-        ({"base_image": "x$(id)"}, "BASE_IMAGE"),
-        ({"base_image": "x y"}, "BASE_IMAGE"),
-        ({"build_args": {"A-B": "1"}}, "BUILD_ARGS"),
-        ({"build_args": {"A\n": "1"}}, "BUILD_ARGS"),
-        ({"build_args": {"é": "1"}}, "BUILD_ARGS"),
-        ({"build_args": {"A": "1\nRUN evil"}}, "BUILD_ARGS"),
-        ({"build_args": {"A": "\x00"}}, "BUILD_ARGS"),
-        ({"build_args": {"A": "\u202e"}}, "BUILD_ARGS"),
-        ({"build_args": {"API_KEY": "1"}}, "BUILD_ARGS"),
-        ({"build_args": {"github_token": "1"}}, "BUILD_ARGS"),
-        ({"build_args": {"DB_PASSWORD": "1"}}, "BUILD_ARGS"),
-        ({"build_args": {"SECRETS": "1"}}, "BUILD_ARGS"),
-        ({"build_args": {"INDEX": "https://me:hush@mirror.example"}}, "BUILD_ARGS"),
-        ({"build_args": {"BASE_IMAGE": "x"}}, "BUILD_ARGS"),
-        ({"extra_packages": ["-y"]}, "EXTRA_PACKAGES"),
-        ({"extra_packages": ["a;b"]}, "EXTRA_PACKAGES"),
-        ({"extra_packages": [""]}, "EXTRA_PACKAGES"),
-        ({"features": frozenset({"podman"})}, "FEATURES"),
-        ({"server_module": "a-b"}, "SERVER_MODULE"),
-        ({"server_module": "a.b\n"}, "SERVER_MODULE"),
-        ({"server_name": "../x"}, "SERVER_NAME"),
-        ({"server_port": 0}, "SERVER_PORT"),
-        ({"server_port": 65536}, "SERVER_PORT"),
-        ({"image_name": "A b"}, "IMAGE_NAME"),
-        ({"git_ref": "a\nb"}, "GIT_REF"),
-        ({"source_url": "https://me:hush@host/x"}, "SOURCE_URL"),
+        ("TARGET", "sources"),
+        ("BASE_IMAGE", "x\nRUN evil"),
+        ("BASE_IMAGE", "x$(id)"),
+        ("BASE_IMAGE", "x y"),
+        ("BUILD_ARGS", "A-B=1"),
+        ("BUILD_ARGS", "A\n=1"),
+        ("BUILD_ARGS", "é=1"),
+        ("BUILD_ARGS", "A=1\nRUN evil"),
+        ("BUILD_ARGS", "A=\x00"),
+        ("BUILD_ARGS", "A=\u202e"),
+        ("BUILD_ARGS", "API_KEY=1"),
+        ("BUILD_ARGS", "github_token=1"),
+        ("BUILD_ARGS", "DB_PASSWORD=1"),
+        ("BUILD_ARGS", "SECRETS=1"),
+        ("BUILD_ARGS", "INDEX=https://me:hush@mirror.example"),
+        ("BUILD_ARGS", "BASE_IMAGE=x"),
+        ("EXTRA_PACKAGES", "-y"),
+        ("EXTRA_PACKAGES", "a;b"),
+        ("FEATURES", "podman"),
+        ("SERVER_MODULE", "a-b"),
+        ("SERVER_MODULE", "a.b\n"),
+        ("SERVER_NAME", "../x"),
+        ("SERVER_PORT", "0"),
+        ("SERVER_PORT", "65536"),
+        ("IMAGE_NAME", "A b"),
     ],
 )
-def test_a_value_that_cannot_stand_in_a_dockerfile_is_refused_by_name(changes: dict[str, Any], setting: str) -> None:
+def test_a_value_that_cannot_be_used_in_a_dockerfile_is_refused_by_name(
+    tmp_path: Path, setting: str, text: str
+) -> None:
     with pytest.raises(SettingError) as caught:
-        render(changes.pop("target", "source-minimal"), **changes)
+        load_settings({setting: text}, {}, tmp_path, {})
     assert caught.value.exit_code == 2
     assert setting in caught.value.message
     assert "hush" not in caught.value.message + caught.value.fix
+
+
+@pytest.mark.parametrize("url", ["https://me:hush@host/x", "https://host/x\nRUN evil"])
+def test_a_source_url_that_cannot_be_a_label_is_refused(url: str) -> None:
+    with pytest.raises(LocalError, match=r"\[project.urls\]") as caught:
+        render(tree=Tree(project=replace(PROJECT, source_url=url)))
+    assert "hush" not in caught.value.message + caught.value.fix
+
+
+def test_the_projects_own_url_is_a_label() -> None:
+    text = render(tree=Tree(project=replace(PROJECT, source_url="https://host/x"))).text
+    assert 'org.opencontainers.image.source="https://host/x"' in text
 
 
 @pytest.mark.parametrize("name", ["MONKEY", "KEYBOARD", "PATH_TO_AUTHORS", "TOKENIZERS_PARALLELISM", "_x9"])
@@ -276,14 +269,14 @@ def test_names_that_only_contain_such_a_word_are_taken(name: str) -> None:
 @pytest.mark.parametrize("target", ["binary", "binary-minimal"])
 def test_a_binary_target_without_spec_names_the_setting(target: str) -> None:
     with pytest.raises(LocalError, match="PyInstaller spec") as caught:
-        render(target, project=replace(PROJECT, spec=None))
+        render(target, tree=Tree(spec=None))
     assert "PYINSTALLER_SPEC" in caught.value.fix
     assert caught.value.exit_code == 3
 
 
 def test_a_member_whose_path_cannot_be_copied_is_refused() -> None:
-    with pytest.raises(LocalError, match="cannot stand in a Dockerfile"):
-        render(project=replace(PROJECT, members=("a$b",)))
+    with pytest.raises(LocalError, match="cannot be used in a Dockerfile"):
+        render(tree=Tree(project=replace(PROJECT, members=("a$b",))))
 
 
 def test_the_instructions_name_this_archive_and_hold_no_time() -> None:
@@ -299,12 +292,7 @@ def test_the_instructions_name_this_archive_and_hold_no_time() -> None:
 def test_the_same_input_gives_the_same_bytes_and_their_digest() -> None:
     one = render("binary", build_args={"B": "2", "A": "1"})
     assert one == render("binary", build_args={"A": "1", "B": "2"})
-    assert (
-        one.dockerfile_sha256
-        == subprocess.run(["sha256sum"], input=one.text, text=True, check=True, capture_output=True).stdout.partition(
-            " "
-        )[0]
-    )
+    assert one.dockerfile_sha256 == hashlib.sha256(one.text.encode()).hexdigest()
 
 
 def write_template(folder: Path, text: str, name: str = "Dockerfile.j2") -> Path:
@@ -335,11 +323,76 @@ def test_every_block_is_named_at_the_top_of_the_template_and_can_be_added_to(tmp
         assert text.replace("ENV ADDED=1\n", "") == render(target).text
 
 
-def test_an_included_template_can_be_overridden_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    (folder / "programs").mkdir(parents=True)
-    write_template(folder, "#!/bin/sh\ntrue\n", "programs/health.sh")
-    assert "'true' >/usr/local/bin/agent-server-health" in render(template_dir=folder).text
+@every_target
+def test_the_dockerfile_has_no_program_in_it_and_the_programs_that_it_copies_are_written(target: str) -> None:
+    rendered = render(target, split_executable=True)
+    used = {name for name in PROGRAMS if f".runtime-build/{name}" in rendered.text}
+    assert "printf" not in rendered.text
+    assert set(rendered.programs) == used
+    binary = {"analyse.py", "bundle.py", "health.sh", "outline.py", "split.py"}
+    assert used == (binary if target.startswith("binary") else {"copy_python.py", "health.sh"})
+
+
+@every_target
+def test_each_program_is_copied_only_where_it_runs_and_never_with_the_source(target: str) -> None:
+    text = render(target, split_executable=True).text
+    stages = re.split(r"^FROM \S+ AS (\S+)$", text, flags=re.MULTILINE)[1:]
+    copied = {
+        (name, stage)
+        for stage, lines in zip(stages[::2], stages[1::2], strict=True)
+        for copy in re.findall(r"^COPY .*$", lines, re.MULTILINE)
+        for name in re.findall(r"\.runtime-build/(\S+)", copy)
+    }
+    used = {
+        "copy_python.py": {"deps"},
+        "health.sh": {"base-minimal"},
+        "outline.py": {"outline"},
+        "analyse.py": {"analysis", "binary-builder"},
+        "split.py": {"analysis"},
+        "bundle.py": {"binary-builder"},
+    }
+    assert copied <= {(name, stage) for name, names in used.items() for stage in names}
+    removed = "rm -rf /sources/Dockerfile /sources/BUILD_INSTRUCTIONS.md /sources/.runtime-build"
+    assert f"COPY . /sources/\nRUN {removed}\n" in text
+
+
+def test_a_program_can_be_overridden_alone_and_is_not_a_template(tmp_path: Path) -> None:
+    (tmp_path / "mine/programs").mkdir(parents=True)
+    folder = write_template(tmp_path / "mine", "#!/bin/sh\necho '{{ x }}'\n", "programs/health.sh")
+    rendered = render(template_dir=folder)
+    assert rendered.programs["health.sh"] == "#!/bin/sh\necho '{{ x }}'\n"
+    assert rendered.programs.keys() == render().programs.keys()
+
+
+def test_only_the_programs_that_the_dockerfile_copies_are_written(tmp_path: Path) -> None:
+    override = write_template(tmp_path / "mine", "FROM x\nCOPY .runtime-build/split.py /opt/\n")
+    assert set(render(template_dir=override).programs) == {"split.py"}
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.j2", "programs/health.sh"])
+def test_a_fifo_among_the_templates_is_refused_and_never_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "programs").mkdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SettingError, match="not a regular file"):
+        render(template_dir=tmp_path)
+
+
+def test_stale_programs_are_removed_and_what_is_packed_is_what_was_written(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out")
+    write_dockerfile(workspace, "binary")
+    assert ".runtime-build/outline.py" in read_generated(workspace)
+    write_dockerfile(workspace, "source")
+    generated = read_generated(workspace)
+    assert sorted(generated) == [
+        ".runtime-build/copy_python.py",
+        ".runtime-build/health.sh",
+        "BUILD_INSTRUCTIONS.md",
+        "Dockerfile",
+    ]
+    assert generated["Dockerfile"].decode() == render("source").text
+    workspace.remove("Dockerfile")
+    with pytest.raises(LocalError, match="cannot be read"):
+        read_generated(workspace)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +403,8 @@ def test_an_included_template_can_be_overridden_alone(tmp_path: Path) -> None:
         ("FROM x\n\n{{ 1 + 'a' }}", ["Dockerfile.j2, line 3"]),
         ("{{ 1 | nofilter }}", ["Dockerfile.j2, line 1", "nofilter"]),
         ('{% extends "gone.j2" %}', ["gone.j2"]),
+        ('{% include "../gone.j2" %}', ["../gone.j2"]),
+        ("{{ ''.__class__.__mro__ }}", ["Dockerfile.j2, line 1", "unsafe"]),
     ],
 )
 def test_a_wrong_template_is_named_with_its_line(tmp_path: Path, override: str, words: list[str]) -> None:
@@ -357,8 +412,3 @@ def test_a_wrong_template_is_named_with_its_line(tmp_path: Path, override: str, 
         render(template_dir=write_template(tmp_path / "mine", override))
     assert all(word in caught.value.message for word in words), caught.value.message
     assert "TEMPLATE_DIR" in caught.value.fix
-
-
-def test_a_missing_template_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="TEMPLATE_DIR"):
-        render(template_dir=tmp_path / "gone")

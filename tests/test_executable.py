@@ -26,7 +26,7 @@ SOURCE = {
 OUTLINED = "if __name__ is None:\n    import __future__\n    import json\n"
 # As PyInstaller: a spec is run with its names, the analysis reads the modules, an executable is made of files.
 STAND_IN = {
-    "__init__.py": "",
+    "__init__.py": "__version__ = '6.10.0'\n",
     "__main__.py": """
 import runpy
 from PyInstaller.building import build_main
@@ -233,7 +233,7 @@ def test_modes_and_links_are_in_the_outline(builder: Builder, source: Path) -> N
 def test_the_executable_is_made_of_the_source_and_the_analysis_is_not_repeated(builder: Builder, source: Path) -> None:
     log = builder.analyse(source)
     assert f"analysed {len(OUTLINED)}" in log
-    assert "data files added to those of the spec:\n    app/page.html" in log
+    assert "data files that the spec leaves out, added:\n    app/page.html" in log
     assert not (builder.root / "dist").exists()
     write_files(source, {"app/core.py": "import json\nanswer = 'touched'\n"})
     made = builder.bundle(source)
@@ -275,7 +275,7 @@ def test_a_split_executable_has_the_source_beside_it(builder: Builder, source: P
     ("spec", "reason"),
     [
         ("open('README.md')\n" + SPEC, "it reads "),
-        (SPEC + SPEC, "the spec makes 2 of them"),
+        (SPEC + SPEC, "the spec builds 2 of them"),
     ],
 )
 def test_what_cannot_be_split_is_said(builder: Builder, source: Path, spec: str, reason: str) -> None:
@@ -286,7 +286,7 @@ def test_what_cannot_be_split_is_said(builder: Builder, source: Path, spec: str,
 
 def test_a_spec_that_makes_another_executable_is_not_split(builder: Builder, source: Path) -> None:
     write_files(source, {"server.spec": SPEC.replace("'server'", "'other'")})
-    with pytest.raises(RuntimeError, match="the spec makes no executable server, but: other"):
+    with pytest.raises(RuntimeError, match="the spec does not build the executable server, but other"):
         builder.analyse(source, split=True)
 
 
@@ -301,15 +301,15 @@ UNRESOLVED = {
     "reads a file": ("text = open('app/page.html').read()\n" + SPEC, "it reads "),
     "imports the source": ("import app\n" + SPEC, "it reads "),
     "uses the source": ("from app import VERSION\n" + SPEC, "cannot import name 'VERSION'"),
-    "makes a folder": (SPEC + "COLLECT(analysis.datas)\n", "it asks for more than an executable"),
-    "has other options": (SPEC.replace("'server'", "__import__('pathlib').Path('server')"), "no plain values"),
+    "makes a folder": (SPEC + "COLLECT(analysis.datas)\n", "it makes more than an executable"),
+    "has other options": (SPEC.replace("'server'", "__import__('pathlib').Path('server')"), "not plain values"),
     "has a script by another name": (
         SPEC.replace("app/__main__.py", "app/page.html"),
-        "only what ends in .py has an outline",
+        "it runs a script whose name does not end in .py",
     ),
     "compiles": (
         SPEC.replace("analysis.datas", "analysis.datas + [('x', '{work}/localpycs/x.pyc', 'DATA')]"),
-        "it is made while the analysis runs: x",
+        "the analysis creates a file itself: x",
     ),
     "fails": ("raise SystemExit('no such thing')\n" + SPEC, "SystemExit: no such thing"),
 }
@@ -348,7 +348,7 @@ def test_a_package_that_says_where_its_modules_are_is_analysed_over_the_source(
     write_files(source, {"app/__init__.py": f"{line}\nfrom app.core import answer\n"})
     assert "analysed" not in builder.analyse(source)
     unresolved = (builder.root / "pyinstaller/unresolved.txt").read_text()
-    assert unresolved == "packages say where their modules are: app/__init__.py\n"
+    assert unresolved == "packages search for their modules elsewhere: app/__init__.py\n"
 
 
 def test_data_files_of_every_importable_package_are_added(builder: Builder, source: Path) -> None:
@@ -363,7 +363,7 @@ def test_data_files_of_every_importable_package_are_added(builder: Builder, sour
     )
     write_files(source, dict.fromkeys(files, ""))
     log = builder.analyse(source)
-    assert log.split("of the spec:\n")[1].split() == ["app/.hidden", "app/page.html", "plain/data/x.json"]
+    assert log.split("added:\n")[1].split() == ["app/.hidden", "app/page.html", "plain/data/x.json"]
 
 
 @pytest.mark.parametrize(("place", "content"), [("app/page.html", None), ("app/page.html", "<p>other")])
@@ -383,4 +383,51 @@ def test_a_spec_that_makes_no_one_file_executable_is_named(builder: Builder, sou
     write_files(source, {"server.spec": SPEC.replace("'server'", "'other'")})
     builder.analyse(source)
     with pytest.raises(RuntimeError, match=r"no one-file executable server, but: other, other\.d"):
+        builder.bundle(source)
+
+
+def set_version(builder: Builder, version: str) -> None:
+    (builder.root / "PyInstaller/__init__.py").write_text(f"__version__ = {version!r}\n")
+
+
+@pytest.mark.parametrize("version", ["5.13.2", "5.14", "6.0.0", "6.22.3"])
+def test_a_tested_version_of_pyinstaller_analyses_the_outline(builder: Builder, source: Path, version: str) -> None:
+    set_version(builder, version)
+    assert "analysed" in builder.analyse(source)
+    assert not (builder.root / "pyinstaller/unresolved.txt").exists()
+
+
+@pytest.mark.parametrize("version", ["4.10", "5.13.1", "6.23.0", "7.0.0rc1", "7.1"])
+def test_another_version_gets_the_spec_as_it_is_because_replaced_names_may_not_be_there(
+    builder: Builder, source: Path, version: str
+) -> None:
+    """The programs replace `Analysis`, `PYZ` and `EXE` in a module that PyInstaller's documentation does not mention.
+
+    A version in which these names have moved or take other arguments could build another executable without an error.
+    """
+    set_version(builder, version)
+    stand_in = builder.root / "PyInstaller/building/build_main.py"
+    stand_in.write_text(stand_in.read_text() + "import sys\nprint('replaced', 'analyse' in Analysis.__module__)\n")
+    write_files(
+        source,
+        {
+            "server.spec": SPEC.replace(
+                "analysis.datas", "analysis.datas + [('app/page.html', 'app/page.html', 'DATA')]"
+            )
+        },
+    )
+    assert "analysed" not in builder.analyse(source)
+    log = builder.bundle(source)
+    assert f"PyInstaller {version} is not one of the tested versions" in log
+    assert "added" not in log
+    assert "all 1 data files of the packages are in the executable" in log
+
+
+def test_another_version_still_fails_by_a_missing_data_file_and_is_never_split(builder: Builder, source: Path) -> None:
+    set_version(builder, "7.0")
+    with pytest.raises(RuntimeError, match=r"the executable cannot be split: PyInstaller 7\.0 is not"):
+        builder.analyse(source, split=True)
+    source.rename(builder.root / "outlines/0/outline")
+    (builder.root / "source").rename(source)
+    with pytest.raises(RuntimeError, match=r"missing from the executable.*\n    app/page.html"):
         builder.bundle(source)

@@ -13,13 +13,9 @@ from typing import Any
 
 import pytest
 
-from buildkit.models import Project, Version
-from buildkit.rendering.template import write_to
-from buildkit.steps.dockerfile import DockerfileSettings, render_dockerfile
+from tests.rendering import render
 
 PROGRAMS = Path(__file__).parents[1] / "templates" / "programs"
-PROJECT = Project(members=(), roots=(), required=(), spec="x.spec")
-VERSION = Version("x", None, "unknown", False, ["python"], "python", "x.tar.gz", None)
 FOLDERS = (
     "etc",
     "home",
@@ -91,7 +87,7 @@ def base(tmp_path: Path) -> Base:
 
 def find_run(target: str, words: str, **settings: Any) -> str:
     """Return the RUN instruction of `target` that has these words in it."""
-    rendered = render_dockerfile(DockerfileSettings(target, "x", **settings), PROJECT, VERSION, git_ref="")
+    rendered = render(target, **settings)
     text = "\n".join(line for line in rendered.text.splitlines() if not line.startswith("#"))
     found = [run for run in re.findall(r"^RUN (?:.*\\\n)*.*$", text, re.MULTILINE) if words in run]
     assert len(found) == 1
@@ -207,7 +203,7 @@ def test_the_user_has_its_name_and_numbers_whoever_had_them(base: Base, passwd: 
 
 
 def test_vs_code_left_out_is_said_and_unchecked_is_refused(base: Base) -> None:
-    run = find_run("source", "VS Code web is left out")
+    run = find_run("source", "VS Code for the web is left out")
     without = base.run(run.replace("RUN ", "RUN VSCODE_URL= VSCODE_SHA256=; ", 1))
     assert without.returncode == 0
     assert "VSCODE_URL and VSCODE_SHA256" in without.stdout
@@ -230,20 +226,10 @@ def test_vs_code_left_out_is_said_and_unchecked_is_refused(base: Base) -> None:
 def test_the_health_check_asks_where_the_server_listens(base: Base, command: list[str], address: str) -> None:
     base.add("curl")
     (base.root / "proc/1/cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in command))
-    script = base.root / "health"
-    written = find_run("source-minimal", "agent-server-health").replace(
-        "/usr/local/bin/agent-server-health", str(script)
-    )
-    assert base.run(written).returncode == 0
-    result = base.run("RUN " + script.read_text())
+    script = (PROGRAMS / "health.sh").read_text()
+    result = base.run(f"RUN set -- 8000\n{script}")
     assert result.returncode == 0, result.stderr
     assert base.calls("curl") == [f"curl -fsS -o /dev/null --max-time 4 http://{address}/health"]
-
-
-def test_a_program_is_written_as_it_is(tmp_path: Path) -> None:
-    text = 'it\'s "quoted" $HOME `id` \\n %s %%\n\n\ttab\\\n'
-    subprocess.run(["sh", "-c", write_to(text, str(tmp_path / "a b"))], check=True)
-    assert (tmp_path / "a b").read_text() == text
 
 
 def test_a_copied_python_starts_from_its_folder(tmp_path: Path) -> None:

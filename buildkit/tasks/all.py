@@ -12,7 +12,7 @@ from buildkit.runtime_api.protocol import SUCCESS
 from buildkit.settings import Group
 from buildkit.task import Flag, Outcome, Run, Task
 from buildkit.tasks.context import pack_context
-from buildkit.tasks.dockerfile import render_dockerfile
+from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
 from buildkit.tasks.upload import UploadRequest, upload
 from buildkit.tasks.version import describe_version
 from buildkit.tasks.wait import WaitRequest, wait
@@ -48,7 +48,7 @@ def all_(this: Run) -> Outcome:
     with this.writing():
         _clean(this)
         describe_version(this.workspace, this.tree, this.settings, this.ui)
-        render_dockerfile(this.workspace, this.tree, this.settings, this.ui)
+        render_dockerfile(this.workspace, this.tree, DockerfileRequest.from_run(this), this.ui)
         context = pack_context(this.workspace, this.tree, this.settings, this.ui)
         if this.settings.runtime_api_url is None:
             return _explain_unsent(this, context)

@@ -1,18 +1,20 @@
-"""Find out what the own PyInstaller spec of the project makes, and of which files, by the outline of its source.
+"""Analyse the project's own PyInstaller spec, using the outline of its source.
 
 usage: analyse.py SPEC MODULE, from the root of the outline
 
-This takes PyInstaller minutes, and it lasts for as long as the outline does. A spec that asks for more of the source
-than that is analysed again by what bundles, over the source itself, with every change of it.
+The analysis takes minutes, and is valid until the outline changes. Its result is a "resolved" spec that names every
+file of the executable. If the spec needs more of the source than an outline has, there is no resolved spec; bundle.py
+then analyses the source itself, every time that it changes.
 
-Data files that the spec leaves out are added, but for specs. The patterns in BINARY_OMIT, separated by spaces, match
-paths such as `openhands/agent_server/README.md`: what they match is neither added nor asked for.
+Data files that the spec leaves out are added, except for specs. BINARY_OMIT has patterns, separated by spaces, of paths
+such as `openhands/agent_server/README.md`: files that match are neither added nor required.
 """
 
 import ast
 import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -22,9 +24,12 @@ from importlib.machinery import ModuleSpec, all_suffixes
 from pathlib import Path
 from typing import Any, NoReturn
 
+import PyInstaller
 import PyInstaller.__main__
-from PyInstaller.building import build_main
 
+# Taking part in an analysis means replacing names of PyInstaller's that its documentation does not mention. Under these
+# versions that was tried; under any other one, PyInstaller gets the project's own spec and nothing is replaced.
+TESTED = ((5, 13, 2), (6, 23))
 WORK = Path("/pyinstaller")
 OUTLINED = WORK / "outlined.txt"
 DATA = WORK / "data.json"
@@ -34,7 +39,13 @@ OWN = WORK / "own.json"
 
 
 class UnresolvedError(Exception):
-    """What a spec makes depends on more of the source than an outline has."""
+    """The result of the spec depends on more of the source than an outline has."""
+
+
+def is_tested() -> bool:
+    """Return whether this version of PyInstaller was tried."""
+    version = tuple(int(part) for part in re.findall(r"\d+", PyInstaller.__version__)[:3])
+    return TESTED[0] <= version < TESTED[1]
 
 
 def find_spec(name: str) -> ModuleSpec | None:
@@ -46,7 +57,7 @@ def find_spec(name: str) -> ModuleSpec | None:
 
 
 def find_packages(root: Path, module: str) -> dict[Path, str]:
-    """Return the names by which the packages in the tree are imported, by folder."""
+    """Return the import names of the packages in the tree, by folder."""
     packages: dict[Path, str] = {}
     top = module.partition(".")[0]
     spec = find_spec(top)
@@ -67,7 +78,7 @@ def find_packages(root: Path, module: str) -> dict[Path, str]:
 
 
 def select_data(packages: dict[Path, str], omit: list[str]) -> dict[str, Path]:
-    """Return every file of the packages that is no code, by its place in the executable."""
+    """Return every data file of the packages, by its path in the executable."""
     code = tuple(all_suffixes())
     data: dict[str, Path] = {}
     for folder, name in packages.items():
@@ -81,7 +92,12 @@ def select_data(packages: dict[Path, str], omit: list[str]) -> dict[str, Path]:
 
 
 def complete_analysis(data: dict[str, Path], read: list[str]) -> type:
-    """Return PyInstaller's Analysis with the data files that a spec leaves out; in `read` remains what others read."""
+    """Return PyInstaller's Analysis, made to add the data files that a spec leaves out.
+
+    Args:
+        read: Files that the spec has read; those that the analysis itself reads are taken out again.
+    """
+    from PyInstaller.building import build_main
 
     class CompleteAnalysis(build_main.Analysis):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -91,13 +107,13 @@ def complete_analysis(data: dict[str, Path], read: list[str]) -> type:
             known = {Path(entry[0]).as_posix() for entry in self.datas}
             missing = sorted(set(data) - known)
             self.datas = [*self.datas, *((place, str(data[place]), "DATA") for place in missing)]
-            print("data files added to those of the spec:", *missing or ["none"], sep="\n    ")
+            print("data files that the spec leaves out, added:", *missing or ["none"], sep="\n    ")
 
     return CompleteAnalysis
 
 
 class Archive:
-    """The archive of modules that a line of a resolved spec makes."""
+    """The archive of modules that a line of a resolved spec creates."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -107,11 +123,13 @@ class Archive:
 
 
 def resolve_spec(spec: str, data: dict[str, Path]) -> list[str]:
-    """Run a spec over the outline; return the lines of one that makes the same, with every file of it by name.
+    """Run a spec on the outline, and return the lines of a spec that gives the same and names every file.
 
     Raises:
-        UnresolvedError: Over the tree itself, the spec might make something else.
+        UnresolvedError: Run on the source, the spec might give something else.
     """
+    from PyInstaller.building import build_main
+
     outlined = {os.path.abspath(name) for name in OUTLINED.read_text().splitlines()}
     read: list[str] = []
     lines: list[str] = []
@@ -131,7 +149,7 @@ def resolve_spec(spec: str, data: dict[str, Path]) -> list[str]:
         lines.append(f"EXE({write_arguments(parts, options)})")
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise UnresolvedError("it asks for more than an executable")
+        raise UnresolvedError("it makes more than an executable")
 
     sys.addaudithook(watch)
     build_main.Analysis = complete_analysis(data, read)
@@ -144,39 +162,41 @@ def resolve_spec(spec: str, data: dict[str, Path]) -> list[str]:
 
 
 def write_arguments(parts: Iterable[Any], options: dict[str, Any]) -> str:
-    """Return the arguments of a call as they stand in a spec."""
+    """Return the arguments of a call as a spec has them."""
     written = [repr(part if isinstance(part, Archive) else check_entries(part)) for part in parts]
     try:
         ast.literal_eval(repr(options))
     except (SyntaxError, ValueError):
-        raise UnresolvedError(f"it has options that are no plain values: {options}") from None
+        raise UnresolvedError(f"it has options that are not plain values: {options}") from None
     return ", ".join([*written, *(f"{name}={value!r}" for name, value in options.items())])
 
 
 def check_entries(entries: Iterable[Any]) -> list[tuple[str, str | None, str]]:
-    """Return entries of an analysis that name the files of the source themselves."""
+    """Return entries of an analysis, all of which name files of the source."""
     checked = []
     for place, source, kind in entries:
         if kind.startswith("PYSOURCE") and not source.endswith(".py"):
-            raise UnresolvedError(f"only what ends in .py has an outline: {source}")
+            raise UnresolvedError(f"it runs a script whose name does not end in .py: {source}")
         compiled = source and source.endswith(".pyc") and Path(source).is_relative_to(WORK)
         if compiled or (source and Path(source).is_relative_to(tempfile.gettempdir())):
-            raise UnresolvedError(f"it is made while the analysis runs: {place}")
+            raise UnresolvedError(f"the analysis creates a file itself: {place}")
         checked.append((place, source, kind))
     return checked
 
 
 def run_pyinstaller(spec: str, work: Path) -> None:
-    """Do as a spec says."""
+    """Run PyInstaller on a spec."""
     PyInstaller.__main__.run(["--clean", "--noconfirm", "--distpath", "/dist", "--workpath", str(work), spec])
 
 
 def analyse(spec: str, module: str) -> None:
-    """Write what makes the executable: the data files, and the resolved spec or why there is none."""
+    """Write the list of data files, and the resolved spec or the reason why there is none."""
     omit = ["*.spec", *os.environ.get("BINARY_OMIT", "").split()]
     data = select_data(find_packages(Path.cwd(), module), omit)
     RESOLVED.mkdir()
     DATA.write_text(json.dumps({place: str(path) for place, path in data.items()}))
+    if not is_tested():
+        UNRESOLVED.write_text(f"PyInstaller {PyInstaller.__version__} is not one of the tested versions\n")
     if UNRESOLVED.exists():
         return
     try:
@@ -184,7 +204,7 @@ def analyse(spec: str, module: str) -> None:
         (RESOLVED / Path(spec).name).write_text("\n".join(lines))
     except UnresolvedError as error:
         UNRESOLVED.write_text(f"{error}\n")
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (a spec is a program: it fails in its own ways)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a spec is a program, which may raise anything)
         traceback.print_exc()
         UNRESOLVED.write_text(f"{type(error).__name__}: {error}\n")
 

@@ -1,8 +1,8 @@
-"""Build the executable of the project's own spec as it was analysed, and prove that it has every data file.
+"""Build the executable from the source and the analysed spec, and check that it has every data file.
 
 usage: bundle.py SPEC EXECUTABLE, from the root of the source tree
 
-Where the executable is split, this makes `EXECUTABLE.own`: the project's own files, and all its data files.
+If the executable is split, this builds `EXECUTABLE.own`, which has the project's own files and all its data files.
 """
 
 import json
@@ -10,16 +10,15 @@ import py_compile
 import sys
 from pathlib import Path
 
-from analyse import DATA, OWN, RESOLVED, UNRESOLVED, WORK, complete_analysis, run_pyinstaller
+from analyse import DATA, OWN, RESOLVED, UNRESOLVED, WORK, complete_analysis, is_tested, run_pyinstaller
 from PyInstaller.archive.readers import CArchiveReader
-from PyInstaller.building import build_main
 
 
 def check_executable(executable: Path, data: dict[str, Path]) -> None:
-    """Stop where a data file is not in the executable as it is in the tree, naming each."""
+    """Exit if a data file is missing from the executable or differs from the source; each one is named."""
     if not executable.is_file():
-        made = ", ".join(sorted(path.name for path in executable.parent.iterdir()))
-        sys.exit(f"the spec made no one-file executable {executable.name}, but: {made}")
+        built = ", ".join(sorted(path.name for path in executable.parent.iterdir()))
+        sys.exit(f"the spec built no one-file executable {executable.name}, but: {built}")
     archive = CArchiveReader(str(executable))
     carried = {Path(name).as_posix(): name for name in archive.toc}
     missing = [
@@ -28,12 +27,14 @@ def check_executable(executable: Path, data: dict[str, Path]) -> None:
         if place not in carried or archive.extract(carried[place]) != path.read_bytes()
     ]
     if missing:
-        sys.exit("data files missing from the executable (BINARY_OMIT permits):\n    " + "\n    ".join(missing))
+        sys.exit(
+            "data files missing from the executable (BINARY_OMIT makes them optional):\n    " + "\n    ".join(missing)
+        )
     print(f"all {len(data)} data files of the packages are in the executable")
 
 
 def compile_entry(place: str, source: str, kind: str) -> tuple[str, str, str]:
-    """Return an entry that is no code, or the data file that the code is compiled to."""
+    """Return an entry as it is, or, if it is code, as a data file with the compiled code."""
     if not kind.startswith(("PYMODULE", "PYSOURCE")):
         return place, source, kind
     compiled = str(WORK / "compiled" / place)
@@ -57,7 +58,7 @@ def write_own_spec() -> str:
 
 
 def bundle(spec: str, executable: str) -> None:
-    """Build the executable of the files in the tree, by the resolved spec where there is one."""
+    """Build the executable from the files in the tree, with the resolved spec if there is one."""
     data = {place: Path(path) for place, path in json.loads(DATA.read_text()).items()}
     resolved = RESOLVED / Path(spec).name
     if OWN.exists():
@@ -66,7 +67,10 @@ def bundle(spec: str, executable: str) -> None:
         spec = str(resolved)
     else:
         print(f"{spec} is analysed again with every change of the source: {UNRESOLVED.read_text()}", end="", flush=True)
-        build_main.Analysis = complete_analysis(data, [])
+        if is_tested():
+            from PyInstaller.building import build_main
+
+            build_main.Analysis = complete_analysis(data, [])
     run_pyinstaller(spec, WORK / "bundle")
     check_executable(Path("/dist", executable), data)
 

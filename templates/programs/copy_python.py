@@ -1,4 +1,4 @@
-"""Copy the running Python to a folder from which it works on any image with the same C library or a newer one.
+"""Copy the running Python to a folder that works on any image whose C library is at least as new.
 
 usage: copy_python.py FOLDER PATCHELF
 """
@@ -11,14 +11,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-# The C library and its loader must be those of the image that runs the copy; every other library comes along.
+# The C library and its loader must be those of the image that runs the copy; every other library is copied.
 C_LIBRARY = re.compile(r"(ld-|ld64|libc\.|libm\.|libdl\.|librt\.|libpthread\.|libutil\.|libresolv\.|libnsl\.|libanl\.)")
-# Not needed by a server: tests, and what draws windows by libraries that the copy does not bring.
+# Not needed by a server: tests, and graphical modules whose libraries are not copied.
 LEFT_OUT = ("site-packages", "dist-packages", "test", "idlelib", "turtledemo", "tkinter", "_tkinter*", "config-*")
 
 
 def copy_interpreter(folder: Path, patchelf: str) -> Path:
-    """Copy program, standard library and shared libraries; tell the program to look for the latter beside itself."""
+    """Copy the program, the standard library and the shared libraries, which the program finds relative to itself."""
     program = Path(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     standard_library = folder / sys.platlibdir / name
@@ -32,7 +32,7 @@ def copy_interpreter(folder: Path, patchelf: str) -> Path:
         (copied.parent / alias).symlink_to(name)
     modules = sorted(standard_library.glob("lib-dynload/*.so"))
     copy_libraries([program, *modules], folder / "lib")
-    # DT_RPATH, unlike DT_RUNPATH, also serves modules that the program loads later and that have no path of their own.
+    # Unlike DT_RUNPATH, DT_RPATH also applies to modules that are loaded later and have no path of their own.
     for module in modules:
         subprocess.run([patchelf, "--remove-rpath", module], check=True)
     subprocess.run([patchelf, "--force-rpath", "--set-rpath", "$ORIGIN/../lib", copied], check=True)
@@ -40,7 +40,7 @@ def copy_interpreter(folder: Path, patchelf: str) -> Path:
 
 
 def copy_libraries(programs: list[Path], folder: Path) -> None:
-    """Copy the shared libraries that `programs` load, under the names by which they are looked for."""
+    """Copy the shared libraries that `programs` load, under the names that the loader looks for."""
     folder.mkdir(parents=True, exist_ok=True)
     for program in programs:
         output = subprocess.run(["ldd", program], check=False, capture_output=True, text=True).stdout
@@ -50,7 +50,7 @@ def copy_libraries(programs: list[Path], folder: Path) -> None:
 
 
 def check_copy(copied: Path, folder: Path) -> None:
-    """Stop where the copy does not start, or looks outside its folder."""
+    """Exit if the copy does not start, or looks outside its folder."""
     program = "import ctypes, ssl, sys; print(sys.prefix)"
     result = subprocess.run([copied, "-I", "-c", program], check=False, capture_output=True, text=True, env={})
     if result.stdout.strip() != str(folder):

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Asks the server where it really listens, which the command line of PID 1 says; a fixed port would lie.
+# usage: agent-server-health PORT
+# Asks the server at the host and port in its own command line, that of PID 1. PORT is for a command line without one.
 set -euf
 host=127.0.0.1
-port={{ server_port }}
+port=$1
 previous=
 for word in $(tr "\0" "\n" </proc/1/cmdline); do
     case $previous in

@@ -1,11 +1,11 @@
-"""Write the outline of a source tree: what PyInstaller's analysis reads of it, and no more.
+"""Write the outline of a source tree: only what PyInstaller's analysis reads.
 
 usage: outline.py TREE OUTLINE NOTES
 
-In the outline a module is its imports, in a block that never runs, and any other file is empty. So it stays the same,
-and with it an analysis of it, until an import, the name of a file or the configuration of the build changes. What the
-analysis reads whole, or runs, is whole here too: NOTES/outlined.txt has the files that are not. Where an analysis of an
-outline would miss something, NOTES/unresolved.txt says why.
+In the outline, a module has only its imports, in a block that never runs, and any other file is empty. The outline, and
+with it the analysis, stays the same until an import, the name of a file or the build configuration changes. Files that
+the analysis reads in full, or runs, are complete; NOTES/outlined.txt lists the others. If the analysis of an outline
+would miss something, NOTES/unresolved.txt says why.
 """
 
 import ast
@@ -18,9 +18,9 @@ from pathlib import Path
 # METADATA without the description, which is often the README.
 WHOLE_NAMES = {"pyproject.toml", "rthooks.dat", "entry_points.txt", "top_level.txt", "METADATA"}
 WHOLE_SUFFIXES = (".spec", *BYTECODE_SUFFIXES, *EXTENSION_SUFFIXES)
-# Programs and libraries have dependencies, archives have modules.
+# Programs and libraries have dependencies, and archives have modules.
 WHOLE_BEGINNINGS = (b"\x7fELF", b"PK")
-# What tells PyInstaller that a library is loaded or the metadata of a distribution is read.
+# Calls from which PyInstaller learns that a library is loaded, or that the metadata of a distribution is read.
 TELLING_CALLS = {"CDLL", "PyDLL", "LoadLibrary", "find_library"}
 TELLING_CALLS |= {"distribution", "files", "get_distribution", "metadata", "require", "requires", "version"}
 
@@ -34,7 +34,7 @@ def is_whole(path: Path, content: bytes) -> bool:
 
 
 def list_parts(content: bytes) -> list[ast.AST] | None:
-    """Return every part of a module, or None where it cannot be read as Python, as a template."""
+    """Return every part of a module, or None if it is not valid Python, such as a template."""
     try:
         return list(ast.walk(ast.parse(content)))
     except (SyntaxError, ValueError, RecursionError):
@@ -49,13 +49,13 @@ def is_told(node: ast.AST) -> bool:
 
 
 def write_statement(node: ast.AST) -> str:
-    """Return a part as a statement that may stand in a block."""
-    # It is a module like others, too, but this way of importing it only stands at the beginning.
+    """Return a part as a statement that is valid inside a block."""
+    # `__future__` is also an ordinary module, but `from __future__ import` is valid only at the top of a file.
     return "import __future__" if getattr(node, "module", None) == "__future__" else ast.unparse(node)
 
 
 def moves_modules(node: ast.AST) -> bool:
-    """Return whether a part of a package changes where its modules are looked for, which only running it can tell."""
+    """Return whether a part of a package changes where its modules are searched; only running it shows where."""
     if isinstance(node, ast.Attribute):
         of_path = isinstance(node.value, ast.Name) and node.value.id == "__path__"
         return node.attr == "declare_namespace" or (of_path and node.attr in {"append", "extend", "insert"})
@@ -63,14 +63,14 @@ def moves_modules(node: ast.AST) -> bool:
 
 
 def outline_module(parts: list[ast.AST]) -> bytes:
-    """Return what stands for a module in the outline."""
+    """Return the outline of a module."""
     told = {write_statement(node) for node in parts if is_told(node)}
     lines = [f"    {statement}\n" for statement in sorted(told)]
     return "".join(["if __name__ is None:\n", *lines]).encode() if lines else b""
 
 
 def outline_tree(tree: Path, outline: Path, notes: Path) -> None:
-    """Write the outline of every file, with the modes and symbolic links of the tree, and what there is to note."""
+    """Write the outline of every file, with the modes and symbolic links of the tree, and the notes."""
     outlined, moving = [], []
     for folder, folders, names in os.walk(tree):
         folders[:] = sorted(name for name in folders if name != "__pycache__")
@@ -95,11 +95,11 @@ def outline_tree(tree: Path, outline: Path, notes: Path) -> None:
     notes.mkdir()
     (notes / "outlined.txt").write_text("".join(f"{name}\n" for name in outlined))
     if moving:
-        (notes / "unresolved.txt").write_text(f"packages say where their modules are: {', '.join(moving)}\n")
+        (notes / "unresolved.txt").write_text(f"packages search for their modules elsewhere: {', '.join(moving)}\n")
 
 
 def forget_times(folder: Path) -> None:
-    """Give everything the same time: some builders take a file of another time for another file."""
+    """Set all times to zero: some builders treat a file with another time as another file."""
     for parent, _, names in os.walk(folder):
         for path in (parent, *(os.path.join(parent, name) for name in names)):
             os.utime(path, (0, 0), follow_symlinks=False)

@@ -1,9 +1,9 @@
-"""Make the executable without the project's own files, which it takes from one beside it.
+"""Build the executable without the project's own files, which it loads from a second one next to it.
 
-usage: split.py SPEC EXECUTABLE, from the root of the outline when it is analysed
+usage: split.py SPEC EXECUTABLE, from the root of the outline, after analyse.py
 
-So the executable is as large as its third-party packages and lasts as long as the analysis does, and `EXECUTABLE.own`,
-made of the source, is as small as the project. PyInstaller calls the two a multipackage bundle.
+The executable has the third-party packages and changes only with the analysis. `EXECUTABLE.own`, built from the source,
+is as small as the project. PyInstaller calls the two a multipackage bundle.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from analyse import OWN, RESOLVED, UNRESOLVED, WORK, run_pyinstaller
 
 Entry = tuple[str, str, str]
-# Runs a script of the project's own as PyInstaller would, in the main module.
+# Runs a script of the project in the main module, as PyInstaller would.
 STUB = """import marshal, sys
 with open(sys._MEIPASS + "/SCRIPT", "rb") as file:
     exec(marshal.loads(file.read()[16:]))
@@ -24,7 +24,7 @@ with open(sys._MEIPASS + "/SCRIPT", "rb") as file:
 
 
 class Archive:
-    """A call to PYZ; the modules of the project's own are taken out of it."""
+    """A call to PYZ, without the project's own modules."""
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         entries = [entry for part in parts for entry in part]
@@ -37,12 +37,12 @@ class Archive:
 
 
 def place_module(name: str, source: str) -> str:
-    """Return where a compiled module is looked for."""
+    """Return the path of a compiled module."""
     return name.replace(".", "/") + ("/__init__.pyc" if source.endswith("/__init__.py") else ".pyc")
 
 
 def is_own(entry: Entry) -> bool:
-    """Return whether an entry is a file of the source tree, in which the environment lies, too."""
+    """Return whether an entry is a file of the source tree, and not of the environment inside it."""
     _, source, kind = entry
     if kind in {"OPTION", "SYMLINK"} or source == "-":
         return False
@@ -51,7 +51,7 @@ def is_own(entry: Entry) -> bool:
 
 
 def separate(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Return what stays in the executable, and the project's own files."""
+    """Return the entries that stay in the executable, and the project's own files."""
     others, own = [], []
     for entry in entries:
         place, source, kind = entry
@@ -68,17 +68,17 @@ def separate(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 
 def split(spec: Path, executable: str) -> None:
-    """Make the executable, and write down what is to lie beside it."""
+    """Build the executable, and write the list of files for the second one."""
     if not spec.exists():
         sys.exit(f"the executable cannot be split: {UNRESOLVED.read_text()}")
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     names = {"PYZ": Archive, "EXE": lambda *parts, **options: calls.append((parts, options))}
     runpy.run_path(str(spec), names)
     if len(calls) != 1:
-        sys.exit(f"the executable cannot be split: the spec makes {len(calls)} of them")
+        sys.exit(f"the executable cannot be split: the spec builds {len(calls)} of them")
     ((parts, options),) = calls
     if options.get("name") != executable:
-        sys.exit(f"the spec makes no executable {executable}, but: {options.get('name')}")
+        sys.exit(f"the spec does not build the executable {executable}, but {options.get('name')}")
     own: list[Entry] = []
     written = []
     for part in parts:

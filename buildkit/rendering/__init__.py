@@ -1,1 +1,0 @@
-"""Templates, and Dockerfiles as text that can be read and changed."""
