@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from buildkit.workspace import Workspace
 
+UPLOAD_STATE = f"{Submission.step}.json"
 INTENT, SUBMITTED = "intent", "submitted"
 _DAMAGED_FIX = f"look on the server for a build, then run {run('upload', '--force')} to submit it again"
 
@@ -78,15 +79,14 @@ def find_submission(workspace: Workspace) -> Submission | None:
     Raises:
         LocalError: The record is damaged: a build may be running.
     """
-    name = f"{Submission.step}.json"
-    if not workspace.exists(name):
+    if not workspace.exists(UPLOAD_STATE):
         return None
     try:
         submission = workspace.load(Submission, trace=False)
     except LocalError as error:
         raise LocalError(error.message, _DAMAGED_FIX) from error
     if submission.build_id is not None and not is_build_id(submission.build_id):
-        raise LocalError(f"{workspace.show(name)} is damaged: its build ID is invalid", _DAMAGED_FIX)
+        raise LocalError(f"{workspace.show(UPLOAD_STATE)} is damaged: its build ID is invalid", _DAMAGED_FIX)
     return submission
 
 
@@ -105,6 +105,19 @@ def load_submission(workspace: Workspace) -> Submission:
             "to submit it again",
         )
     return submission
+
+
+def find_open_submission(workspace: Workspace) -> Submission | None:
+    """Return the submission on record if it is not known how its build ended, or None.
+
+    Raises:
+        OutcomeUnknown: The upload was sent, and no build ID came back.
+        LocalError: The record is damaged.
+    """
+    submission = find_submission(workspace)
+    if submission is None or has_ended(workspace, submission):
+        return None
+    return load_submission(workspace)
 
 
 def is_same_build(previous: Submission, inputs: PackedInputs, url: str, images: Sequence[str]) -> bool:

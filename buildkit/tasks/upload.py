@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from buildkit import record
 from buildkit.errors import LocalError, OutcomeUnknown, StoppedWatching, run
 from buildkit.models import Submission
-from buildkit.record import INTENT, SUBMITTED, ImageNaming
+from buildkit.record import INTENT, SUBMITTED, UPLOAD_STATE, ImageNaming
 from buildkit.settings import Group
 from buildkit.signals import advising
 from buildkit.task import Flag, Outcome, Task
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
-_STATE = f"{Submission.step}.json"
-
 
 @dataclass(frozen=True)
 class UploadRequest:
@@ -43,6 +41,13 @@ class UploadRequest:
     naming: ImageNaming
     upload_format: str = "json"
     force: bool = False
+
+    @classmethod
+    def from_run(cls, this: Run) -> UploadRequest:
+        """Return what the settings and flags of a run say."""
+        settings = this.settings
+        naming = ImageNaming(settings.image_name, settings.target_image)
+        return cls(naming, settings.upload_format, bool(this.flags["force"]))
 
 
 def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui) -> Submission:
@@ -136,7 +141,7 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, sending: Up
     """Return the started build. The intent stays on record unless it is certain that nothing was started."""
     from buildkit.runtime_api.upload import UploadAttempt
 
-    earlier = workspace.read(_STATE) if workspace.exists(_STATE) else None
+    earlier = workspace.read(UPLOAD_STATE) if workspace.exists(UPLOAD_STATE) else None
     with ui.progress("uploading") as draw:
         attempt = UploadAttempt(sending, draw)
         try:
@@ -152,9 +157,9 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, sending: Up
 
 def _restore(workspace: Workspace, earlier: bytes | None) -> None:
     if earlier is None:
-        workspace.remove(_STATE)
+        workspace.remove(UPLOAD_STATE)
     else:
-        workspace.write(_STATE, earlier)
+        workspace.write(UPLOAD_STATE, earlier)
 
 
 def _save_started(workspace: Workspace, intent: Submission, started: StartedBuild, ui: Ui) -> Submission:
@@ -182,18 +187,11 @@ def _save_started(workspace: Workspace, intent: Submission, started: StartedBuil
     return submission
 
 
-def read_request(this: Run) -> UploadRequest:
-    """Return what the settings and flags of a run ask for."""
-    settings = this.settings
-    naming = ImageNaming(settings.image_name, settings.target_image)
-    return UploadRequest(naming, settings.upload_format, bool(this.flags.get("force")))
-
-
 def main(this: Run) -> Outcome:
     """Send the archive to the Runtime API, which builds it: prints the build ID."""
     this.require_api()
     with this.writing(), this.open_api() as api:
-        submission = upload(this.workspace, api, read_request(this), this.ui)
+        submission = upload(this.workspace, api, UploadRequest.from_run(this), this.ui)
     return Outcome(str(submission.build_id), submission)
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from buildkit import record
 from buildkit.errors import BuildFailed, run
-from buildkit.models import Submission
 from buildkit.runtime_api.protocol import SUCCESS, check_build_id
 from buildkit.settings import Group
 from buildkit.signals import advising
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
-    from buildkit.models import BuildResult
+    from buildkit.models import BuildResult, Submission
     from buildkit.runtime_api.client import RuntimeApi
     from buildkit.task import Run
     from buildkit.ui import Ui
@@ -50,7 +49,7 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
     if not request.build_id:
         submission = request.submission or record.load_submission(workspace)
         build = WatchedBuild(submission.build_id or "", submission.status_url, submission.target_image)
-        made_from = workspace.digests(f"{Submission.step}.json")
+        made_from = workspace.digests(record.UPLOAD_STATE)
     started = api.clock.now()
     resume = run("wait", "--build-id", build.build_id)
     with advising(f"build {build.build_id} is still running; run {resume} to resume waiting"):
