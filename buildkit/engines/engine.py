@@ -1,147 +1,189 @@
-"""A container engine's commands, run to their end or cancelled: besides `git` the only module that starts processes."""
+"""What every local engine does: check that it responds, build an archive, push images, run containers."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
-from buildkit.display import escape_controls
-from buildkit.errors import NotStarted
+from buildkit.engines.process import Output, run_command, watch_command
+from buildkit.errors import BuildFailed, NotStarted, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
+    from threading import Event
 
-# A cancelled client gets this long to tell its engine; the whole of our own exit has two seconds.
-_CANCEL_TIMEOUT_S = 1.5
-_LONGEST_LINE = 16_384
-_KEPT_LINES = 40
+    Report = Callable[[str], None]
+    Watch = Callable[[Sequence[str]], tuple[int, list[str]]]
+
+CHECK_TIMEOUT_S = 20.0
+_SHOWN_LINES = 5
+# BuildKit repeats whole RUN instructions; what failed is at the end of the line.
+_LINE_BEGINNING, _LINE_END = 60, 140
+_FAILED_STEP = re.compile(r"(#\d+ )ERROR: ")
+_DIGEST_LINE = re.compile(r"#\d+ sha256:\w+")
+_BUILD_FIX = f"fix what the log names, then run {run('context build')}"
 
 
-@dataclass(frozen=True)
-class Engine:
-    """An engine, and the command by which it is reached.
+class BuildOptions(NamedTuple):
+    """How an image is built.
 
     Attributes:
-        name: `docker`, `buildx`, `podman` or `buildah`.
-        program: Path of the command that answered: of several clients on the PATH the first that works.
-        builder: The buildx builder asked for, such as one on a cluster.
-        version: What the engine says of itself.
+        push: Whether the image goes to its registry, under every name.
+        network: Of the RUN steps, such as `host`; the engine's own default if empty.
+        target: A stage; the last one if empty, which is what our archives are made for.
+        cancelled: Set from any thread to cancel the build.
     """
 
-    name: str
-    program: str
-    builder: str | None = None
-    version: str = ""
+    push: bool = False
+    network: str = ""
+    target: str = ""
+    cancelled: Event | None = None
+
+
+class BuiltImage(NamedTuple):
+    """An image as its engine reports it; `digest` is the registry's, or None if nothing was pushed."""
+
+    image_id: str
+    digest: str | None
+    elapsed_s: float
+
+
+class Engine(ABC):
+    """An engine that responds, reached through a command-line program.
+
+    Attributes:
+        name: What ENGINE calls it.
+        command: The name of its program on the PATH.
+        program: Path of the program that responded: of several on the PATH, the first one that works.
+        version: What the engine reports.
+        hints: What to do, by a text that a failed command's log ends with.
+    """
+
+    name: ClassVar[str]
+    command: ClassVar[str]
+    package: ClassVar[str]
+    hints: ClassVar[dict[str, str]] = {}
+    runs_containers: ClassVar[bool] = True
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.version = ""
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.name, self.version, f"({self.program})") if part)
 
+    @property
+    def advice(self) -> str:
+        """What to do if it does not respond."""
+        return f"install and start it (on Debian: `apt-get install {self.package}`), or set ENGINE=auto"
 
-@dataclass(frozen=True)
-class Output:
-    """What a finished command left: exit code and text, both streams stripped."""
+    def check(self) -> Self:
+        """Return the engine with its version, once it has responded.
 
-    code: int
-    stdout: str
-    stderr: str
+        Raises:
+            NotStarted: It does not respond, or cannot build with BuildKit.
+        """
+        self.version = self._read_version()
+        return self
 
+    def run(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0) -> Output:
+        """Return what a command of the engine left; see `run_command`."""
+        return run_command([self.program, *arguments], stdin=stdin, timeout_s=timeout_s)
 
-def run_engine(engine: Engine, *arguments: str, stdin: str | None = None, timeout_s: float = 60.0) -> Output:
-    """Return what the engine's command left, whatever its exit code.
+    def build(self, archive: int, images: Sequence[str], options: BuildOptions, report: Report) -> BuiltImage:
+        """Build the archive and return the image.
 
-    Args:
-        stdin: Text for its standard input; where secrets go, since arguments are seen by everybody on the machine.
+        Args:
+            archive: Descriptor of the tar.gz, read as the build's standard input.
+            images: References for the image, the first one first.
+            report: Called with each line of the log.
 
-    Raises:
-        NotStarted: The command could not be run, or did not end in `timeout_s`.
-    """
-    try:
-        done = subprocess.run(
-            [engine.program, *arguments],
-            input=(stdin or "").encode(),
-            capture_output=True,
-            check=False,
-            env=_environment(),
-            start_new_session=True,
-            timeout=timeout_s,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NotStarted(
-            f"{engine.name} {arguments[0]} did not answer in {timeout_s:.0f} s",
-            f"look at {engine.name}, then run again",
-        ) from error
-    except OSError as error:
-        raise NotStarted(f"{engine.program} cannot be run: {error.strerror}", f"install {engine.name} again") from error
-    return Output(done.returncode, _decode(done.stdout), _decode(done.stderr))
+        Raises:
+            BuildFailed: The build or the push failed; the message has the end of the log.
+            NotStarted: The engine no longer responds.
+        """
+        started = time.monotonic()
+        watch = partial(watch_command, report=report, cancelled=options.cancelled)
+        with tempfile.TemporaryDirectory(prefix="runtime-build-") as folder:
+            receipt = Path(folder) / "receipt"
+            command = self.format_build(images, options, receipt)
+            self._watch(command, f"build {images[0]}", _BUILD_FIX, partial(watch, stdin=archive))
+            image_id, digest = self._read_receipt(receipt.read_text(encoding="utf-8").strip())
+            if options.push and digest is None:
+                digest = self._push(images, receipt, watch)
+        return BuiltImage(image_id, digest if options.push else None, round(time.monotonic() - started, 1))
 
+    @abstractmethod
+    def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
+        """Return the arguments that build the archive on standard input.
 
-def watch_engine(
-    engine: Engine, arguments: Sequence[str], *, stdin: Path | None = None, report: Callable[[str], None]
-) -> tuple[int, list[str]]:
-    """Return exit code and last lines of a long command, each line reported as it comes, controls escaped.
+        Args:
+            receipt: The file to which the engine writes what it built.
+        """
 
-    Whatever interrupts us cancels the command: the client gets SIGTERM, upon which it cancels what its engine does,
-    and nothing of its process group is left.
+    @abstractmethod
+    def _read_version(self) -> str: ...
 
-    Args:
-        stdin: A file for its standard input, such as the archive.
-    """
-    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    with open(stdin or os.devnull, "rb") as body:
-        process = subprocess.Popen(
-            [engine.program, *arguments],
-            stdin=body,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="surrogateescape",
-            env=_environment(),
-            start_new_session=True,
-        )
-    with process:
-        try:
-            for line in _read_lines(process):
-                last_lines.append(line)
-                report(line)
-            return process.wait(), list(last_lines)
-        finally:
-            _cancel(process)
+    @abstractmethod
+    def _read_receipt(self, text: str) -> tuple[str, str | None]:
+        """Return the image ID and, if the build pushed the image itself, its digest."""
 
+    @abstractmethod
+    def _push_arguments(self, image: str, receipt: Path) -> list[str]:
+        """Return the options with which an image is pushed."""
 
-def _read_lines(process: subprocess.Popen[str]) -> Iterable[str]:
-    if process.stdout is None:
-        return
-    while line := process.stdout.readline(_LONGEST_LINE):
-        yield escape_controls(line.rstrip("\n").replace("\t", "    "))
+    @abstractmethod
+    def _read_digest(self, image: str, receipt: Path) -> str | None:
+        """Return the digest of a pushed image in its registry."""
 
+    def _push(self, images: Sequence[str], receipt: Path, watch: Watch) -> str | None:
+        """Push every reference and return the digest of the first one."""
+        fix = f"log in with `{self.command} login`, then run the build again: its layers are kept"
+        for image in images:
+            self._watch(["push", *self._push_arguments(image, receipt), image], f"push {image}", fix, watch)
+        return self._read_digest(images[0], receipt)
 
-def _cancel(process: subprocess.Popen[str]) -> None:
-    """Leave nothing of the process group that `process` leads, where it has not ended by itself."""
-    if process.poll() is not None:
-        return
-    _signal_group(process, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_CANCEL_TIMEOUT_S)
-    _signal_group(process, signal.SIGKILL)
+    def _ask(self, *arguments: str) -> str:
+        """Return the output of a command that must succeed, and soon."""
+        output = self.run(*arguments, timeout_s=CHECK_TIMEOUT_S)
+        if output.code:
+            reason = (output.stderr or output.stdout or f"exit code {output.code}").splitlines()[0]
+            raise NotStarted(f"{self.program} {' '.join(arguments[:2])}: {reason}", self.advice)
+        return output.stdout
 
-
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return  # all of the group has ended by itself
+    def _watch(self, arguments: Sequence[str], purpose: str, fix: str, watch: Watch) -> None:
+        """Run a long command to its successful end."""
+        code, last_lines = watch([self.program, *arguments])
+        if code:
+            self.check()  # an engine that no longer responds is not a failed build
+            end = _shorten_log(last_lines)
+            fix = next((better for text, better in self.hints.items() if text in end), fix)
+            raise BuildFailed(f"{self.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment for engines: docker clients before 23 use BuildKit only where they are told to."""
-    return {**os.environ, "DOCKER_BUILDKIT": "1", "LC_ALL": "C.UTF-8"}
+def format_common(images: Sequence[str], options: BuildOptions) -> list[str]:
+    """Return the arguments of a build that every engine spells the same."""
+    common = [f"--tag={image}" for image in images]
+    common += [f"--target={options.target}"] if options.target else []
+    return common + ([f"--network={options.network}"] if options.network else [])
 
 
-def _decode(output: bytes) -> str:
-    return output.decode("utf-8", "surrogateescape").strip()
+def _shorten_log(last_lines: Sequence[str]) -> str:
+    """Return the last output of the failing step; after it, BuildKit only repeats the step and its exit code."""
+    lines = [line for line in last_lines if line.strip() and not _DIGEST_LINE.fullmatch(line)]
+    failed = next((match for line in lines if (match := _FAILED_STEP.match(line))), None)
+    if failed:
+        step = [line for line in lines if line.startswith(failed[1])]
+        lines = step[: step.index(failed.string) + 1]
+    return " | ".join(map(_shorten_line, lines[-_SHOWN_LINES:]))
+
+
+def _shorten_line(line: str) -> str:
+    if len(line) <= _LINE_BEGINNING + _LINE_END:
+        return line
+    return f"{line[:_LINE_BEGINNING]} … {line[-_LINE_END:]}"

@@ -1,4 +1,4 @@
-"""Secrets that an image tells everybody who can pull it: in its environment, its labels, its history."""
+"""Secrets that an image reveals to everybody who can pull it: in its environment, its labels, its history."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _TOKEN_SHAPES = (
     ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.")),
     ("a password in a URL", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@$]+:[^\s/@$]+@")),
 )
-# `RUN |2 NAME=value OTHER=value /bin/sh -c …` is how both of Docker's builders write down their build arguments.
+# `RUN |2 NAME=value OTHER=value /bin/sh -c …` is how both of Docker's builders record build arguments.
 _BUILD_ARGUMENTS = re.compile(r"^(?:RUN )?\|\d+ (.*?) ?/bin/sh -c ")
 _ASSIGNMENT = re.compile(r"(?:^|\s)([A-Za-z_][A-Za-z0-9_]*)=(\S*)")
-# Random base64 has close to 6 bits a character, hexadecimal digests at most 4, words and paths less than 4.
+# Random base64 has nearly 6 bits per character, hexadecimal digests at most 4, words and paths less than 4.
 _RANDOM = re.compile(r"[A-Za-z0-9+/_-]{32,}={0,2}")
 _RANDOM_BITS = 4.4
 
 
 def find_leaks(image: ImageConfig) -> list[str]:
-    """Return what looks like a secret, as places and kinds; the value itself is never in it."""
+    """Return where something looks like a secret, and which kind; never the value itself."""
     leaks = [f"{place}: {kind}" for place, name, value in _list_values(image) for kind in _judge(name, value)]
     for position, line in enumerate(image.history, start=1):
         leaks += [f"history, layer {position} from the top: {kind}" for kind in _match_shapes(line)]
@@ -42,7 +42,7 @@ def find_leaks(image: ImageConfig) -> list[str]:
 
 
 def _list_values(image: ImageConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield place, name and value of everything that the image was given by name."""
+    """Yield the place, name and value of everything in the image that has a name."""
     for name, value in image.environment.items():
         yield f"environment, {name}", name, value
     for name, value in image.labels.items():
@@ -58,7 +58,7 @@ def _judge(name: str, value: str) -> Iterator[str]:
         return
     is_path = value.startswith("/")
     if _SECRET_NAME.search(name) and not is_path:
-        yield "a name that says secret, with a value"
+        yield "a name that suggests a secret, with a value"
     yield from _match_shapes(value)
     if not is_path and "://" not in value and any(_is_random(word) for word in _RANDOM.findall(value)):
         yield "a value that looks random"
@@ -69,7 +69,7 @@ def _match_shapes(text: str) -> Iterable[str]:
 
 
 def _is_random(word: str) -> bool:
-    """Return whether `word` mixes all kinds of characters and has more bits a character than words or digests have."""
+    """Return whether `word` mixes all kinds of characters and has more bits per character than words or digests."""
     counts = Counter(word).values()
     bits = -sum(count / len(word) * math.log2(count / len(word)) for count in counts)
     mixed = all(re.search(kind, word) for kind in ("[a-z]", "[A-Z]", "[0-9]"))

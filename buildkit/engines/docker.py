@@ -1,0 +1,99 @@
+"""docker, and buildx with its builders."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from buildkit.engines.engine import CHECK_TIMEOUT_S, BuildOptions, Engine, format_common
+from buildkit.errors import NotStarted
+from buildkit.reference import parse_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class Docker(Engine):
+    """A docker client and the engine that it reaches."""
+
+    name = "docker"
+    command = "docker"
+    package = "docker.io"
+    # From this version on, `docker build` needs the plugin for BuildKit (https://docs.docker.com/go/buildx/).
+    first_client_needing_buildx: ClassVar[int] = 23
+
+    def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
+        """Return the arguments of `docker build`."""
+        return ["build", "--progress=plain", f"--iidfile={receipt}", *format_common(images, options), "-"]
+
+    def _read_version(self) -> str:
+        response = json.loads(self._ask("version", "--format", "{{json .}}"))
+        client = str(response["Client"]["Version"])
+        needs_plugin = int(client.partition(".")[0]) >= self.first_client_needing_buildx
+        if needs_plugin and self.run("buildx", "version", timeout_s=CHECK_TIMEOUT_S).code:
+            raise NotStarted(
+                f"{self.program} {client} has no buildx plugin, which it needs for BuildKit",
+                "install the plugin (on Debian: `apt-get install docker-buildx`)",
+            )
+        return str(response["Server"]["Version"])
+
+    def _read_receipt(self, text: str) -> tuple[str, str | None]:
+        return text, None
+
+    def _push_arguments(self, image: str, receipt: Path) -> list[str]:  # noqa: ARG002 - docker writes no receipt
+        return []
+
+    def _read_digest(self, image: str, receipt: Path) -> str | None:  # noqa: ARG002 - docker writes no receipt
+        # docker lists one digest for each repository that it knows.
+        output = self.run("image", "inspect", "--format={{json .RepoDigests}}", image)
+        known = [parse_reference(text) for text in json.loads(output.stdout or "[]") or []]
+        wanted = _split_repository(image)
+        return next((entry.digest for entry in known if _split_repository(str(entry)) == wanted), None)
+
+
+class Buildx(Docker):
+    """The buildx plugin, with the builder that is current or the one that BUILDER names, perhaps on other hosts."""
+
+    name = "buildx"
+    package = "docker.io docker-buildx"
+    first_client_needing_buildx = 0
+
+    def __init__(self, program: str, builder: str = "") -> None:
+        super().__init__(program)
+        self.builder = builder
+
+    @property
+    def advice(self) -> str:
+        """What to do if it does not respond."""
+        if not self.builder:
+            return super().advice
+        return f"create the builder: `docker buildx create --name {self.builder} …`; `docker buildx ls` lists builders"
+
+    def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
+        """Return the arguments of `docker buildx build`."""
+        builder = [f"--builder={self.builder}"] if self.builder else []
+        output = [f"--metadata-file={receipt}", "--push" if options.push else "--load"]
+        return ["buildx", "build", *builder, "--progress=plain", *output, *format_common(images, options), "-"]
+
+    def _read_version(self) -> str:
+        if not self.builder:
+            return super()._read_version()
+        version = self._ask("buildx", "version")
+        # `inspect` succeeds for a builder that it cannot reach.
+        error = re.search(r"^Error:\s*(.+)", self._ask("buildx", "inspect", self.builder), re.MULTILINE)
+        if error:
+            raise NotStarted(f"builder {self.builder}: {error[1]}", self.advice)
+        return version.split(" ")[1]
+
+    def _read_receipt(self, text: str) -> tuple[str, str | None]:
+        metadata = json.loads(text)
+        digest = str(metadata["containerimage.digest"])
+        return str(metadata.get("containerimage.config.digest", digest)), digest
+
+
+def _split_repository(image: str) -> tuple[str, str]:
+    """Return the registry and the repository in full: docker omits `docker.io/library/` in its lists."""
+    reference = parse_reference(image)
+    return reference.registry or "docker.io", reference.repository.removeprefix("library/")

@@ -1,0 +1,162 @@
+"""Child processes of engines: run to the end, watched line by line, or cancelled; nothing of their group is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+from collections import deque
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from buildkit.display import escape_controls
+from buildkit.errors import NotStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from threading import Event
+
+# A cancelled client gets this long to tell its engine; our own exit may take two seconds in all.
+_CANCEL_TIMEOUT_S = 1.5
+_POLL_S = 0.2
+_READ_BYTES = 1 << 16
+_LONGEST_LINE = 16_384
+_KEPT_LINES = 40
+
+
+class Output(NamedTuple):
+    """What a finished command left: its exit code, and both streams as stripped text."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def list_programs(name: str) -> Iterator[str]:
+    """Yield each different program of that name on the PATH, in order."""
+    seen: set[str] = set()
+    for folder in os.get_exec_path():
+        program = shutil.which(name, path=folder)
+        if program and os.path.realpath(program) not in seen:
+            seen.add(os.path.realpath(program))
+            yield program
+
+
+def run_command(command: Sequence[str], *, stdin: str = "", timeout_s: float = 60.0) -> Output:
+    """Return what the command left, whatever its exit code.
+
+    Args:
+        stdin: Text for its standard input; where secrets go, because everybody on the machine can read arguments.
+
+    Raises:
+        NotStarted: The command could not be run, or did not end in `timeout_s`.
+    """
+    with _start(command, subprocess.PIPE, subprocess.PIPE) as process:
+        try:
+            stdout, stderr = process.communicate(stdin.encode(), timeout_s)
+        except subprocess.TimeoutExpired as error:
+            words = " ".join([os.path.basename(command[0]), *command[1:2]])
+            raise NotStarted(
+                f"{words} did not finish within {timeout_s:.0f} s", f"check {command[0]}, then run again"
+            ) from error
+    return Output(process.returncode, _decode(stdout), _decode(stderr))
+
+
+def watch_command(
+    command: Sequence[str],
+    report: Callable[[str], None],
+    *,
+    stdin: int | None = None,
+    cancelled: Event | None = None,
+) -> tuple[int, list[str]]:
+    """Return the exit code and the last lines of a long command; each line is reported as it comes, controls escaped.
+
+    An exception in this thread, such as an interruption, cancels the command. Its client gets SIGTERM, upon which it
+    cancels what its engine does.
+
+    Args:
+        stdin: Descriptor that the command reads from.
+        cancelled: Set from any thread to cancel the command.
+    """
+    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+    with _start(command, subprocess.DEVNULL if stdin is None else stdin, subprocess.STDOUT) as process:
+        for line in _read_lines(process, cancelled):
+            last_lines.append(line)
+            report(line)
+    return process.returncode, list(last_lines)
+
+
+@contextlib.contextmanager
+def _start(command: Sequence[str], stdin: int, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Give a running command; when the block ends, it and everything it has started are gone."""
+    try:
+        process = subprocess.Popen(
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=_environment(), start_new_session=True
+        )
+    except OSError as error:
+        raise NotStarted(f"{command[0]} cannot be run: {error.strerror}", f"reinstall {command[0]}") from error
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _signal_group(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_CANCEL_TIMEOUT_S)
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            _close(stream)
+
+
+def _read_lines(process: subprocess.Popen[bytes], cancelled: Event | None) -> Iterator[str]:
+    """Yield lines until the command has ended, even if something that it started keeps its output open."""
+    if process.stdout is None:
+        return
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while cancelled is None or not cancelled.is_set():
+            if not selector.select(_POLL_S):
+                if process.poll() is not None:
+                    break
+                continue
+            piece = os.read(process.stdout.fileno(), _READ_BYTES)
+            if not piece:
+                process.wait()
+                break
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (part for line in lines for part in _format_line(line))
+            while len(rest) > _LONGEST_LINE:
+                yield from _format_line(rest[:_LONGEST_LINE])
+                rest = rest[_LONGEST_LINE:]
+    if rest:
+        yield from _format_line(rest)
+
+
+def _format_line(line: bytes) -> Iterator[str]:
+    for start in range(0, max(len(line), 1), _LONGEST_LINE):
+        text = line[start : start + _LONGEST_LINE].decode("utf-8", "surrogateescape")
+        yield from (escape_controls(part.replace("\t", "    ")) for part in text.removesuffix("\r").split("\r"))
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # everything in the group has ended
+        os.killpg(process.pid, number)
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    if stream is not None:
+        with contextlib.suppress(BrokenPipeError):  # what the command did not read
+            stream.close()
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment for engines. Docker clients before 23 use BuildKit only if they are told to."""
+    inherited = {name: value for name, value in os.environ.items() if name != "RUNTIME_API_KEY"}
+    return {**inherited, "DOCKER_BUILDKIT": "1", "LC_ALL": "C.UTF-8"}
+
+
+def _decode(output: bytes) -> str:
+    return output.decode("utf-8", "surrogateescape").strip()

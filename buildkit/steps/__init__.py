@@ -1,1 +1,0 @@
-"""One module for each step: plain values in, a frozen model out. No step imports another."""

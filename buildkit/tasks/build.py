@@ -1,0 +1,87 @@
+"""Task `build`: an image from the archive, built by a local engine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from buildkit import record
+from buildkit.errors import LocalError, run
+from buildkit.models import LocalBuild
+from buildkit.record import ImageNaming
+from buildkit.settings import Group
+from buildkit.task import Flag, Outcome, Run, Task
+
+if TYPE_CHECKING:
+    from buildkit.engines.engine import Engine
+    from buildkit.ui import Ui
+    from buildkit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What is built.
+
+    Attributes:
+        push: Whether the image goes to its registry, under every name.
+        network: Of the engine's RUN steps, such as `host`; its own default if empty.
+    """
+
+    naming: ImageNaming
+    push: bool = False
+    network: str = ""
+
+
+def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -> LocalBuild:
+    """Build the archive in the workspace and return the image.
+
+    Raises:
+        LocalError: Something is missing or has changed since it was packed.
+        SettingError: An image name is invalid.
+        BuildFailed: The build or the push failed; the message has the end of the log.
+        NotStarted: The engine no longer responds.
+    """
+    from buildkit.engines.engine import BuildOptions
+
+    inputs = record.load_inputs(workspace)
+    images = request.naming.name_images(inputs)
+    try:
+        archive = workspace.open(inputs.context.archive)
+    except OSError as error:
+        shown = workspace.show(inputs.context.archive)
+        raise LocalError(f"cannot read {shown}: {error.strerror}", f"run {run('context')}") from error
+    ui.report(f"building {images[0]} with {engine}")
+    try:
+        image = engine.build(archive, images, BuildOptions(request.push, request.network), ui.report)
+    finally:
+        os.close(archive)
+    made_from = workspace.digests("context.json")
+    built = LocalBuild(engine.name, images[0], image.image_id, image.digest, image.elapsed_s, made_from=made_from)
+    workspace.save(built)
+    ui.publish(image=built.image)
+    return built
+
+
+def main(this: Run) -> Outcome:
+    """Build the archive with a local engine: prints the image reference."""
+    from buildkit.engines import find_engine
+
+    settings = this.settings
+    naming = ImageNaming(settings.image_name, settings.target_image)
+    with this.writing():
+        engine = find_engine(settings.engine, settings.builder)
+        request = BuildRequest(naming, this.flags["push"], this.flags["network"] or "")
+        built = build(this.workspace, engine, request, this.ui)
+    return Outcome(built.image, built)
+
+
+TASK = Task(
+    "build",
+    main,
+    groups=(Group.IMAGE, Group.ENGINE),
+    flags=(
+        Flag("push", "push the image to its registry"),
+        Flag("network", "network of the RUN steps, such as host", takes_value=True),
+    ),
+)

@@ -1,0 +1,135 @@
+"""Task `manifest`: a Kubernetes Deployment and Service for an image."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from buildkit.contract import SESSION_VARIABLES, UID
+from buildkit.errors import SettingError, run
+from buildkit.models import BuildResult, Dockerfile, LocalBuild, Target
+from buildkit.reference import parse_reference
+from buildkit.settings import Group
+from buildkit.task import Flag, Outcome, Run, Task
+from buildkit.values import parse_integer
+from buildkit.workspace import MANIFEST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from buildkit.workspace import Workspace
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_SERVICE_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_SECRET = re.compile(rf"(?=[^/]{{1,253}}/){_LABEL}(?:\.{_LABEL})*/[-._A-Za-z0-9]{{1,253}}")
+_FIRST_PORT, _LAST_PORT = 1024, 65535  # lower ports need a root that the pod does not have
+_MAX_REPLICAS = 1000
+_NUMBERS = {"port", "replicas"}
+_MINIMAL_RESOURCES = {"cpu_request": "250m", "memory_request": "512Mi", "memory_limit": "2Gi"}
+_FULL_RESOURCES = {"cpu_request": "500m", "memory_request": "1Gi", "memory_limit": "4Gi"}
+
+
+@dataclass(frozen=True)
+class ManifestRequest:
+    """What is deployed.
+
+    Attributes:
+        target: The full targets get more memory, and shared memory for their browser.
+        image: An image reference, or None for the image that the workspace knows.
+        port: Where the server listens and the Service is reached. Many callers on Kubernetes expect 60000.
+        secret: `NAME/KEY`: the Secret with the session key, and the entry in it. The key is never in the manifest.
+        template_dir: May contain a `manifest.yaml.j2` of the project's own.
+    """
+
+    target: Target
+    image: str | None = None
+    name: str = "agent-server"
+    port: int = 8000
+    replicas: int = 1
+    secret: str = "agent-server-session/key"  # noqa: S105 - the name of a Secret
+    template_dir: Path | None = None
+
+
+def render_manifest(workspace: Workspace, request: ManifestRequest) -> str:
+    """Return the YAML of a Deployment and a Service, saved as `manifest.yaml`.
+
+    Raises:
+        SettingError: There is no image, Kubernetes would reject one of the values, or the template is wrong.
+    """
+    from buildkit.template import render_template
+
+    image = request.image or _find_image(workspace)
+    dockerfile = workspace.find(Dockerfile)
+    target = Target(dockerfile.target) if dockerfile else request.target
+    _check("--name", request.name, _SERVICE_NAME, "at most 63 of a-z 0-9 -, starting with a letter")
+    _check("--secret", request.secret, _SECRET, "NAME/KEY: a-z 0-9 - and dots, then A-Z a-z 0-9 - . _")
+    _check_range("--port", request.port, _FIRST_PORT, _LAST_PORT)
+    _check_range("--replicas", request.replicas, 0, _MAX_REPLICAS)
+    secret_name, _, secret_key = request.secret.partition("/")
+    values = {
+        "image": str(parse_reference(image)),
+        "desktop": not target.is_minimal,
+        "name": request.name,
+        "port": request.port,
+        "replicas": request.replicas,
+        "secret_name": secret_name,
+        "secret_key": secret_key,
+        "session_variables": SESSION_VARIABLES,
+        "resources": _MINIMAL_RESOURCES if target.is_minimal else _FULL_RESOURCES,
+        "uid": UID,
+    }
+    text = render_template("manifest.yaml.j2", values, request.template_dir)
+    workspace.write(MANIFEST, text.encode("utf-8"))
+    return text
+
+
+def _find_image(workspace: Workspace) -> str:
+    """Return the reference of the image that the workspace knows, with its digest if that is known."""
+    result = workspace.find(BuildResult)
+    if result and result.image:
+        return result.image
+    built = workspace.find(LocalBuild)
+    if built is None:
+        raise SettingError(
+            "there is no image yet", f"run {run('all')} or {run('build')} first, or give --image REFERENCE"
+        )
+    return f"{built.image}@{built.digest}" if built.digest and "@" not in built.image else built.image
+
+
+def _check(flag: str, value: str, shape: re.Pattern[str], rule: str) -> None:
+    if not shape.fullmatch(value):
+        raise SettingError(f"{flag}={value[:300]!r} is not a name that Kubernetes accepts", f"use {rule}")
+
+
+def _check_range(flag: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise SettingError(f"{flag}={value} is out of range", f"use a number from {lowest} to {highest}")
+
+
+def main(this: Run) -> Outcome:
+    """Render a Kubernetes Deployment and Service for the image: prints the manifest."""
+    request = ManifestRequest(this.settings.target, this.flags["image"], template_dir=this.template_dir)
+    given = {name: value for name in ("name", "secret", "port", "replicas") if (value := this.flags[name])}
+    numbers = {name: parse_integer(0, _LAST_PORT)(given[name], f"--{name}") for name in given.keys() & _NUMBERS}
+    request = replace(request, **{**given, **numbers})
+    with this.writing():
+        text = render_manifest(this.workspace, request).rstrip()
+    return Outcome(text, {"manifest": text})
+
+
+TASK = Task(
+    "manifest",
+    main,
+    groups=(Group.TARGET, Group.TEMPLATES),
+    flags=(
+        Flag("image", "image reference to start instead of the image that was built last", takes_value=True),
+        Flag("name", "name of the Deployment and the Service (default: agent-server)", takes_value=True),
+        Flag("port", "port of the pods (default: 8000; many callers expect 60000)", takes_value=True),
+        Flag("replicas", "number of pods (default: 1)", takes_value=True),
+        Flag(
+            "secret", "Secret with the session key, as NAME/KEY (default: agent-server-session/key)", takes_value=True
+        ),
+    ),
+)
