@@ -32,10 +32,9 @@ _NOT_A_PATH = re.compile(r"<<|git@|[A-Za-z][A-Za-z0-9+.-]*://|.*\$", re.DOTALL)
 
 
 class DerivedDockerfile(NamedTuple):
-    """The text, the target, and the image that it is built on."""
+    """The text, and the image that the target is built on."""
 
     text: str
-    target: str
     base_image: str
 
 
@@ -62,8 +61,8 @@ def derive_dockerfile(text: str, name: str, target: str | None, values: Mapping[
     if images:
         ui.warn(f"{name} makes the builder pull more images: {', '.join(images)}")
     if unused := sorted(values.keys() - parsed.list_arguments(needed)):
-        ui.warn(f"{name} has no ARG that takes these values to target {target!r}: {', '.join(unused)}")
-    return DerivedDockerfile(_write(text, parsed, last, values), parsed.stages[last].name, root)
+        ui.warn(f"{name} has no ARG for these values in the stages that the target needs: {', '.join(unused)}")
+    return DerivedDockerfile(_write(text, parsed, last, values), root)
 
 
 def find_unpacked(text: str, files: Iterable[str]) -> list[str]:
@@ -71,8 +70,12 @@ def find_unpacked(text: str, files: Iterable[str]) -> list[str]:
 
     Paths with variables are left out: only the build shows what they mean.
     """
-    packed = {"", *files}
-    packed |= {path[:at] for path in list(packed) for at in range(len(path)) if path[at] == "/"}
+    packed = {""}
+    for file in files:
+        path = file
+        while path not in packed:
+            packed.add(path)
+            path = path.rpartition("/")[0]
     instructions = (item for stage in parse_stages(text, "Dockerfile", {}).stages for item in stage.instructions)
     paths = dict.fromkeys(path for item in instructions for path in _list_sources(item))
     return [path for path in paths if not _NOT_A_PATH.match(path) and not _is_packed(path, packed)]
@@ -81,7 +84,7 @@ def find_unpacked(text: str, files: Iterable[str]) -> list[str]:
 def _check_declared(parsed: Stages, name: str, values: Mapping[str, str]) -> None:
     """Refuse a value that no ARG takes: whoever set it would believe that it had an effect."""
     declared = parsed.list_arguments(range(len(parsed.stages)))
-    for argument in values.keys() - declared - {GIT_SHA, GIT_REF}:
+    for argument in sorted(values.keys() - declared - {GIT_SHA, GIT_REF}):
         near = difflib.get_close_matches(argument, declared, 3, 0.5)
         known = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(sorted(declared)) or 'none'}"
         setting = argument if argument == BASE_IMAGE else f"{argument} in BUILD_ARGS"
