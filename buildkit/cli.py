@@ -178,4 +178,4 @@ def _format_json(outcome: Outcome) -> str:
     """Return the JSON for programs: a step's state file, or the record of a task that has none."""
     if isinstance(outcome.record, StepResult):
         return format_state(outcome.record).rstrip()
-    return json.dumps({"schema": SCHEMA, **outcome.record}, indent=2)
+    return json.dumps({"schema": SCHEMA, **outcome.record}, indent=2, default=list)

@@ -33,7 +33,7 @@ def parse_state(data: bytes, kind: type[Result]) -> Result:
         raise ValueError(f"cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"is not a state file of schema {SCHEMA}")
-    result = _parse_record(record, kind)
+    result: Result = _parse_record(record, kind)
     # A name, never a path: the record may come from elsewhere, and the file it names is overwritten.
     archive = getattr(result, "archive", None)
     if archive is not None and not is_archive_name(archive):

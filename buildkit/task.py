@@ -12,7 +12,7 @@ from buildkit.errors import SettingError
 from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from buildkit.models import StepResult
@@ -33,9 +33,13 @@ class Flag(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a task prints on stdout, what it prints there with `--json`, and its exit code."""
+    """What a task prints on stdout, what it prints there with `--json`, and its exit code.
 
-    text: str
+    Attributes:
+        text: Or lines, printed as they come; the record may contain the same iterator, as a list.
+    """
+
+    text: str | Iterator[str]
     record: StepResult | Mapping[str, Any]
     exit_code: int = 0
 
@@ -120,17 +124,20 @@ class Run:
             raise SettingError(NO_API, "set both in .env or in the environment")
 
     def open_api(self) -> RuntimeApi:
-        """Return a client of the Runtime API that the settings name; the caller closes it.
+        """Return a client of the Runtime API that the settings name.
 
         Raises:
             SettingError: They name none.
         """
         from buildkit.runtime_api.client import RuntimeApi
+        from buildkit.runtime_api.http import Network
+        from buildkit.settings import read_environment
 
         url, key = self.settings.runtime_api_url, self.settings.runtime_api_key
         if url is None or key is None:
             raise SettingError(NO_API, "set both in .env or in the environment")
-        return RuntimeApi(url, key, allowed_hosts=frozenset(self.settings.allowed_hosts))
+        network = Network(environment=read_environment())
+        return RuntimeApi(url, key, allowed_hosts=frozenset(self.settings.allowed_hosts), network=network)
 
     def show_path(self, path: Path) -> str:
         """Return a path as somebody in the working directory would type it."""

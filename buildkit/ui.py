@@ -14,7 +14,7 @@ from buildkit.errors import PROGRAM
 from buildkit.files import append_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from buildkit.models import Finding
     from buildkit.secret import ApiKey
@@ -47,9 +47,9 @@ class Ui:
         """Write a warning."""
         self._write(sys.stderr, f"{_PREFIX}warning: {escape_controls(self._spell(line))}\n")
 
-    def show(self, text: str) -> None:
-        """Write a result, if there is one: the only thing that goes to stdout."""
-        if text:
+    def show(self, result: str | Iterator[str]) -> None:
+        """Write a result: the only thing that goes to stdout. Text is one result, or none; an iterator yields lines."""
+        for text in [result] if isinstance(result, str) and result else result:
             self._write(sys.stdout, f"{escape_controls(text, keep=chr(10))}\n")
 
     def fail(self, message: str, fix: str, exit_code: int, *, as_json: bool) -> None:

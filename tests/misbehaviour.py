@@ -83,12 +83,12 @@ def stop_reading(exchange: Exchange) -> None:
     exchange.wait_for_end()
 
 
-def refuse_early(status: int, *, then: str) -> Callable[[Exchange], None]:
+def refuse_early(status: int, *, then: str, headers: dict[str, str] | None = None) -> Callable[[Exchange], None]:
     """Answer before the body is read; then `reset` the connection, or keep it and read `nothing`."""
 
     def behave(exchange: Exchange) -> None:
         exchange.connection.recv(64 * 1024)
-        exchange.answer(status, {"detail": "too large"}, {"Connection": "close"})
+        exchange.answer(status, {"detail": "too large"}, {"Connection": "close", **(headers or {})})
         if then == "reset":
             # Closing with unread bytes makes the kernel send a reset; the pause lets the answer get there first.
             time.sleep(0.2)

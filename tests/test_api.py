@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from buildkit.errors import LocalError, SettingError
-from buildkit.runtime_api.answer import Answer, OddAnswer, parse_object, parse_retry_after
-from buildkit.runtime_api.body import open_body
 from buildkit.runtime_api.client import RuntimeApi
-from buildkit.runtime_api.policy import RequestFailed
-from buildkit.runtime_api.replies import BuildStatus
+from buildkit.runtime_api.policy import Clock, RequestFailed
+from buildkit.runtime_api.protocol import BuildStatus
+from buildkit.runtime_api.response import InvalidResponse, Response, parse_object, parse_retry_after
+from buildkit.runtime_api.upload import Upload, UploadAttempt
 from buildkit.secret import ApiKey
 from tests.misbehaviour import answer
 from tests.runtime_api import KEY, RuntimeApiServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -33,21 +34,30 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def api(runtime_api: RuntimeApiServer) -> Iterator[RuntimeApi]:
-    with RuntimeApi(runtime_api.url, ApiKey(KEY), sleep=lambda _: None) as client:
+    with RuntimeApi(runtime_api.url, ApiKey(KEY), clock=Clock(sleep=lambda _: None)) as client:
         yield client
 
 
-def ignore_progress(_sent_bytes: int, _total_bytes: int) -> None:
-    pass
+@pytest.fixture
+def upload(archive: Path) -> Iterator[Upload]:
+    """The archive, to be sent as one image without additional tags."""
+    with opened(archive) as upload:
+        yield upload
+
+
+@contextmanager
+def opened(archive: Path, images: Sequence[str] = ("r/i:a",), upload_format: str = "json") -> Iterator[Upload]:
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with archive.open("rb") as file:
+        yield Upload(file.fileno(), archive.name, archive.stat().st_size, sha256, images, upload_format)
 
 
 @pytest.mark.parametrize("upload_format", ["json", "multipart"])
 def test_server_gets_the_archive_whole_and_the_image_names(
     api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path, upload_format: str
 ) -> None:
-    started = api.start_build(
-        archive, "r/i:a", ["r/i:b", "r/i:c"], upload_format=upload_format, progress=ignore_progress
-    )
+    with opened(archive, ["r/i:a", "r/i:b", "r/i:c"], upload_format) as upload:
+        started = api.start_build(UploadAttempt(upload))
     (build,) = runtime_api.builds
     assert started.build_id == build.build_id
     assert (build.target_image, build.tags) == ("r/i:a", ["r/i:b", "r/i:c"])
@@ -59,53 +69,79 @@ def test_server_gets_the_archive_whole_and_the_image_names(
 def test_body_has_exactly_the_length_that_was_announced(tmp_path: Path, upload_format: str, size_bytes: int) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_bytes(b"x" * size_bytes)
-    with open_body(path, "r/i:a", [], upload_format=upload_format, progress=ignore_progress) as body:
-        pieces = list(iter(lambda: body.read(1), b""))
-        assert len(b"".join(pieces)) == len(body) == body.sent
+    with opened(path, ["r/i:a"], upload_format) as upload:
+        attempt = UploadAttempt(upload)
+        pieces = list(attempt)
+    assert len(b"".join(pieces)) == attempt.total == attempt.sent
+    assert max(map(len, pieces)) <= 65_536 + 100
 
 
 def test_json_body_has_no_tags_where_there_are_none(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path
+    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload
 ) -> None:
-    api.start_build(archive, "r/i:a", [], upload_format="json", progress=ignore_progress)
+    api.start_build(UploadAttempt(upload))
     assert set(json.loads(runtime_api.requests[-1].body)) == {"context", "target_image"}
 
 
-def test_unknown_upload_format_is_refused_before_anything_is_sent(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path
-) -> None:
-    with pytest.raises(SettingError, match="UPLOAD_FORMAT is 'xml'"):
-        api.start_build(archive, "r/i:a", [], upload_format="xml", progress=ignore_progress)
-    assert not runtime_api.requests
-
-
 def test_archive_cut_while_it_is_sent_starts_no_build(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path
+    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload, archive: Path
 ) -> None:
     def cut(sent_bytes: int, _total_bytes: int) -> None:
         if sent_bytes < 1000:
             os.truncate(archive, 300_000)
 
+    attempt = UploadAttempt(upload, cut)
     with pytest.raises(LocalError, match="became shorter"):
-        api.start_build(archive, "r/i:a", [], upload_format="json", progress=cut)
+        api.start_build(attempt)
+    assert not attempt.may_have_started
     assert not runtime_api.builds
 
 
-def test_progress_ends_with_the_whole_length(api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path) -> None:
+@pytest.mark.parametrize("at_bytes", [0, 1_000_000])
+def test_76_archive_modified_while_it_is_sent_starts_no_build(
+    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload, archive: Path, at_bytes: int
+) -> None:
+    def modify(sent_bytes: int, _total_bytes: int) -> None:
+        if sent_bytes < 1000:
+            with archive.open("r+b") as file:
+                file.seek(at_bytes)
+                byte = file.read(1)[0]
+                file.seek(at_bytes)
+                file.write(bytes([byte ^ 1]))
+
+    attempt = UploadAttempt(upload, modify)
+    with pytest.raises(LocalError, match="changed while it was sent"):
+        api.start_build(attempt)
+    assert not attempt.complete
+    assert not attempt.may_have_started
+    assert (runtime_api.whole_bodies, runtime_api.builds) == (0, [])
+
+
+def test_archive_replaced_under_its_name_does_not_matter(
+    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload, archive: Path
+) -> None:
+    archive.unlink()
+    archive.write_bytes(b"another one")
+    api.start_build(UploadAttempt(upload))
+    assert runtime_api.builds[0].archive_sha256 == upload.sha256
+
+
+def test_progress_ends_with_the_whole_length(api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload) -> None:
     seen: list[tuple[int, int]] = []
-    api.start_build(archive, "r/i:a", [], upload_format="json", progress=lambda *sizes: seen.append(sizes))
+    api.start_build(UploadAttempt(upload, lambda *sizes: seen.append(sizes)))
     assert seen == sorted(seen)
     assert seen[-1] == (runtime_api.bytes_received, runtime_api.bytes_received)
 
 
 def test_every_request_carries_the_key_and_nothing_else_that_is_secret(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path
+    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload
 ) -> None:
     api.registry_prefix()
-    api.start_build(archive, "r/i:a", [], upload_format="json", progress=ignore_progress)
+    api.start_build(UploadAttempt(upload))
     api.build_status("build-1")
     api.image_exists("r/i:a")
-    assert list(api.build_logs("build-1") or ())
+    with api.build_logs("build-1") as lines:
+        assert list(lines or ())
     assert [request.headers["x-api-key"] for request in runtime_api.requests] == [KEY] * 5
     assert not any("authorization" in request.headers for request in runtime_api.requests)
     assert runtime_api.connections == 5
@@ -154,8 +190,12 @@ def test_build_id_is_url_encoded(api: RuntimeApi, runtime_api: RuntimeApiServer)
         ({"status": "FAILURE", "error": None}, BuildStatus("FAILURE", None, None)),
         ({"status": "FAILURE", "error": {"step": 3}}, BuildStatus("FAILURE", None, '{"step": 3}')),
         ({"status": "FAILURE", "error": "\x1b[31mred\r"}, BuildStatus("FAILURE", None, "\\x1b[31mred\\r")),
-        ({"status": 7, "image": ["x"], "error": False}, BuildStatus(None, None, None)),
-        ({"status": "SUCCESS", "image": "two words"}, BuildStatus("SUCCESS", None, None)),
+        ({"status": 7, "image": ["x"], "error": False}, BuildStatus(None, None, None, '["x"]')),
+        ({"status": "SUCCESS", "image": "two words"}, BuildStatus("SUCCESS", None, None, "two words")),
+        ({"status": "SUCCESS", "image": "--privileged"}, BuildStatus("SUCCESS", None, None, "--privileged")),
+        ({"status": "SUCCESS", "image": "$(id)"}, BuildStatus("SUCCESS", None, None, "$(id)")),
+        ({"status": "SUCCESS", "image": "a;id"}, BuildStatus("SUCCESS", None, None, "a;id")),
+        ({"status": "SUCCESS", "image": "https://r/i:t"}, BuildStatus("SUCCESS", None, None, "https://r/i:t")),
         ({}, BuildStatus(None, None, None)),
     ],
 )
@@ -171,27 +211,27 @@ def test_finished_build_is_believed_under_429(api: RuntimeApi, runtime_api: Runt
     assert api.build_status("b").error == "rate limit of the base image"
 
 
-def test_replica_on_the_same_origin_is_used(api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path) -> None:
+def test_replica_on_the_same_origin_is_used(api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload) -> None:
     runtime_api.script("POST /build", answer(200, {"build_id": "b", "url": f"{runtime_api.url}/replica-2"}))
-    started = api.start_build(archive, "r/i:a", [], upload_format="json", progress=ignore_progress)
+    started = api.start_build(UploadAttempt(upload))
     runtime_api.always("GET /replica-2/build_status", answer(200, {"status": "RUNNING"}))
     assert api.build_status("b", started.status_url).status == "RUNNING"
 
 
 def test_replica_elsewhere_gets_the_key_only_where_its_host_is_allowed(
-    runtime_api: RuntimeApiServer, archive: Path
+    runtime_api: RuntimeApiServer, upload: Upload
 ) -> None:
     with RuntimeApiServer(statuses=["RUNNING"]) as replica:
         body = {"build_id": "b", "url": f"http://localhost:{replica.port}"}
         runtime_api.script("POST /build", answer(200, body), answer(200, body))
         with RuntimeApi(runtime_api.url, ApiKey(KEY)) as api:
-            started = api.start_build(archive, "r/i:a", [], upload_format="json", progress=ignore_progress)
+            started = api.start_build(UploadAttempt(upload))
             assert (started.status_url, started.refused_url) == (None, body["url"])
             with pytest.raises(SettingError, match="neither RUNTIME_API_URL nor one of ALLOWED_HOSTS"):
                 api.build_status("b", body["url"])
             assert not replica.connections
         with RuntimeApi(runtime_api.url, ApiKey(KEY), allowed_hosts=frozenset({"localhost"})) as api:
-            started = api.start_build(archive, "r/i:a", [], upload_format="json", progress=ignore_progress)
+            started = api.start_build(UploadAttempt(upload))
             assert started.status_url == body["url"]
             assert api.build_status("b", started.status_url).status == "RUNNING"
 
@@ -295,9 +335,9 @@ def test_key_shows_itself_only_when_asked() -> None:
         b'{"a": ' + b"[" * 100_000,
     ],
 )
-def test_odd_json_is_odd_and_nothing_worse(body: bytes) -> None:
-    with pytest.raises(OddAnswer):
-        parse_object(Answer(200, {}, body, None))
+def test_invalid_json_is_an_invalid_response(body: bytes) -> None:
+    with pytest.raises(InvalidResponse):
+        parse_object(Response(200, {}, body, None))
 
 
 @pytest.mark.parametrize(

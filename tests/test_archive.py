@@ -10,21 +10,19 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit.archive.compressor import BLOCK_BYTES, find_compressor
-from buildkit.archive.stream import SecretFound
-from buildkit.archive.writer import PackedArchive, pack_archive
+from buildkit.archive.stream import PackingOptions
+from buildkit.archive.writer import ArchiveWriter, PackedArchive, SourcePart
 from buildkit.errors import FileChanged, FileVanished, LocalError
 from tests.pythons import find_other_pythons
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MTIME = 1_760_000_000
 NAMES = st.sampled_from([b"a", b"b", b"Z", b"a b", b"-", "ü".encode(), b"\xff", b"x" * 101, b"y" * 200, b"a.py", b"{}"])
@@ -34,24 +32,17 @@ TREES = st.dictionaries(
 )
 
 
+def choose(compression: str = "zlib-1", secret: bytes = b"", max_bytes: int = 10**12) -> PackingOptions:
+    return PackingOptions(MTIME, find_compressor(compression), max_bytes, secret)
+
+
 def pack(
-    source: Path,
-    files: list[str],
-    generated: Mapping[str, bytes] | None = None,
-    *,
-    compression: str = "zlib-1",
-    secret: bytes = b"",
+    source: Path, files: list[str], generated: dict[str, bytes] | None = None, **options: Any
 ) -> tuple[bytes, PackedArchive]:
     file = io.BytesIO()
-    packed = pack_archive(
-        source,
-        files,
-        generated or {},
-        file,
-        mtime=MTIME,
-        compressor=find_compressor(compression),
-        secret=secret,
-    )
+    writer = ArchiveWriter(file, choose(**options))
+    writer.pack_source(source, files)
+    packed = writer.finish(generated or {})
     return file.getvalue(), packed
 
 
@@ -113,17 +104,64 @@ def test_gnu_tar_extracts_the_tree_as_it_was(tmp_path: Path) -> None:
     assert (there / "pkg" / "run.sh").stat().st_mtime == MTIME
 
 
-def test_generated_files_stand_among_the_others_in_order(tmp_path: Path) -> None:
+GENERATED = {"Dockerfile": b"FROM x", ".runtime-build/health.sh": b"exit 0"}
+
+
+def test_generated_files_come_last_in_order_with_their_folders(tmp_path: Path) -> None:
     for name in ("A", "Z.py", "a"):
         (tmp_path / name).write_text(name)
-    data, _ = pack(tmp_path, ["A", "Z.py", "a"], {"Dockerfile": b"FROM x", "z": b"last"})
-    assert list(read_files(data).items()) == [
-        ("A", b"A"),
-        ("Dockerfile", b"FROM x"),
-        ("Z.py", b"Z.py"),
-        ("a", b"a"),
-        ("z", b"last"),
-    ]
+    data, _ = pack(tmp_path, ["A", "Z.py", "a"], GENERATED)
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        names = archive.getnames()
+    assert names == ["A", "Z.py", "a", ".runtime-build", ".runtime-build/health.sh", "Dockerfile"]
+    assert read_files(data)["Dockerfile"] == b"FROM x"
+
+
+def test_the_source_is_a_gzip_member_without_the_end_of_the_tar(tmp_path: Path) -> None:
+    files = write_tree(tmp_path)
+    data, packed = pack(tmp_path, files, GENERATED)
+    member = zlib.decompressobj(31)
+    source = member.decompress(data)
+    assert packed.source == SourcePart(len(data) - len(member.unused_data), len(source))
+    assert gzip.decompress(data) == source + gzip.decompress(member.unused_data)
+    with tarfile.open(fileobj=io.BytesIO(source + bytes(1024)), mode="r:") as archive:
+        assert archive.getnames() == ["pkg", *files]
+    assert pack(tmp_path, files, {"Dockerfile": b"FROM y"})[0].startswith(data[: packed.source.archive_bytes])
+
+
+@pytest.mark.parametrize("compression", ["zlib-1", "isal-2"])
+@pytest.mark.parametrize("files", [True, False])
+def test_a_copied_source_gives_the_same_archive_as_packing(tmp_path: Path, compression: str, *, files: bool) -> None:
+    paths = write_tree(tmp_path) if files else []
+    data, packed = pack(tmp_path, paths, {"Dockerfile": b"FROM y"}, compression=compression)
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, choose(compression))
+    writer.copy_source(io.BytesIO(data), packed.source)
+    copied = writer.finish(GENERATED)
+    assert (file.getvalue(), copied) == pack(tmp_path, paths, GENERATED, compression=compression)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "longer"])
+def test_a_source_that_is_no_longer_what_was_packed_is_not_copied(tmp_path: Path, damage: str) -> None:
+    data, packed = pack(tmp_path, write_tree(tmp_path), GENERATED)
+    part, damaged = packed.source, bytearray(data)
+    if damage == "cut":
+        del damaged[part.archive_bytes - 4 :]
+    elif damage == "flip":
+        damaged[part.archive_bytes // 2] ^= 0xFF
+    else:
+        part = part._replace(context_bytes=part.context_bytes + 512)
+    with pytest.raises(FileChanged, match="the earlier archive changed"):
+        ArchiveWriter(io.BytesIO(), choose()).copy_source(io.BytesIO(damaged), part)
+
+
+@pytest.mark.parametrize("command", [["tar", "-tzf"], [sys.executable, "-m", "tarfile", "-l"]])
+def test_others_list_both_members(tmp_path: Path, command: list[str]) -> None:
+    files = write_tree(tmp_path / "source")
+    (tmp_path / "a.tar.gz").write_bytes(pack(tmp_path / "source", files, GENERATED)[0])
+    done = subprocess.run([*command, tmp_path / "a.tar.gz"], capture_output=True, text=True, check=True)
+    listed = [name.strip().rstrip("/") for name in done.stdout.splitlines()]
+    assert listed == ["pkg", *files, ".runtime-build", ".runtime-build/health.sh", "Dockerfile"]
 
 
 def write_tree(folder: Path) -> list[str]:
@@ -150,13 +188,22 @@ def test_neither_umask_nor_time_nor_owner_nor_place_is_in_the_bytes(tmp_path: Pa
     assert pack(tmp_path / "one", files)[0] == pack(tmp_path / "two", files)[0]
 
 
+@pytest.mark.parametrize("compression", ["zlib-9", "isal-0", "isal-2", "isal-3"])
+def test_compressor_and_level_do_not_change_the_tar(tmp_path: Path, compression: str) -> None:
+    files = write_tree(tmp_path)
+    wanted = pack(tmp_path, files, GENERATED)[1].context_sha256
+    assert pack(tmp_path, files, GENERATED, compression=compression)[1].context_sha256 == wanted
+
+
 PACK_ELSEWHERE = """
 import io, sys
 from pathlib import Path
-from buildkit.archive.writer import pack_archive
 from buildkit.archive.compressor import find_compressor
-packed = pack_archive(Path(sys.argv[1]), sys.argv[2:], {}, io.BytesIO(), mtime=1760000000, compressor=find_compressor())
-print(packed.context_sha256)
+from buildkit.archive.stream import PackingOptions
+from buildkit.archive.writer import ArchiveWriter
+writer = ArchiveWriter(io.BytesIO(), PackingOptions(1760000000, find_compressor(), 10**12))
+writer.pack_source(Path(sys.argv[1]), sys.argv[2:])
+print(writer.finish({}).context_sha256)
 """
 
 
@@ -203,7 +250,7 @@ def test_the_same_tar_by_every_other_python_at_hand(tmp_path: Path) -> None:
 def test_a_secret_is_found_wherever_the_blocks_are_cut(tmp_path: Path, offset: int) -> None:
     secret = b"s3cr3t-t0k3n"
     (tmp_path / "f").write_bytes(b"." * offset + secret + b"." * 9)
-    with pytest.raises(SecretFound):
+    with pytest.raises(LocalError, match="RUNTIME_API_KEY is in f, line 1"):
         pack(tmp_path, ["f"], secret=secret)
     assert pack(tmp_path, ["f"], secret=b"another-token")[1].context_bytes > offset
 
@@ -241,7 +288,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, change:
     path.write_bytes(bytes(3 * BLOCK_BYTES))
     other.write_bytes(b"y" * 3 * BLOCK_BYTES)
 
-    def interfere(read_bytes: int) -> None:
+    def interfere(read_bytes: int, _: int) -> None:
         if read_bytes != BLOCK_BYTES:
             return
         if change == "grow":
@@ -257,9 +304,9 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, change:
         else:
             other.replace(path)
 
-    source = find_compressor("zlib-1")
+    writer = ArchiveWriter(io.BytesIO(), choose(), interfere)
     with pytest.raises(FileChanged, match="f changed while it was read"):
-        pack_archive(tmp_path, ["f"], {}, io.BytesIO(), mtime=0, compressor=source, progress=interfere)
+        writer.pack_source(tmp_path, ["f"])
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "..", "../x", "a/../../x", "inside/../../x", "out/x", "."])
@@ -293,13 +340,13 @@ def test_a_sparse_file_beyond_8_gib_has_its_size_in_the_header(tmp_path: Path) -
     class Enough(Exception):
         pass
 
-    def stop(read_bytes: int) -> None:
+    def stop(read_bytes: int, _: int) -> None:
         if read_bytes >= 4 * BLOCK_BYTES:
             raise Enough
 
     written = io.BytesIO()
     with pytest.raises(Enough):
-        pack_archive(tmp_path, ["large"], {}, written, mtime=0, compressor=find_compressor("zlib-1"), progress=stop)
+        ArchiveWriter(written, choose(), stop).pack_source(tmp_path, ["large"])
     with tarfile.open(fileobj=io.BytesIO(written.getvalue()), mode="r|gz") as archive:
         member = archive.next()
     assert member is not None

@@ -2,59 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
-import hashlib
 import io
+import re
 import subprocess
 import sys
 import threading
 import zlib
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit.archive.compressor import BLOCK_BYTES, GzipWriter, find_compressor
-from buildkit.errors import SettingError
 
 COMPRESSIONS = ["isal-0", "isal-1", "isal-2", "isal-3", "zlib-1", "zlib-6", "zlib-9"]
 WITHOUT_ISAL = "import sys; sys.modules['isal'] = None\n"
 
 
-def compress(data: bytes, compression: str) -> tuple[bytes, GzipWriter]:
+def compress(data: bytes, compression: str) -> bytes:
     file = io.BytesIO()
-    with GzipWriter(file, find_compressor(compression)) as writer:
+    with GzipWriter(file.write, find_compressor(compression)) as writer:
         for start in range(0, len(data), BLOCK_BYTES):
             block = writer.take_block()
             piece = data[start : start + BLOCK_BYTES]
             block[: len(piece)] = piece
             writer.write(block, len(piece))
-    return file.getvalue(), writer
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 12 * BLOCK_BYTES + 7])
 def test_what_went_in_comes_out(compression: str, size: int) -> None:
     data = (b"what people pack is text, mostly " * (size // 33 + 1))[:size]
-    packed, writer = compress(data, compression)
+    packed = compress(data, compression)
     assert gzip.decompress(packed) == data
-    assert writer.sha256.hexdigest() == hashlib.sha256(packed).hexdigest()
-    assert writer.size_bytes == len(packed)
+    member = find_compressor(compression).start_reading()
+    assert member.decompress(packed) == data
+    assert member.eof
+
+
+@pytest.mark.parametrize("compression", ["isal-2", "zlib-1"])
+def test_a_damaged_member_is_noticed(compression: str) -> None:
+    packed = bytearray(compress(b"text of all kinds " * 500, compression))
+    packed[len(packed) // 2] ^= 0xFF
+    compressor = find_compressor(compression)
+    member = compressor.start_reading()
+    with contextlib.suppress(compressor.error):
+        member.decompress(bytes(packed))
+    assert not member.eof
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.binary(max_size=5000), st.sampled_from(COMPRESSIONS))
 def test_the_same_bytes_every_time(data: bytes, compression: str) -> None:
-    assert compress(data, compression)[0] == compress(data, compression)[0]
+    assert compress(data, compression) == compress(data, compression)
 
 
 def test_header_holds_no_name_no_time_and_no_system() -> None:
-    assert compress(b"x", "zlib-1")[0][:10] == compress(b"x", "isal-2")[0][:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    assert compress(b"x", "zlib-1")[:10] == compress(b"x", "isal-2")[:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 
-def test_a_level_whose_bytes_depend_on_no_processor_is_the_default() -> None:
+def test_the_default_level_does_not_depend_on_the_processor() -> None:
     assert find_compressor().describe() | {"version": ""} == {"name": "isal", "version": "", "level": 2}
 
 
@@ -64,25 +76,18 @@ def test_without_isal_it_is_zlib_at_level_1() -> None:
     assert done.stdout.strip() == str({"name": "zlib", "version": zlib.ZLIB_RUNTIME_VERSION, "level": 1})
 
 
-def test_isal_by_name_where_it_is_missing_says_how_to_get_it() -> None:
-    code = WITHOUT_ISAL + (
-        "from buildkit.archive.compressor import find_compressor\n"
-        "from buildkit.errors import SettingError\n"
-        "try: find_compressor('isal-1')\n"
-        "except SettingError as error: print(error.message, '|', error.fix)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "COMPRESSION=isal-1, but the package isal is not installed | pip install isal\n"
+def test_isal_by_name_is_not_replaced_by_another_if_it_is_missing() -> None:
+    code = WITHOUT_ISAL + "from buildkit.archive.compressor import find_compressor; find_compressor('isal-1')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError" in done.stderr
 
 
 @pytest.mark.parametrize(
     "compression", ["isal", "isal-", "isal-4", "isal-12", "zlib-0", "zlib-10", "gzip-6", "6", "-", "isal-²"]
 )
-def test_an_unknown_compression_is_refused(compression: str) -> None:
-    with pytest.raises(SettingError) as caught:
+def test_an_unknown_compressor_is_refused(compression: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(compression)):
         find_compressor(compression)
-    assert repr(compression) in caught.value.message
-    assert "zlib-1" in caught.value.fix
 
 
 class FullDisk(io.BytesIO):
@@ -97,8 +102,7 @@ class FullDisk(io.BytesIO):
 @pytest.mark.parametrize("blocks", [1, 40])
 def test_a_full_disk_is_raised_in_the_thread_that_reads_and_nobody_hangs(blocks: int) -> None:
     def write_all() -> None:
-        file: IO[bytes] = FullDisk()
-        with GzipWriter(file, find_compressor()) as writer:
+        with GzipWriter(FullDisk().write, find_compressor()) as writer:
             for _ in range(blocks):
                 writer.write(writer.take_block(), BLOCK_BYTES)
 
@@ -108,7 +112,7 @@ def test_a_full_disk_is_raised_in_the_thread_that_reads_and_nobody_hangs(blocks:
 
 def test_a_failure_of_the_reader_ends_the_compressor_too() -> None:
     def fail_midway() -> None:
-        with GzipWriter(io.BytesIO(), find_compressor()) as writer:
+        with GzipWriter(io.BytesIO().write, find_compressor()) as writer:
             writer.write(writer.take_block(), BLOCK_BYTES)
             raise ZeroDivisionError
 

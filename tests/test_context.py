@@ -1,12 +1,15 @@
-"""Step `context`: the archive is always of the tree as it is now, whether it was packed or kept."""
+"""Task `context`: the archive always has the tree as it is now, whether it was packed, copied or kept."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.archive.compressor import find_compressor
 from buildkit.errors import FileChanged, LocalError
-from buildkit.source.selection import SelectedFiles
-from buildkit.steps.context import PackedContext, pack_context
+from buildkit.models import BuildContext, Dockerfile, Version
+from buildkit.secret import ApiKey
+from buildkit.settings import CiEnvironment, Settings
+from buildkit.source.git import Commit
+from buildkit.source.tree import SelectedFiles, SourceTree
+from buildkit.tasks.context import pack_context
+from buildkit.ui import Ui
+from buildkit.workspace import Workspace
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:
@@ -26,6 +34,10 @@ if TYPE_CHECKING:
     from tests.commands import Command
 
 SECRET = "s3cr3t-t0k3n"
+SHA = "0506352" + "0" * 33
+ARCHIVE = "a.tar.gz"
+OPENED: list[str] = []
+sys.addaudithook(lambda event, arguments: OPENED.append(str(arguments[0])) if event == "open" else None)
 
 
 def list_tree(source: Path) -> SelectedFiles:
@@ -37,82 +49,192 @@ def list_tree(source: Path) -> SelectedFiles:
     return SelectedFiles(sorted(found), [], [])
 
 
-def pack(source: Path, archive: Path, **given: Any) -> PackedContext:
-    defaults: dict[str, Any] = {
-        "select": lambda: list_tree(source),
-        "generated": {"Dockerfile": b"FROM x\n"},
-        "mtime": 1_760_000_000,
-        "compressor": find_compressor("zlib-1"),
-        "secret": "",
-        "max_bytes": 10**9,
-        "warn_bytes": 10**9,
-        "dirty": None,
-        "previous": None,
-        "progress": lambda _: None,
-        "warn": pytest.fail,
-    }
-    return pack_context(source, archive=archive, **(defaults | given))
+class PlainTree(SourceTree):
+    """A folder of which everything is packed, at no commit or at `sha`; `lists` come before what is really there."""
+
+    def __init__(self, path: Path, *lists: SelectedFiles, sha: str | None = None) -> None:
+        super().__init__(path, Settings(), CiEnvironment())
+        self._lists = list(lists)
+        self._sha = sha
+
+    def identify(self, warn: Callable[[str], None]) -> Commit | None:  # noqa: ARG002 - the name is the base class's
+        return Commit(self._sha, None) if self._sha else None
+
+    def select(self) -> SelectedFiles:
+        return self._lists.pop(0) if self._lists else list_tree(self.path)
+
+
+class QuietUi(Ui):
+    """Keeps what is said; `interfere` is called while files are read."""
+
+    def __init__(self, interfere: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self.warnings: list[str] = []
+        self.reports: list[str] = []
+        self.interfere = interfere
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
+
+    def report(self, line: str) -> None:
+        self.reports.append(line)
+
+    def progress(self, label: str) -> Any:  # noqa: ARG002 - likewise
+        return nullcontext(lambda _done, _total: self.interfere())
+
+
+class Packing:
+    """A folder with a source tree in it, which is packed into a workspace beside the tree."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "source"
+        self.source.mkdir()
+        self.workspace = Workspace(folder / "out")
+        self.archive = self.workspace.path / ARCHIVE
+
+    def pack(
+        self,
+        *lists: SelectedFiles,
+        ui: QuietUi | None = None,
+        version: dict[str, Any] | None = None,
+        generated: dict[str, bytes] | None = None,
+        use_cache: bool = True,
+        **changed: Any,
+    ) -> BuildContext:
+        """Pack as it is after `version` and `dockerfile`; `changed` are settings."""
+        names: dict[str, Any] = {"sha": None, "dirty": False, "archive": ARCHIVE, "commit_time": 1_760_000_000}
+        names |= version or {}
+        with self.workspace.writing():
+            state = Version(name="a", short_sha="unknown", tags=["a"], primary_tag="a", **names)
+            self.workspace.save(state)
+            files = {"Dockerfile": b"FROM x\n", "BUILD_INSTRUCTIONS.md": b"# How\n"} | (generated or {})
+            for name, data in files.items():
+                self.workspace.write(name, data)
+            made_from = self.workspace.digests("version.json")
+            self.workspace.save(Dockerfile("source", "x", "0" * 64, {}, made_from=made_from))
+            tree = PlainTree(self.source, *lists, sha=names["sha"])
+            return pack_context(self.workspace, tree, Settings(**changed), ui or QuietUi(), use_cache=use_cache)
+
+    def stays(self, **given: Any) -> bool:
+        """Pack again, and return whether the archive was left as it is."""
+        before = self.archive.stat()
+        self.pack(**given)
+        return self.archive.stat() == before
+
+
+@pytest.fixture
+def packing(tmp_path: Path) -> Packing:
+    """An empty source tree."""
+    return Packing(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def settled_trees(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Trees, one for a test, that have not changed for so long that their times prove something."""
-    trees = [tmp_path_factory.mktemp("settled") for _ in range(40)]
+def settled_trees(tmp_path_factory: pytest.TempPathFactory) -> list[Packing]:
+    """Trees, one for a test, that have not changed for so long that their times can be relied on."""
+    trees = [Packing(tmp_path_factory.mktemp("settled")) for _ in range(50)]
     for tree in trees:
-        (tree / "source" / "pkg" / "folder").mkdir(parents=True)
-        (tree / "source" / "pkg" / "m.py").write_text("x = 1\n")
-        (tree / "source" / "pkg" / "n.py").write_text("y = 2\n")
-        (tree / "source" / "pkg" / "link").symlink_to("m.py")
+        (tree.source / "pkg" / "folder").mkdir(parents=True)
+        (tree.source / "pkg" / "m.py").write_text("x = 1\n")
+        (tree.source / "pkg" / "n.py").write_text("y = 2\n")
+        (tree.source / "pkg" / "link").symlink_to("m.py")
     time.sleep(2.05)
     return trees
 
 
 @pytest.fixture
-def settled(settled_trees: list[Path]) -> tuple[Path, Path, PackedContext]:
-    """A tree that has not changed for a while, its archive, and what was packed."""
+def settled(settled_trees: list[Packing]) -> Packing:
+    """A tree that has not changed for a while, and was packed."""
     tree = settled_trees.pop()
-    source, archive = tree / "source", tree / "a.tar.gz"
-    return source, archive, pack(source, archive)
+    tree.pack()
+    return tree
 
 
-def test_an_unchanged_tree_keeps_its_archive_without_reading_a_file(settled: tuple[Path, Path, PackedContext]) -> None:
-    source, archive, first = settled
-    before = archive.stat()
-    read_at = (source / "pkg" / "m.py").stat().st_atime_ns
-    assert pack(source, archive, previous=first) is first
-    assert archive.stat() == before
-    assert (source / "pkg" / "m.py").stat().st_atime_ns == read_at
+def list_opened() -> list[str]:
+    return [path for path in OPENED if path.rpartition("/")[2] in {"m.py", "n.py"}]
 
 
-def test_without_the_earlier_result_everything_is_read_and_comes_out_the_same(
-    settled: tuple[Path, Path, PackedContext],
-) -> None:
-    source, archive, first = settled
-    assert pack(source, archive).context == first.context
+def test_an_unchanged_tree_keeps_its_archive_without_reading_a_file(settled: Packing) -> None:
+    before = {name: (settled.workspace.path / name).stat() for name in (ARCHIVE, "context.json", ".context-cache")}
+    OPENED.clear()
+    ui = QuietUi()
+    settled.pack(ui=ui)
+    assert {name: (settled.workspace.path / name).stat() for name in before} == before
+    assert list_opened() == []
+    assert ui.reports[-1].startswith("nothing changed: 5 files")
+
+
+def test_without_the_cache_everything_is_read_and_comes_out_the_same(settled: Packing) -> None:
+    first = settled.workspace.load(BuildContext)
+    OPENED.clear()
+    assert settled.pack(use_cache=False) == first
+    assert len(list_opened()) == 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"version": {"commit_time": 1_760_000_001}},
+        {"runtime_api_key": ApiKey(SECRET)},
+        {"max_context_bytes": 10**8},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_another_setting_packs_again(settled: Packing, given: dict[str, Any]) -> None:
+    OPENED.clear()
+    assert not settled.stays(**given)
+    assert len(list_opened()) == 2
 
 
 @pytest.mark.parametrize(
     "given",
     [
         {"generated": {"Dockerfile": b"FROM y\n"}},
-        {"generated": {"Dockerfile": b"FROM x\n", "more": b""}},
-        {"mtime": 1_760_000_001},
-        {"compressor": find_compressor("zlib-2")},
-        {"secret": SECRET},
-        {"max_bytes": 10**8},
+        {"generated": {"programs/health.sh": b"exit 0\n"}},
+        {"version": {"archive": "b.tgz"}},
     ],
     ids=lambda given: next(iter(given)),
 )
-def test_another_setting_packs_again(settled: tuple[Path, Path, PackedContext], given: dict[str, Any]) -> None:
-    source, archive, first = settled
-    assert pack(source, archive, previous=first, **given) is not first
-
-
-@pytest.mark.parametrize("harm", ["remove", "truncate", "overwrite", "replace"])
-def test_an_archive_that_is_not_the_one_that_was_packed_is_packed_again(
-    settled: tuple[Path, Path, PackedContext], harm: str
+def test_only_the_generated_files_are_packed_again_if_only_they_changed(
+    settled: Packing, given: dict[str, Any]
 ) -> None:
-    source, archive, first = settled
+    OPENED.clear()
+    copied = settled.pack(**given)
+    assert list_opened() == []
+    names = os.listdir(settled.workspace.path)
+    assert [name for name in names if name.endswith("gz")] == [copied.archive]
+    archive = (settled.workspace.path / copied.archive).read_bytes()
+    assert settled.pack(**given) == copied
+    assert settled.pack(**given, use_cache=False) == copied
+    assert (settled.workspace.path / copied.archive).read_bytes() == archive
+    assert len(list_opened()) == 2
+
+
+def test_an_earlier_archive_that_cannot_be_read_is_packed_again(settled: Packing) -> None:
+    first, data = settled.workspace.load(BuildContext), settled.archive.read_bytes()
+    cache = settled.workspace.path / ".context-cache"
+    record = json.loads(cache.read_bytes())
+    cache.write_text(json.dumps(record | {"source": [record["source"][0], 512]}))
+    ui = QuietUi()
+    settled.pack(generated={"Dockerfile": b"FROM y\n"}, ui=ui)
+    assert ui.warnings == ["the earlier archive changed; reading the tree again"]
+    assert settled.pack() == first
+    assert settled.archive.read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b"{", b"{}", b'{"context": null}', b"[" * 100_000, b'{"source": [1, "x"]}', b"\xff"]
+)
+def test_a_damaged_cache_means_that_files_are_read(settled: Packing, record: bytes) -> None:
+    first = settled.workspace.load(BuildContext)
+    (settled.workspace.path / ".context-cache").write_bytes(record)
+    OPENED.clear()
+    assert settled.pack() == first
+    assert len(list_opened()) == 2
+
+
+@pytest.mark.parametrize("harm", ["remove", "truncate", "overwrite", "replace", "link"])
+def test_an_archive_that_is_not_the_one_that_was_packed_is_packed_again(settled: Packing, harm: str) -> None:
+    archive, first = settled.archive, settled.workspace.load(BuildContext)
     data, times = archive.read_bytes(), (archive.stat().st_atime_ns, archive.stat().st_mtime_ns)
     if harm == "remove":
         archive.unlink()
@@ -123,19 +245,25 @@ def test_an_archive_that_is_not_the_one_that_was_packed_is_packed_again(
         archive.with_name("copy").write_bytes(data[::-1])
         os.utime(archive.with_name("copy"), ns=times)
         archive.with_name("copy").replace(archive)
+    elif harm == "link":
+        archive.rename(settled.source.parent / "elsewhere")
+        archive.symlink_to(settled.source.parent / "elsewhere")
     else:
         archive.write_bytes(data[::-1])
         os.utime(archive, ns=times)
-    again = pack(source, archive, previous=first)
-    assert again is not first
-    assert again.context == first.context
+    OPENED.clear()
+    assert settled.pack() == first
+    assert len(list_opened()) == 2
     assert archive.read_bytes() == data
+    assert not archive.is_symlink()
 
 
-def test_a_tree_that_changed_a_moment_ago_proves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "m.py").write_text("x = 1\n")
-    packed = pack(tmp_path, tmp_path / ".." / "a.tar.gz")
-    assert packed.proof is None
+def test_a_tree_that_changed_a_moment_ago_is_read_again(packing: Packing) -> None:
+    (packing.source / "m.py").write_text("x = 1\n")
+    packing.pack()
+    OPENED.clear()
+    packing.pack()
+    assert len(list_opened()) == 1
 
 
 def rewrite(path: Path) -> None:
@@ -211,7 +339,7 @@ def read_archive(archive: Path) -> dict[str, tuple[str, bytes | str, bool]]:
         for member in packed:
             if member.issym():
                 tree[member.name] = ("link", member.linkname, True)
-            elif member.isreg() and member.name != "Dockerfile":
+            elif member.isreg() and member.name not in {"Dockerfile", "BUILD_INSTRUCTIONS.md"}:
                 content = packed.extractfile(member)
                 assert content is not None
                 tree[member.name] = ("file", content.read(), bool(member.mode & 0o100))
@@ -222,87 +350,83 @@ def read_archive(archive: Path) -> dict[str, tuple[str, bytes | str, bool]]:
 @given(st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), st.sampled_from(["m.py", "n.py"])), max_size=4))
 def test_never_a_stale_archive_however_fast_the_tree_changes(steps: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        source, archive = Path(folder) / "source", Path(folder) / "a.tar.gz"
-        (source / "pkg" / "folder").mkdir(parents=True)
+        packing = Packing(Path(folder))
+        (packing.source / "pkg" / "folder").mkdir(parents=True)
         for name in ("m.py", "n.py"):
-            (source / "pkg" / name).write_text(f"name = {name!r}\n")
-        (source / "pkg" / "link").symlink_to("m.py")
-        previous = pack(source, archive)
+            (packing.source / "pkg" / name).write_text(f"name = {name!r}\n")
+        (packing.source / "pkg" / "link").symlink_to("m.py")
+        packing.pack()
         for change, name in steps:
-            path = source / "pkg" / name
-            twins = [source / "pkg" / other for other in ("m.py", "n.py")]
+            path = packing.source / "pkg" / name
+            twins = [packing.source / "pkg" / other for other in ("m.py", "n.py")]
             if all(twin.is_file() and not twin.is_symlink() for twin in twins):
                 CHANGES[change](path)
-            previous = pack(source, archive, previous=previous)
-            assert read_archive(archive) == read_tree(source)
+            packing.pack()
+            assert read_archive(packing.archive) == read_tree(packing.source)
 
 
+@pytest.mark.parametrize("generated", [b"FROM x\n", b"FROM y\n"])
 @pytest.mark.parametrize("change", sorted(CHANGES))
-def test_never_a_stale_archive_of_a_tree_that_had_settled(
-    settled: tuple[Path, Path, PackedContext], change: str
-) -> None:
-    source, archive, first = settled
-    assert first.proof
-    assert pack(source, archive, previous=first) is first
-    CHANGES[change](source / "pkg" / "m.py")
-    assert pack(source, archive, previous=first) is not first
-    assert read_archive(archive) == read_tree(source)
+def test_never_a_stale_archive_of_a_tree_that_had_settled(settled: Packing, change: str, generated: bytes) -> None:
+    assert settled.stays()
+    CHANGES[change](settled.source / "pkg" / "m.py")
+    assert not settled.stays(generated={"Dockerfile": generated})
+    assert read_archive(settled.archive) == read_tree(settled.source)
 
 
 @pytest.mark.parametrize("previously", [True, False])
-def test_a_list_that_is_overtaken_by_the_tree_is_made_again(tmp_path: Path, previously: bool) -> None:
-    source, archive = tmp_path / "source", tmp_path / "a.tar.gz"
-    source.mkdir()
-    (source / "m.py").touch()
-    previous = pack(source, archive) if previously else None
-    warnings: list[str] = []
-    lists = iter([SelectedFiles(["gone.py", "m.py"], [], []), SelectedFiles(["m.py"], [], [])])
-    packed = pack(source, archive, select=lambda: next(lists), previous=previous, warn=warnings.append)
-    assert packed.context.files == 2
-    assert warnings == ["gone.py vanished while it was packed; reading the tree again"]
+def test_a_list_that_is_overtaken_by_the_tree_is_made_again(packing: Packing, previously: bool) -> None:
+    (packing.source / "m.py").touch()
+    if previously:
+        packing.pack()
+    ui = QuietUi()
+    context = packing.pack(SelectedFiles(["gone.py", "m.py"], [], []), SelectedFiles(["m.py"], [], []), ui=ui)
+    assert context.files == 3
+    assert ui.warnings == ["gone.py vanished while it was packed; reading the tree again"]
 
 
-def test_a_file_that_never_rests_is_given_up_and_the_old_archive_stays(tmp_path: Path) -> None:
-    source, archive = tmp_path / "source", tmp_path / "a.tar.gz"
-    source.mkdir()
-    (source / "m.py").write_bytes(bytes(1 << 19))
-    archive.write_bytes(b"as before")
-    warnings: list[str] = []
-
-    def touch(_: int) -> None:
-        os.utime(source / "m.py", (1, 1))
-
+def test_a_file_that_never_rests_is_given_up_and_the_old_archive_stays(packing: Packing) -> None:
+    (packing.source / "m.py").write_bytes(bytes(1 << 19))
+    packing.pack()
+    before = packing.archive.read_bytes()
+    ui = QuietUi(lambda: os.utime(packing.source / "m.py", (1, 1)))
     with pytest.raises(FileChanged, match=r"m\.py changed"):
-        pack(source, archive, progress=touch, warn=warnings.append)
-    assert len(warnings) == 3
-    assert sorted(os.listdir(tmp_path)) == ["a.tar.gz", "source"]
-    assert archive.read_bytes() == b"as before"
+        packing.pack(ui=ui, use_cache=False)
+    assert len(ui.warnings) == 3
+    assert packing.archive.read_bytes() == before
+    assert not [name for name in os.listdir(packing.workspace.path) if name.startswith(".tmp")]
 
 
-def test_a_context_over_the_limit_names_what_is_large(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    (source / "pkg" / "data").mkdir(parents=True)
-    (source / "pkg" / "data" / "model.bin").write_bytes(bytes(900_000))
-    (source / "m.py").write_bytes(bytes(10))
+def test_a_context_over_the_limit_names_what_is_large(packing: Packing) -> None:
+    (packing.source / "pkg" / "data").mkdir(parents=True)
+    (packing.source / "pkg" / "data" / "model.bin").write_bytes(bytes(900_000))
+    (packing.source / "m.py").write_bytes(bytes(10))
     with pytest.raises(
         LocalError, match=r"larger than 400\.0 kB; .*pkg/data/ 900\.0 kB.*pkg/data/model\.bin 900\.0 kB"
     ):
-        pack(source, tmp_path / "a.tar.gz", max_bytes=400_000)
-    assert os.listdir(tmp_path) == ["source"]
-    warnings: list[str] = []
-    pack(source, tmp_path / "a.tar.gz", warn_bytes=400_000, warn=warnings.append)
-    assert warnings == [
-        "largest folders: pkg/data/ 900.0 kB, ./ 10 B; largest files: pkg/data/model.bin 900.0 kB, m.py 10 B"
+        packing.pack(max_context_bytes=400_000)
+    assert not packing.archive.exists()
+    assert not (packing.workspace.path / "context.json").exists()
+
+
+def test_the_largest_files_of_a_large_context_are_named(packing: Packing) -> None:
+    (packing.source / "pkg" / "data").mkdir(parents=True)
+    with (packing.source / "pkg" / "data" / "model.bin").open("wb") as file:
+        file.truncate(100_000_000)
+    (packing.source / "m.py").write_bytes(bytes(10))
+    ui = QuietUi()
+    packing.pack(ui=ui)
+    assert ui.warnings == [
+        "largest folders: pkg/data/ 100.0 MB, ./ 10 B; largest files: pkg/data/model.bin 100.0 MB, m.py 10 B"
     ]
 
 
 @pytest.mark.parametrize("place", ["content", "seam", "name", "link", "generated"])
-def test_the_key_is_found_and_its_place_is_named_without_it(tmp_path: Path, place: str) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
+def test_the_key_is_found_and_its_place_is_named_without_it(packing: Packing, place: str) -> None:
+    source = packing.source
     (source / "a.py").write_text("fine\n")
-    generated = {"Dockerfile": b"FROM x\n"}
-    where = "name of a file or in the target of a link"
+    generated = {}
+    where = "name of a file or the target of a link"
     if place == "content":
         (source / "b.py").write_text(f"one\ntwo\nkey = '{SECRET}'\n")
         where = "b.py, line 3"
@@ -314,37 +438,45 @@ def test_the_key_is_found_and_its_place_is_named_without_it(tmp_path: Path, plac
     elif place == "link":
         (source / "l").symlink_to(SECRET)
     else:
-        generated["Dockerfile"] = b"ARG KEY=" + SECRET.encode()
-        where = ""
+        generated["Dockerfile"] = b"FROM x\nARG KEY=" + SECRET.encode()
+        where = "Dockerfile, line 2"
     with pytest.raises(LocalError, match="RUNTIME_API_KEY is in") as caught:
-        pack(source, tmp_path / "a.tar.gz", secret=SECRET, generated=generated)
+        packing.pack(runtime_api_key=ApiKey(SECRET), generated=generated)
     assert where in caught.value.message
     assert SECRET not in caught.value.message + caught.value.fix
-    assert not (tmp_path / "a.tar.gz").exists()
+    assert not packing.archive.exists()
 
 
-def test_a_short_key_is_not_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "m.py").write_text("the key is in here")
-    assert pack(tmp_path, tmp_path.parent / "short.tar.gz", secret="key").context.files == 2
+def test_a_short_key_is_not_looked_for(packing: Packing) -> None:
+    (packing.source / "m.py").write_text("the key is in here")
+    assert packing.pack(runtime_api_key=ApiKey("key")).files == 3
 
 
 @pytest.mark.parametrize(("dirty", "changed"), [(False, ["m.py"]), (True, [])])
-def test_a_tree_that_is_not_what_the_version_says_is_refused(tmp_path: Path, dirty: bool, changed: list[str]) -> None:
-    (tmp_path / "m.py").touch()
-    with pytest.raises(LocalError, match=r"version\.json tells of") as caught:
-        pack(tmp_path, tmp_path / "a.tar.gz", dirty=dirty, select=lambda: SelectedFiles(["m.py"], changed, []))
-    assert "invoke version" in caught.value.fix
+def test_a_tree_that_is_not_what_the_version_says_is_refused(packing: Packing, dirty: bool, changed: list[str]) -> None:
+    (packing.source / "m.py").touch()
+    with pytest.raises(LocalError, match=r"version\.json says that") as caught:
+        packing.pack(SelectedFiles(["m.py"], changed, []), version={"sha": SHA, "dirty": dirty})
+    assert "`runtime-build version`" in caught.value.fix
     assert all(path in caught.value.message for path in changed)
 
 
-def test_warnings_of_the_selection_are_given_once(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "m.py").touch()
-    lists = iter([SelectedFiles(["gone", "m.py"], [], ["odd"]), SelectedFiles(["m.py"], [], ["odd"])])
-    warnings: list[str] = []
-    pack(source, tmp_path / "a.tar.gz", select=lambda: next(lists), warn=warnings.append)
-    assert warnings == ["odd", "gone vanished while it was packed; reading the tree again"]
+def test_warnings_of_the_selection_are_given_once(packing: Packing) -> None:
+    (packing.source / "m.py").touch()
+    lists = [SelectedFiles(["gone", "m.py"], [], ["odd"]), SelectedFiles(["m.py"], [], ["odd"])]
+    ui = QuietUi()
+    packing.pack(*lists, ui=ui)
+    assert ui.warnings == ["odd", "gone vanished while it was packed; reading the tree again"]
+
+
+def test_every_file_that_it_is_made_from_is_recorded(packing: Packing) -> None:
+    context = packing.pack(generated={"programs/health.sh": b"exit 0\n"})
+    names = {"version.json", "dockerfile.json", "Dockerfile", "BUILD_INSTRUCTIONS.md", "programs/health.sh"}
+    assert set(context.made_from) == names
+    assert packing.workspace.load(BuildContext) == context
+    packing.workspace.write("programs/health.sh", b"exit 1\n")
+    with pytest.raises(LocalError, match=r"made from another programs/health\.sh"):
+        packing.workspace.load(BuildContext)
 
 
 def test_two_checkouts_of_one_commit_give_identical_archives(command: Command, tmp_path: Path) -> None:
@@ -366,7 +498,7 @@ def test_an_edit_after_version_stops_context(command: Command) -> None:
     command.run("dockerfile", "--target", "source").succeed()
     command.run("context").succeed()
     (command.checkout / "README.md").write_text("edited")
-    command.run("context").fail(3, "tells of a clean checkout", "README.md", "invoke version")
+    command.run("context").fail(3, "says that the checkout is clean", "README.md", "invoke version")
     command.run("version").succeed()
     command.run("dockerfile", "--target", "source").succeed()
     command.run("context").succeed()

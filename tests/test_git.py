@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import LocalError
-from buildkit.source.git import Commit, explain_ignored, find_checkout, is_checkout, read_commit, run_git, stream_git
+from buildkit.source.git import (
+    Commit,
+    IgnoredBy,
+    explain_ignored,
+    find_checkout,
+    is_checkout,
+    read_commit,
+    run_git,
+    stream_git,
+)
 from tests.checkouts import COMMIT_TIME, commit_all
 from tests.checkouts import run_git as git
 
@@ -74,7 +83,7 @@ def test_variables_of_a_hook_do_not_lead_elsewhere(
 def test_ignored_by_file_line_and_pattern(git_repo: Path) -> None:
     (git_repo / "openhands-sdk" / ".gitignore").write_text("# nothing\n*.log\n")
     (git_repo / "openhands-sdk" / "a.log").touch()
-    assert explain_ignored(git_repo, "openhands-sdk/a.log") == ("openhands-sdk/.gitignore", 2, "*.log")
+    assert explain_ignored(git_repo, "openhands-sdk/a.log") == IgnoredBy("openhands-sdk/.gitignore", 2, "*.log")
     assert explain_ignored(git_repo, "README.md") is None
 
 

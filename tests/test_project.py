@@ -145,7 +145,7 @@ def test_file_that_the_project_table_names_is_required(tmp_path: Path, line: str
         ("[tool.uv.workspace]\nmembers = ['bare']", "'bare' has no pyproject.toml"),
         ("[tool.uv.workspace]\nmembers = ['../x']", "outside the source directory"),
         ("[tool.uv.workspace]\nmembers = ['/x']", "outside the source directory"),
-        ("[tool.uv.workspace]\nmembers = ['a**']", "is none"),
+        ("[tool.uv.workspace]\nmembers = ['a**']", "is not a valid pattern"),
         ('[tool.uv.workspace]\nmembers = ["a\\u0000"]', "control character"),
         ("[tool.uv.sources]\nx = {path = '../x'}", "outside the source directory"),
         ("[tool.uv.sources]\nx = {path = 'gone'}", "'gone', which is missing"),
@@ -235,3 +235,21 @@ def test_any_project_file_at_all_is_read_or_refused(
         assert "Traceback" not in str(error)  # noqa: PT017 - both ends are right
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("label", ["Source", "source-code", "Repository", "GitHub"])
+def test_source_url_of_the_project_or_of_the_first_member_that_has_one(tmp_path: Path, label: str) -> None:
+    workspace = '[tool.uv.workspace]\nmembers = ["a", "b"]\n'
+    write_project(tmp_path, workspace, "a/", "b/")
+    assert read_project(tmp_path).source_url is None
+    (tmp_path / "b" / "pyproject.toml").write_text(f'[project.urls]\n"{label}" = "https://example.com/b"\n')
+    assert read_project(tmp_path).source_url == "https://example.com/b"
+    (tmp_path / "pyproject.toml").write_text(f'{workspace}[project.urls]\n{label} = "https://example.com/root"\n')
+    assert read_project(tmp_path).source_url == "https://example.com/root"
+
+
+def test_a_member_whose_project_file_is_invalid_is_named(tmp_path: Path) -> None:
+    write_project(tmp_path, '[tool.uv.workspace]\nmembers = ["a"]', "a/")
+    (tmp_path / "a" / "pyproject.toml").write_text("not toml")
+    with pytest.raises(LocalError, match=r"^a/pyproject\.toml cannot be read"):
+        read_project(tmp_path)

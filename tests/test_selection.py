@@ -9,27 +9,29 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.errors import LocalError, SettingError
-from buildkit.source.project import read_project
+from buildkit.settings import CiEnvironment, Settings
 from buildkit.source.rules import Verdict
-from buildkit.source.selection import SelectedFiles, Selection
+from buildkit.source.tree import SelectedFiles, SourceTree
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 SDK = "openhands-sdk/openhands/sdk"
 
 
-def make_selection(source: Path, **rules: Any) -> Selection:
-    return Selection(source, read_project(source), **rules)
+def make_tree(source: Path, *, ours: Sequence[str] = (), **patterns: Sequence[str]) -> SourceTree:
+    settings = Settings(**{name: tuple(lines) for name, lines in patterns.items()})  # type: ignore[arg-type]  # by name
+    return SourceTree(source, settings, CiEnvironment(), ours=ours)
 
 
 def select(source: Path, **rules: Any) -> SelectedFiles:
-    return make_selection(source, **rules).select()
+    return make_tree(source, **rules).select()
 
 
 def explain(source: Path, path: str, **rules: Any) -> Verdict:
-    return make_selection(source, **rules).explain(path)
+    return make_tree(source, **rules).explain(path)
 
 
 def put(source: Path, *paths: str) -> None:
@@ -40,13 +42,13 @@ def put(source: Path, *paths: str) -> None:
 
 def check_explained(source: Path, **rules: Any) -> None:
     """Every file below the source is explained as it is treated."""
-    selection = make_selection(source, **rules)
-    packed = set(selection.select().files)
+    tree = make_tree(source, **rules)
+    packed = set(tree.select().files)
     for folder, _, names in os.walk(source):
         for name in names:
             path = os.path.relpath(os.path.join(folder, name), source)
             if "/.git/" not in f"/{path}":
-                assert selection.explain(path).packed is (path in packed), path
+                assert tree.explain(path).packed is (path in packed), path
 
 
 def test_the_same_files_in_git_and_outside_it(source_tree: Path) -> None:
@@ -163,11 +165,51 @@ def test_dockerignore_and_gitignore_are_named_with_their_lines(git_repo: Path) -
     check_explained(git_repo)
 
 
+def test_a_repository_inside_the_tree_is_explained_by_its_own_rules(git_repo: Path) -> None:
+    put(git_repo, f"{SDK}/nested/m.py", f"{SDK}/nested/a.log", f"{SDK}/nested/out/m.py", "apart/inner/m.py")
+    (git_repo / SDK / "nested" / ".gitignore").write_text("*.log\n")
+    (git_repo / ".gitignore").write_text("out/\n/apart/\n")
+    commit_all(git_repo / SDK / "nested")
+    commit_all(git_repo / "apart" / "inner")
+    ignored = Verdict(False, "pattern '*.log', and git does not track it", ".gitignore", 1)
+    assert explain(git_repo, f"{SDK}/nested/a.log") == ignored
+    assert explain(git_repo, f"{SDK}/nested/out/m.py").packed
+    check_explained(git_repo)
+
+
+def test_a_generated_file_takes_the_place_of_the_trees_own(git_repo: Path) -> None:
+    names = ("Dockerfile", "BUILD_INSTRUCTIONS.md", ".runtime-build/health.sh", f"{SDK}/Dockerfile")
+    put(git_repo, *names)
+    assert [path for path in select(git_repo, include=["*"]).files if path in names] == [f"{SDK}/Dockerfile"]
+    for name in names[:3]:
+        reason = "a generated file of that name is packed instead"
+        assert explain(git_repo, name, include=["*"]) == Verdict(packed=False, reason=reason)
+
+
 def test_what_cannot_be_packed_is_not_explained(git_repo: Path) -> None:
     os.mkfifo(git_repo / SDK / "fifo")
     assert explain(git_repo, f"{SDK}/fifo").reason == "it is not a file, folder or link"
-    for path, said in (("nowhere", "no such file"), (SDK, "is a folder"), ("LICENSE/x", "no such file")):
+    long = "x" * 300
+    (git_repo / SDK / "link").symlink_to("workspace")
+    behind = explain(git_repo, f"{SDK}/link/__init__.py")
+    assert behind == Verdict(packed=False, reason="it is behind a symbolic link, which is packed as a link")
+    for path, said in (
+        ("nowhere", "no such file in the source directory: nowhere"),
+        (f"{SDK}/no/where", "no such file"),
+        (".git/nowhere", "no such file"),
+        ("LICENSE/x", "no such file"),
+        (SDK, "is a folder"),
+        (long, "cannot be looked up: File name too long"),
+    ):
         with pytest.raises(LocalError, match=said):
+            explain(git_repo, path)
+
+
+def test_a_file_that_was_deleted_or_never_existed_has_no_explanation(git_repo: Path) -> None:
+    (git_repo / ".dockerignore").write_text("**/tests\n")
+    (git_repo / SDK / "__init__.py").unlink()
+    for path in (f"{SDK}/__init__.py", f"{SDK}/tests/never.py"):
+        with pytest.raises(LocalError, match="no such file"):
             explain(git_repo, path)
 
 
@@ -196,13 +238,13 @@ def test_what_changed_is_the_same_without_listing_the_rest(git_repo: Path, chang
         put(git_repo, f"{SDK}/nested/m.py")
         commit_all(git_repo / SDK / "nested")
         (git_repo / SDK / "nested" / "m.py").write_text("edited")
-    found = make_selection(git_repo).find_changed()
+    found = make_tree(git_repo).find_changed()
     assert found == select(git_repo).changed
     assert bool(found) is (change in {"edit", "new", "stage", "nested"})
 
 
 def test_outside_git_nothing_has_changed(source_tree: Path) -> None:
-    assert make_selection(source_tree, include=["*"]).find_changed() == []
+    assert make_tree(source_tree, include=["*"]).find_changed() == []
 
 
 def test_a_file_that_git_was_told_to_forget_and_ignore_is_left_out(git_repo: Path) -> None:
@@ -229,7 +271,8 @@ def test_a_sparse_checkout_is_not_packed_with_holes(git_repo: Path) -> None:
     run_git(git_repo, "sparse-checkout", "set", "--cone", "openhands-sdk")
     source = git_repo
     for member in ("openhands-agent-server", "openhands-tools", "openhands-workspace"):
-        put(source, f"{member}/pyproject.toml")
+        (source / member).mkdir()
+        (source / member / "pyproject.toml").touch()
     with pytest.raises(LocalError, match="left out by the sparse checkout") as caught:
         select(source)
     assert caught.value.fix == "run `git sparse-checkout disable`"
@@ -286,9 +329,9 @@ def test_names_that_trouble_others_are_told(git_repo: Path) -> None:
         f"{SDK}/x.",
     )
     assert select(git_repo).warnings == [
-        f"names that not every system can hold: {SDK}/aux.py, {SDK}/x.",
-        f"{SDK}/Sub and {SDK}/sub differ in case only",
-        f"{SDK}/Twin.py and {SDK}/twin.py differ in case only",
+        f"names that not every system allows: {SDK}/aux.py, {SDK}/x.",
+        f"{SDK}/Sub and {SDK}/sub differ only in case",
+        f"{SDK}/Twin.py and {SDK}/twin.py differ only in case",
     ]
 
 

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.errors import LocalError
-from buildkit.steps.version import describe_version, identify_source
+from buildkit.settings import CiEnvironment, Settings
+from buildkit.source.tree import SourceTree
+from buildkit.tasks.version import describe_version
+from buildkit.ui import Ui
+from buildkit.workspace import Workspace
 from tests.checkouts import COMMIT_TIME, commit_all, run_git
 
 if TYPE_CHECKING:
@@ -25,8 +29,8 @@ OTHER = "0123456789" * 4
 
 def identify(source: Path, git_sha: str | None = None, github_sha: str = "") -> tuple[Commit | None, list[str]]:
     warnings: list[str] = []
-    commit = identify_source(source, git_sha=git_sha, github_sha=github_sha, warn=warnings.append)
-    return commit, warnings
+    tree = SourceTree(source, Settings(git_sha=git_sha), CiEnvironment(sha=github_sha))
+    return tree.identify(warnings.append), warnings
 
 
 def find_sha(source: Path, **given: Any) -> str | None:
@@ -34,10 +38,12 @@ def find_sha(source: Path, **given: Any) -> str | None:
     return commit.sha if commit else None
 
 
-def describe(commit: Commit | None, *changed: str, **changes: Any) -> tuple[Version, list[str]]:
-    warnings: list[str] = []
-    values: dict[str, Any] = {"tags": ["dev", "staging"], "output_name": None, "commit_time": None, "allow_dirty": True}
-    return describe_version(commit, changed, warn=warnings.append, **(values | changes)), warnings
+def describe(source: Path, **changes: Any) -> Version:
+    """Return the version of a source tree, which is saved outside of it; warnings go to stderr."""
+    settings = Settings(custom_tags=("dev", "staging"), **changes)
+    workspace = Workspace(source.parent / "described")
+    with workspace.writing():
+        return describe_version(workspace, SourceTree(source, settings, CiEnvironment()), settings, Ui())
 
 
 def test_checkout_is_called_by_its_commit_and_the_commits_time(git_repo: Path) -> None:
@@ -92,7 +98,7 @@ def test_without_a_commit_the_source_is_unknown_and_says_so(source_tree: Path, *
     commit, (warning,) = identify(source_tree)
     assert commit is None
     assert "`unknown`" in warning
-    version, _ = describe(commit)
+    version = describe(source_tree)
     assert (version.name, version.sha, version.short_sha) == ("agent-server-unknown-dev", None, "unknown")
     assert (version.archive, version.commit_time) == ("agent-server-unknown-dev.tar.gz", None)
 
@@ -170,35 +176,55 @@ def test_checkout_of_another_user_is_answered_with_what_git_wants(
     assert caught.value.fix == f"git config --global --add safe.directory {git_repo}"
 
 
-def test_names_come_from_commit_and_first_tag(git_repo: Path) -> None:
-    version, warnings = describe(identify(git_repo)[0])
+def test_names_come_from_commit_and_first_tag(git_repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version = describe(git_repo)
     assert version.name == f"agent-server-{version.short_sha}-dev"
     assert len(version.short_sha) == 7
     assert (version.tags, version.primary_tag) == (["dev", "staging"], "dev")
     assert version.archive == f"{version.name}.tar.gz"
-    assert (version.dirty, warnings) == (False, [])
+    assert (version.dirty, capsys.readouterr().err) == (False, "")
 
 
 def test_archive_takes_a_name_of_its_own(git_repo: Path) -> None:
-    assert describe(identify(git_repo)[0], output_name="mine.tgz")[0].archive == "mine.tgz"
+    assert describe(git_repo, output_name="mine.tgz").archive == "mine.tgz"
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_time_that_is_set_goes_before_the_commits(git_repo: Path, epoch: int) -> None:
-    assert describe(identify(git_repo)[0], commit_time=epoch)[0].commit_time == epoch
+    assert describe(git_repo, source_date_epoch=epoch).commit_time == epoch
 
 
-def test_changed_files_are_a_warning_that_names_a_few(git_repo: Path) -> None:
-    version, (warning,) = describe(identify(git_repo)[0], *"abcdefg")
-    assert version.dirty
-    assert "7 files differ from the commit: a, b, c, d, e …" in warning
+def test_changed_files_are_a_warning_that_names_a_few(git_repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abcdefg":
+        (git_repo / "openhands-sdk" / name).touch()
+    assert describe(git_repo).dirty
+    named = ", ".join(f"openhands-sdk/{name}" for name in "abcde")
+    assert f"7 files differ from the commit: {named} …" in capsys.readouterr().err
 
 
 def test_changed_files_are_an_error_where_they_are_not_allowed(git_repo: Path) -> None:
+    (git_repo / "openhands-sdk" / "a.py").touch()
     with pytest.raises(LocalError) as caught:
-        describe(identify(git_repo)[0], "a.py", allow_dirty=False)
+        describe(git_repo, allow_dirty=False)
     assert "a.py" in caught.value.message
     assert "ALLOW_DIRTY=true" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("sha", "ci", "ref"),
+    [
+        (OTHER, CiEnvironment(OTHER, "refs/heads/main"), "refs/heads/main"),
+        (OTHER, CiEnvironment("9" * 40, "refs/heads/main"), OTHER),
+        (OTHER, CiEnvironment(OTHER, ""), OTHER),
+        (OTHER, CiEnvironment(OTHER, "refs/heads/a\nRUN evil"), OTHER),
+        (OTHER, CiEnvironment(OTHER, "refs/heads/\x1b[31m"), OTHER),
+        (None, CiEnvironment("", "refs/heads/main"), "unknown"),
+    ],
+)
+def test_ref_is_the_jobs_own_only_if_the_job_is_about_this_commit(
+    tmp_path: Path, sha: str | None, ci: CiEnvironment, ref: str
+) -> None:
+    assert SourceTree(tmp_path, Settings(), ci).ref(sha) == ref
 
 
 def change_packed(checkout: Path) -> None:
@@ -248,8 +274,10 @@ def test_name_is_all_that_stands_on_stdout(command: Command) -> None:
 
 def test_library_call_prints_nothing(git_repo: Path) -> None:
     code = (
-        "import sys, pathlib; from buildkit.steps.version import identify_source\n"
-        "identify_source(pathlib.Path(sys.argv[1]), git_sha=None, github_sha='x', warn=lambda _: None)"
+        "import sys, pathlib\n"
+        "from buildkit.settings import CiEnvironment, Settings\n"
+        "from buildkit.source.tree import SourceTree\n"
+        "SourceTree(pathlib.Path(sys.argv[1]), Settings(), CiEnvironment(sha='x')).identify(lambda _: None)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code, git_repo], env=environment, capture_output=True, check=True)

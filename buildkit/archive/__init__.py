@@ -1,1 +1,1 @@
-"""Ordered files to a reproducible tar.gz."""
+"""Files, in order, to a reproducible tar.gz."""

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import zlib
 from collections import deque
-from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, Self
-
-from buildkit.errors import SettingError
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# ISA-L's output depends on how its input is cut, so every block but the last has exactly this size.
+# ISA-L's output depends on how its input is cut, so every block except the last has exactly this size.
 BLOCK_BYTES = 1 << 18
-FALLBACK = "zlib"  # of the standard library, where ISA-L is missing
+FALLBACK = "zlib"  # from the standard library, if ISA-L is missing
 _BLOCKS_AHEAD = 1
 # No file name, no time, no flags; operating system "unknown".
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _RAW_DEFLATE = -15
+_GZIP = 31
 # An empty block of fixed codes, marked as the last one (RFC 1951, 3.2.3).
 _LAST_BLOCK = b"\x03\0"
 _ZLIB_THREADS = 2
-_ISAL_MEMORY = 9  # longer runs to one code table: a little smaller at the same speed
+_ISAL_MEMORY = 9  # more input for each code table: a little smaller at the same speed
 
 
 class _Deflate(Protocol):
@@ -32,61 +30,68 @@ class _Deflate(Protocol):
     def flush(self) -> bytes: ...
 
 
+class _Inflate(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
 class Compressor(NamedTuple):
-    """A named way to compress; `describe()` is what makes two archives comparable."""
+    """A named way to compress; archives are comparable if `describe()` is the same.
+
+    Attributes:
+        start: Begins a raw deflate stream.
+        start_reading: Begins to read a gzip member, which raises `error` if it is damaged.
+    """
 
     name: str
     version: str
     level: int
     start: Callable[[], _Deflate]
+    start_reading: Callable[[], _Inflate]
+    error: type[Exception]
     crc32: Callable[[memoryview, int], int]
 
     def describe(self) -> dict[str, str | int]:
-        """Return what `context.json` records of the compressor."""
+        """Return what `context.json` records about the compressor."""
         return {"name": self.name, "version": self.version, "level": self.level}
 
 
-def find_compressor(compression: str = "") -> Compressor:
-    """Return the compressor that COMPRESSION names (`isal-0` to `isal-3`, `zlib-1` to `zlib-9`).
+def find_compressor(name: str = "") -> Compressor:
+    """Return the compressor of that name (`isal-0` to `isal-3`, `zlib-1` to `zlib-9`).
 
-    Without a name it is ISA-L at level 2, whose bytes do not depend on the processor (level 3's do), or zlib at
-    level 1 where the `isal` package is not installed.
+    The default is ISA-L at level 2, whose bytes do not depend on the processor (level 3's do), or zlib at level 1 if
+    the `isal` package is not installed.
 
     Raises:
-        SettingError: No such compressor, or it is not installed.
+        ValueError: There is no such compressor.
+        ImportError: It is named, but not installed.
     """
-    name, _, level = (compression or "isal-2").partition("-")
-    levels = {"isal": "0123", "zlib": "123456789"}.get(name, "")
+    kind, _, level = (name or "isal-2").partition("-")
+    levels = {"isal": "0123", "zlib": "123456789"}.get(kind, "")
     if len(level) != 1 or level not in levels:
-        raise SettingError(
-            f"COMPRESSION is not a compressor and its level: {compression!r}", "use isal-0 … isal-3, or zlib-1 … zlib-9"
-        )
-    if name == "zlib":
+        raise ValueError(name)
+    if kind == "zlib":
         return _use_zlib(int(level))
     try:
         return _use_isal(int(level))
     except ImportError:
-        if not compression:
-            return _use_zlib(1)
-        raise SettingError(
-            f"COMPRESSION={compression}, but the package isal is not installed", "pip install isal"
-        ) from None
+        if name:
+            raise
+        return _use_zlib(1)
 
 
 class GzipWriter:
-    """Compresses blocks in a thread of its own and writes them to a file, so that reading and compressing overlap.
+    """Writes one gzip member, compressed in a thread of its own, so that reading and compressing overlap.
 
     A context manager: when the block ends, everything is written, or the failure to write it is raised.
 
-    Attributes:
-        sha256: Of what was written.
-        size_bytes: What was written, in bytes.
+    Args:
+        put: Called in that thread with the compressed bytes.
     """
 
-    def __init__(self, file: IO[bytes], compressor: Compressor) -> None:
-        self.sha256 = hashlib.sha256()
-        self.size_bytes = 0
-        self._file = file
+    def __init__(self, put: Callable[[bytes], object], compressor: Compressor) -> None:
+        self._put = put
         self._compressor = compressor
         self._failure: Exception | None = None
         self._full: queue.Queue[memoryview | None] = queue.Queue(_BLOCKS_AHEAD)
@@ -106,11 +111,11 @@ class GzipWriter:
             raise self._failure
 
     def take_block(self) -> bytearray:
-        """Return a block to fill; hand it back by `write`."""
+        """Return a block to fill; `write` takes it back."""
         return self._empty.get()
 
     def write(self, block: bytearray, size_bytes: int) -> None:
-        """Compress the first `size_bytes` of `block`, which must all be used except in the last one.
+        """Compress the first `size_bytes` of `block`: all of it, unless it is the last one.
 
         Raises:
             OSError: An earlier block could not be written.
@@ -122,7 +127,7 @@ class GzipWriter:
     def _work(self) -> None:
         try:
             self._compress()
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for it
+        except Exception as error:  # noqa: BLE001 - raised in the thread that waits for it
             self._failure = error
             while (block := self._full.get()) is not None:
                 self._give_back(block)
@@ -139,11 +144,6 @@ class GzipWriter:
         self._put(deflate.flush())
         self._put(checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little"))
 
-    def _put(self, data: bytes) -> None:
-        self.sha256.update(data)
-        self.size_bytes += len(data)
-        self._file.write(data)
-
     def _give_back(self, block: memoryview) -> None:
         buffer = block.obj
         block.release()
@@ -151,10 +151,10 @@ class GzipWriter:
 
 
 class _ZlibBlocks:
-    """Deflates each block by itself, in threads; none sees another's block, so their number changes no byte."""
+    """Deflates each block by itself, in threads; the number of threads does not change the bytes."""
 
     def __init__(self, level: int) -> None:
-        from concurrent.futures import Future, ThreadPoolExecutor  # only where ISA-L is missing
+        from concurrent.futures import Future, ThreadPoolExecutor  # needed only if ISA-L is missing
 
         self._level = level
         self._pool = ThreadPoolExecutor(_ZLIB_THREADS, "zlib")
@@ -175,16 +175,26 @@ class _ZlibBlocks:
 
 
 def _use_zlib(level: int) -> Compressor:
-    return Compressor(FALLBACK, zlib.ZLIB_RUNTIME_VERSION, level, lambda: _ZlibBlocks(level), zlib.crc32)
+    return Compressor(
+        FALLBACK,
+        zlib.ZLIB_RUNTIME_VERSION,
+        level,
+        start=lambda: _ZlibBlocks(level),
+        start_reading=lambda: zlib.decompressobj(_GZIP),
+        error=zlib.error,
+        crc32=zlib.crc32,
+    )
 
 
 def _use_isal(level: int) -> Compressor:
-    from isal import __version__, isal_zlib
+    from isal import __version__, igzip_lib, isal_zlib
 
     return Compressor(
         "isal",
         __version__,
         level,
-        lambda: isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW_DEFLATE, _ISAL_MEMORY),
-        isal_zlib.crc32,
+        start=lambda: isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW_DEFLATE, _ISAL_MEMORY),
+        start_reading=lambda: isal_zlib.decompressobj(_GZIP),
+        error=cast("type[Exception]", igzip_lib.IsalError),  # which its stub types as an instance
+        crc32=isal_zlib.crc32,
     )

@@ -1,57 +1,81 @@
-"""The tar on its way to the compressor: fixed blocks, their digest, and the search for the secret."""
+"""The tar on its way to the compressor: fixed blocks, their digest, the size limit, and the search for the secret."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.archive import tar
 from buildkit.archive.compressor import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from buildkit.archive.compressor import GzipWriter
+    from buildkit.archive.compressor import Compressor, GzipWriter
+    from buildkit.archive.digest import Digest
 
 
 class SecretFound(Exception):
     """The secret is in the tar."""
 
 
-class TarStream:
-    """Cuts what is written into fixed blocks, digests them and looks for the secret in them.
+class LimitExceeded(Exception):
+    """The tar is larger than it may be."""
+
+
+class PackingOptions(NamedTuple):
+    """What determines an archive, in addition to its files.
 
     Attributes:
-        sha256: Of all blocks that were sent on.
+        mtime: Of every entry, in seconds since the epoch.
+        max_bytes: The limit of the tar before compression.
+        secret: Bytes that must not be in the tar; empty if there is nothing to search for.
     """
 
-    def __init__(self, gzip: GzipWriter, secret: bytes, progress: Callable[[int], None]) -> None:
-        """Begin with an empty block.
+    mtime: int
+    compressor: Compressor
+    max_bytes: int
+    secret: bytes = b""
 
-        Args:
-            secret: Bytes that may not be in the tar; empty where there is nothing to look for.
-            progress: Called with the bytes so far after each block.
-        """
-        self.sha256 = hashlib.sha256()
+
+class TarStream:
+    """Cuts one part of a tar into fixed blocks, digests and searches them, and passes them to a gzip member.
+
+    Args:
+        digest: Of the whole tar; earlier parts may be in it already.
+        progress: Called after each block with the bytes of the tar so far, and 0 for the unknown total.
+    """
+
+    def __init__(
+        self, gzip: GzipWriter, digest: Digest, options: PackingOptions, progress: Callable[[int, int], None]
+    ) -> None:
         self._gzip = gzip
-        self._secret = secret
-        self._tail = b""
+        self._digest = digest
+        self._options = options
         self._progress = progress
-        self._sent = 0
+        self._tail = b""
         self._block = gzip.take_block()
         self._used = 0
 
     @property
     def size_bytes(self) -> int:
-        """What was written so far, in bytes."""
-        return self._sent + self._used
+        """The size of the tar so far, in bytes."""
+        return self._digest.size_bytes + self._used
+
+    def check_room(self, size: int) -> None:
+        """Refuse `size` more bytes if they exceed the limit: a sparse file of terabytes would be read for days.
+
+        Raises:
+            LimitExceeded: They do.
+        """
+        if self.size_bytes + size > self._options.max_bytes:
+            raise LimitExceeded
 
     def write(self, data: bytes) -> None:
         """Write `data`.
 
         Raises:
             SecretFound: The secret is in what was written.
+            LimitExceeded: The tar is too large.
             OSError: An earlier block could not be written.
         """
         end = self._used + len(data)
@@ -67,7 +91,7 @@ class TarStream:
             self._advance(len(piece))
 
     def read_from(self, descriptor: int, size: int) -> int:
-        """Return how many of the next `size` bytes of an open file there were; they are written."""
+        """Write the next `size` bytes of an open file and return how many of them there were."""
         left = size
         while left:
             room = min(left, BLOCK_BYTES - self._used)
@@ -79,8 +103,7 @@ class TarStream:
         return size - left
 
     def finish(self) -> None:
-        """Write what ends a tar, and send the last block."""
-        self.write(tar.format_end(self.size_bytes))
+        """Pass the last block on; nothing is written afterwards."""
         if self._used:
             self._send()
 
@@ -92,17 +115,18 @@ class TarStream:
 
     def _send(self) -> None:
         with memoryview(self._block)[: self._used] as filled:
-            self.sha256.update(filled)
-        if self._secret:
-            self._refuse_secret()
+            self._digest.update(filled)
+        if self._options.secret:
+            self._refuse_secret(self._options.secret)
         self._gzip.write(self._block, self._used)
-        self._sent += self._used
         self._used = 0
-        self._progress(self._sent)
+        if self.size_bytes > self._options.max_bytes:
+            raise LimitExceeded
+        self._progress(self.size_bytes, 0)
 
-    def _refuse_secret(self) -> None:
-        overlap = len(self._secret) - 1
+    def _refuse_secret(self, secret: bytes) -> None:
+        overlap = len(secret) - 1
         seam = self._tail + bytes(self._block[: min(overlap, self._used)])
-        if self._secret in seam or self._block.find(self._secret, 0, self._used) != -1:
+        if secret in seam or self._block.find(secret, 0, self._used) != -1:
             raise SecretFound
         self._tail = bytes(self._block[max(self._used - overlap, 0) : self._used])

@@ -23,7 +23,7 @@ _NO_OWNER_NAMES = bytes(32 + 32) + b"0000000\0" * 2
 
 
 def format_file(path: str, size: int, mtime: int, *, executable: bool) -> bytes:
-    """Return the header of a regular file of `size` bytes; its content, padded to whole blocks, follows."""
+    """Return the header of a regular file of `size` bytes; its content follows, padded to whole blocks."""
     return _format_entry(os.fsencode(path), b"", 0o755 if executable else 0o644, size, mtime, _FILE)
 
 
@@ -38,12 +38,12 @@ def format_symlink(path: str, link: str, mtime: int) -> bytes:
 
 
 def format_padding(size: int) -> bytes:
-    """Return the zeros that fill a content of `size` bytes up to a whole block."""
+    """Return the zeros that pad a content of `size` bytes to a whole block."""
     return bytes(-size % BLOCK_BYTES)
 
 
 def format_end(size: int) -> bytes:
-    """Return the two empty blocks that end an archive of `size` bytes so far, filled up to a whole record."""
+    """Return the two empty blocks that end an archive of `size` bytes so far, padded to a whole record."""
     return bytes(2 * BLOCK_BYTES + -(size + 2 * BLOCK_BYTES) % _RECORD_BYTES)
 
 
@@ -68,7 +68,7 @@ def _format_entry(path: bytes, link: bytes, mode: int, size: int, mtime: int, ki
 
 
 def _split_name(path: bytes) -> tuple[bytes, bytes | None]:
-    """Return ustar's prefix and name; no name where the path does not fit."""
+    """Return ustar's prefix and name; the name is None if the path does not fit."""
     if len(path) <= _NAME_BYTES:
         return b"", path
     slash = path.find(b"/", max(len(path) - _NAME_BYTES - 1, 1), _PREFIX_BYTES + 1)

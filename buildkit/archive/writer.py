@@ -1,28 +1,36 @@
-"""Ordered files to one reproducible tar.gz and its digests, each file read once, in constant memory."""
+"""One reproducible tar.gz and its digests, in constant memory: the source first, then the generated files.
+
+Each of the two is a gzip member of its own (RFC 1952, 2.2), and every program that reads gzip reads them as one file.
+So the first can be used again, as it is, with other generated files.
+"""
 
 from __future__ import annotations
 
-import errno
-import os
-import posixpath
-import stat
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.archive import tar
-from buildkit.archive.compressor import Compressor, GzipWriter
-from buildkit.archive.facts import StatFacts
-from buildkit.archive.stream import TarStream
-from buildkit.errors import FileChanged, FileVanished, LocalError
+from buildkit.archive.compressor import GzipWriter
+from buildkit.archive.digest import Digest
+from buildkit.archive.packer import Packer, write_generated
+from buildkit.archive.refusals import describe_limit, describe_secret, read_lines
+from buildkit.archive.stream import LimitExceeded, PackingOptions, SecretFound, TarStream
+from buildkit.errors import FileChanged, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-_MAX_NAMED = 10
-_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_BECAME_SPECIAL = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
-_AGAIN = "run `invoke context` again"
-_LARGE_BYTES = 1_000_000
+    from buildkit.archive.fingerprint import StatFingerprint
+
+_COPY_BYTES = 1 << 18
+
+
+class SourcePart(NamedTuple):
+    """The first gzip member of an archive: the source, without the end of the tar."""
+
+    archive_bytes: int
+    context_bytes: int
 
 
 class PackedArchive(NamedTuple):
@@ -30,165 +38,108 @@ class PackedArchive(NamedTuple):
 
     Attributes:
         context_sha256: Of the tar before compression; the same wherever the same files are packed.
-        facts: What the file system said of each file after it was read.
+        source: The part of it that does not depend on the generated files.
     """
 
     archive_sha256: str
     archive_bytes: int
     context_sha256: str
     context_bytes: int
-    facts: StatFacts
+    source: SourcePart
 
 
-def pack_archive(
-    source: Path,
-    files: Sequence[str],
-    generated: Mapping[str, bytes],
-    file: IO[bytes],
-    *,
-    mtime: int,
-    compressor: Compressor,
-    secret: bytes = b"",
-    progress: Callable[[int], None] = lambda _: None,
-    check_size: Callable[[int], None] = lambda _: None,
-) -> PackedArchive:
-    """Return the digests of the tar.gz that was written to `file`.
+class ArchiveWriter:
+    """Writes an archive to a file: first `pack_source` or `copy_source`, then `finish`."""
 
-    Args:
-        files: Sorted POSIX paths of regular files and symbolic links below `source`.
-        generated: Files that exist nowhere on disk, by path; packed among the others.
-        mtime: Of every entry, in seconds since the epoch.
-        secret: Bytes that may not be in the tar; empty where there is nothing to look for.
-        progress: Called now and then with the bytes read so far.
-        check_size: Called before a large file is read, with the bytes that there will be; raises where it is too much.
+    def __init__(
+        self,
+        file: IO[bytes],
+        options: PackingOptions,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        self._file = file
+        self._options = options
+        self._progress = progress
+        self._archive = Digest()
+        self._context = Digest()
+        self._source = SourcePart(0, 0)
 
-    Raises:
-        FileChanged: A file changed or vanished while it was read.
-        SecretFound: The secret is in the tar.
-        LocalError: Files cannot be read, or a link leaves the tree.
-    """
-    with GzipWriter(file, compressor) as gzip:
-        stream = TarStream(gzip, secret, progress)
-        packer = _Packer(source, stream, mtime, check_size)
-        packer.pack(files, generated)
-        stream.finish()
-    return PackedArchive(
-        archive_sha256=gzip.sha256.hexdigest(),
-        archive_bytes=gzip.size_bytes,
-        context_sha256=stream.sha256.hexdigest(),
-        context_bytes=stream.size_bytes,
-        facts=packer.facts,
-    )
+    def pack_source(self, source: Path, files: Sequence[str]) -> StatFingerprint:
+        """Write the source as one gzip member and return the fingerprint of its files.
 
+        Args:
+            files: Sorted POSIX paths of regular files and symbolic links below `source`.
 
-class _Packer:
-    """Reads each file once, in order, and notices what changes meanwhile."""
-
-    def __init__(self, source: Path, stream: TarStream, mtime: int, check_size: Callable[[int], None]) -> None:
-        self.facts = StatFacts()
-        self._prefix = f"{source}/"
-        self._root = os.path.realpath(source)
-        self._stream = stream
-        self._mtime = mtime
-        self._check_size = check_size
-        self._folder = ""
-        self._folders = {""}
-        self._unreadable: list[str] = []
-
-    def pack(self, files: Sequence[str], generated: Mapping[str, bytes]) -> None:
-        waiting = sorted(generated, reverse=True)
-        for path in files:
-            while waiting and waiting[-1] < path:
-                self._write_generated(waiting[-1], generated[waiting.pop()])
-            self._write_path(path)
-        for path in reversed(waiting):
-            self._write_generated(path, generated[path])
-        if self._unreadable:
-            named = ", ".join(self._unreadable[:_MAX_NAMED])
-            more = len(self._unreadable) - _MAX_NAMED
-            raise LocalError(
-                f"cannot read {named}" + (f" and {more} more" if more > 0 else ""),
-                "make them readable, or leave them out with EXCLUDE",
-            )
-
-    def _write_generated(self, path: str, data: bytes) -> None:
-        self._stream.write(tar.format_file(path, len(data), self._mtime, executable=False))
-        self._stream.write(data)
-        self._stream.write(tar.format_padding(len(data)))
-
-    def _write_path(self, path: str) -> None:
+        Raises:
+            FileChanged: A file changed or vanished while it was read.
+            LocalError: Files cannot be read, a link leaves the tree, the secret is in a file, or the tar is too large.
+        """
         try:
-            self._write_folders(path.rpartition("/")[0])
-            found = os.lstat(self._prefix + path)
-            if stat.S_ISREG(found.st_mode):
-                self._write_file(path, found)
-            elif stat.S_ISLNK(found.st_mode):
-                self._write_link(path, found)
-            else:
-                raise FileVanished(f"{path} is no longer a file", _AGAIN)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileVanished(f"{path} vanished while it was packed", _AGAIN) from error
-        except PermissionError:
-            self._unreadable.append(path)
+            with self._start_member() as stream:
+                packer = Packer(source, stream, self._options.mtime)
+                packer.pack(files)
+        except SecretFound:
+            raise describe_secret(self._options.secret, read_lines(source, files)) from None
+        except LimitExceeded:
+            raise describe_limit(self._options.max_bytes, source, files) from None
+        self._source = SourcePart(self._archive.size_bytes, self._context.size_bytes)
+        return packer.fingerprint
 
-    def _write_folders(self, folder: str) -> None:
-        """Write `folder` and those above it that are not written yet, outermost first."""
-        if folder == self._folder:
-            return
-        if folder not in self._folders:
-            self._write_folders(folder.rpartition("/")[0])
-            if not stat.S_ISDIR(os.lstat(self._prefix + folder).st_mode):
-                raise FileVanished(f"{folder} is no longer a folder", _AGAIN)
-            self._folders.add(folder)
-            self._stream.write(tar.format_directory(folder, self._mtime))
-        self._folder = folder
+    def copy_source(self, archive: IO[bytes], part: SourcePart) -> None:
+        """Write the source part of an earlier archive, which is decompressed only to digest the tar.
 
-    def _write_file(self, path: str, found: os.stat_result) -> None:
-        size = found.st_size
-        if size > _LARGE_BYTES:  # a sparse file of terabytes is made in a moment, and read for days
-            self._check_size(self._stream.size_bytes + size)
+        Raises:
+            FileChanged: It is no longer the part that was written.
+        """
+        compressor = self._options.compressor
+        member = compressor.start_reading()
+        changed = FileChanged("the earlier archive changed", f"run {run('context', '--no-cache')}")
         try:
-            descriptor = os.open(self._prefix + path, _OPEN_FLAGS)
-        except OSError as error:
-            if error.errno not in _BECAME_SPECIAL:
-                raise
-            raise FileVanished(f"{path} is no longer a file", _AGAIN) from error
+            for data in _read_exactly(archive, part.archive_bytes):
+                self._put(data)
+                self._context.update(member.decompress(data))
+        except compressor.error:
+            raise changed from None
+        if self._context.size_bytes != part.context_bytes or not member.eof:
+            raise changed
+        self._source = part
+
+    def finish(self, generated: dict[str, bytes]) -> PackedArchive:
+        """Write the generated files and the end of the tar as the last gzip member, and return the digests.
+
+        Raises:
+            LocalError: The secret is in a generated file, or the tar is too large.
+        """
         try:
-            executable = bool(found.st_mode & stat.S_IXUSR)
-            self._stream.write(tar.format_file(path, size, self._mtime, executable=executable))
-            count = self._stream.read_from(descriptor, size)
-            after = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
-        if count != size or _is_changed(found, after):
-            raise FileChanged(
-                f"{path} changed while it was read", "stop what writes to it, or leave it out with EXCLUDE"
-            )
-        self._stream.write(tar.format_padding(size))
-        self.facts.add(path, after)
+            with self._start_member() as stream:
+                write_generated(stream, generated, self._options.mtime)
+                stream.write(tar.format_end(stream.size_bytes))
+        except SecretFound:
+            lines = ((path, data.splitlines()) for path, data in generated.items())
+            raise describe_secret(self._options.secret, lines) from None
+        except LimitExceeded:
+            raise describe_limit(self._options.max_bytes) from None
+        return PackedArchive(
+            archive_sha256=self._archive.hexdigest(),
+            archive_bytes=self._archive.size_bytes,
+            context_sha256=self._context.hexdigest(),
+            context_bytes=self._context.size_bytes,
+            source=self._source,
+        )
 
-    def _write_link(self, path: str, found: os.stat_result) -> None:
-        link = os.readlink(self._prefix + path)
-        self._refuse_escape(path, link)
-        self._stream.write(tar.format_symlink(path, link, self._mtime))
-        self.facts.add(path, found, link)
+    @contextmanager
+    def _start_member(self) -> Iterator[TarStream]:
+        with GzipWriter(self._put, self._options.compressor) as gzip:
+            stream = TarStream(gzip, self._context, self._options, self._progress)
+            yield stream
+            stream.finish()
 
-    def _refuse_escape(self, path: str, link: str) -> None:
-        lexical = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
-        real = os.path.realpath(self._prefix + path)
-        inside = real == self._root or real.startswith(self._root + "/")
-        if posixpath.isabs(link) or lexical == ".." or lexical.startswith("../") or not inside:
-            raise LocalError(
-                f"the symbolic link {path} leaves the source tree: it points to {link}",
-                "make it relative and inside the tree, or leave it out with EXCLUDE",
-            )
+    def _put(self, data: bytes) -> None:
+        self._archive.update(data)
+        self._file.write(data)
 
 
-def _is_changed(before: os.stat_result, after: os.stat_result) -> bool:
-    """Return whether a file is another one, or was written to, since it was looked at."""
-    return (
-        before.st_ino != after.st_ino
-        or before.st_size != after.st_size
-        or before.st_mtime_ns != after.st_mtime_ns
-        or before.st_ctime_ns != after.st_ctime_ns
-    )
+def _read_exactly(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while size and (data := file.read(min(size, _COPY_BYTES))):
+        size -= len(data)
+        yield data

@@ -1,59 +1,48 @@
-"""Client of the Runtime API: answers become models or errors. What is tried again, and when, is in `policy`."""
+"""Client of the Runtime API: responses become models or errors. What is retried, and when, is in `policy`."""
 
 from __future__ import annotations
 
-import time
+import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from buildkit.display import escape_controls
-from buildkit.errors import SettingError
-from buildkit.runtime_api import policy
-from buildkit.runtime_api.answer import OddAnswer, extract_detail, parse_object, shorten, split_lines
-from buildkit.runtime_api.body import open_body
-from buildkit.runtime_api.policy import ACCEPTED, RequestFailed
-from buildkit.runtime_api.replies import (
-    ENDED,
-    BuildStatus,
-    Endpoint,
-    Probe,
-    StartedBuild,
-    parse_origin,
-    read_build_id,
-    read_replica,
-    read_status,
-)
-from buildkit.runtime_api.transport import NoAnswer, Transport
+from buildkit.errors import OutcomeUnknown, SettingError, run
+from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.http import HttpClient, Network, Request, ResponseMissing, read_body
+from buildkit.runtime_api.log import split_lines
+from buildkit.runtime_api.policy import ACCEPTED, Clock, RequestFailed
+from buildkit.runtime_api.protocol import BuildStatus, Endpoint, Probe, StartedBuild, parse_origin
+from buildkit.runtime_api.response import InvalidResponse, extract_detail, parse_object, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from buildkit.runtime_api.answer import Answer
+    from buildkit.runtime_api.response import Response
+    from buildkit.runtime_api.upload import UploadAttempt
     from buildkit.secret import ApiKey
 
+_NETWORK, _CLOCK = Network(), Clock()
 _ABSENT = frozenset({404, 405, 501})
 _NO_CONTENT = 204
-_KEY_REFUSED = frozenset({401, 403})
+_MIN_TOTAL_S = 0.1
+_SERVER_ERROR = 500
 _UNKNOWN_BUILD = {"build_id": "runtime-build-doctor"}
 _PROBES: tuple[tuple[str, dict[str, str]], ...] = (
-    ("/build", {}),
-    ("/build_status", _UNKNOWN_BUILD),
-    ("/build_logs", _UNKNOWN_BUILD),
-    ("/registry_prefix", {}),
-    ("/image_exists", {"image": "runtime-build/doctor:none"}),
+    (protocol.BUILD, {}),
+    (protocol.BUILD_STATUS, _UNKNOWN_BUILD),
+    (protocol.BUILD_LOGS, _UNKNOWN_BUILD),
+    (protocol.REGISTRY_PREFIX, {}),
+    (protocol.IMAGE_EXISTS, {"image": "runtime-build/doctor:none"}),
 )
 
 
 class RuntimeApi:
-    """A Runtime API at one base URL. Use it in a `with` statement, or call `close`.
+    """A Runtime API at one base URL. Nothing stays open between two requests.
 
     Args:
         url: Base URL, with or without a path and a trailing slash.
-        allowed_hosts: Further hosts, each `host` or `host:port`, that may be sent the key.
-        stall_timeout_s: How long the server may stop reading an upload.
-        answer_timeout_s: For the whole answer to `POST /build`, and for a log.
-        read_timeout_s: For the whole answer to any other request.
-        sleep: Replaced in tests, so that no test waits.
+        allowed_hosts: Additional hosts, each `host` or `host:port`, that may receive the key.
     """
 
     def __init__(
@@ -62,170 +51,164 @@ class RuntimeApi:
         key: ApiKey,
         *,
         allowed_hosts: frozenset[str] = frozenset(),
-        connect_timeout_s: float = 10,
-        stall_timeout_s: float = 60,
-        answer_timeout_s: float = 300,
-        read_timeout_s: float = 30,
-        sleep: Callable[[float], object] = time.sleep,
+        network: Network = _NETWORK,
+        clock: Clock = _CLOCK,
     ) -> None:
         self.url = url.rstrip("/")
+        self.clock = clock
         self._key = key
         self._allowed_hosts = allowed_hosts
-        self._answer_timeout_s = answer_timeout_s
-        self._read_timeout_s = read_timeout_s
-        self._sleep = sleep
-        headers = {"X-API-Key": key.reveal(), "User-Agent": "runtime-build"}
-        self._transport = Transport(headers, connect_timeout_s=connect_timeout_s, stall_timeout_s=stall_timeout_s)
+        self._limits = network.limits
+        self._http = HttpClient({"X-API-Key": key.reveal(), "User-Agent": "runtime-build"}, network)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close what is open."""
-        self._transport.close()
+        """Do nothing: each request closes its own connection."""
 
     def registry_prefix(self) -> str | None:
-        """Return what image names begin with on this server, without a slash at the end; None where there is nothing.
+        """Return what image names begin with on this server, without a trailing slash, or None.
 
         Raises:
-            RequestFailed: Also after trying again.
+            RequestFailed: The server does not say, even after retries.
         """
-        url = f"{self.url}/registry_prefix"
-        answer = policy.repeat(lambda: self._get(url, also=_ABSENT), self._sleep)
-        if answer.status in _ABSENT:
+        url = f"{self.url}{protocol.REGISTRY_PREFIX}"
+        request = Request(url, self._limits.read_s)
+        response = policy.repeat(lambda: self._get(request, also=_ABSENT), self.clock)
+        if response.status in _ABSENT:
             return None
-        prefix = self._parse(answer, url).get("registry_prefix")
+        prefix = self._parse(response, url).get("registry_prefix")
         if not isinstance(prefix, str | None):
             raise RequestFailed(
-                f"GET {url} gives a registry_prefix that is not a text",
-                "set TARGET_IMAGE to the full image reference, then run `invoke upload` again",
+                f"GET {url} returned a registry_prefix that is not text",
+                f"set TARGET_IMAGE to the full image reference, then run {run('upload')} again",
             )
         return self._clean(prefix or "").rstrip("/") or None
 
-    def start_build(
-        self,
-        archive: Path,
-        target_image: str,
-        tags: Sequence[str],
-        *,
-        upload_format: str,
-        progress: Callable[[int, int], None],
-    ) -> StartedBuild:
-        """Return the build that the server has started from the archive.
-
-        Args:
-            tags: Full image references besides `target_image`.
-            progress: Called with the bytes of the body that are on their way, and its length; with 0 and 0 where a
-                try has failed and started nothing.
+    def start_build(self, attempt: UploadAttempt) -> StartedBuild:
+        """Return the build that the server has started from the upload; `attempt` says what it can have received.
 
         Raises:
-            NotStarted: It is certain that the server has no build of this call.
+            NotStarted: The server has no build of this upload.
             OutcomeUnknown: It may have one.
-            LocalError: The archive cannot be read, so the server cannot have the whole of it.
+            LocalError: The archive cannot be read or has changed, so the server does not have the whole body.
         """
+        try:
+            started = policy.repeat(lambda: self._post(attempt), self.clock)
+        except RequestFailed as failure:
+            if failure.status is None and attempt.may_have_started:
+                raise OutcomeUnknown(
+                    f"{failure.message}; an earlier try sent the whole upload, so a build may or may not have started",
+                    policy.UNKNOWN_FIX,
+                ) from failure
+            attempt.may_have_started = False
+            raise
+        return started
 
-        def post() -> StartedBuild:
-            try:
-                return post_once()
-            except RequestFailed:
-                progress(0, 0)  # what was sent has come to nothing
-                raise
+    def _post(self, attempt: UploadAttempt) -> StartedBuild:
+        attempt.restart()
+        request = Request(
+            f"{self.url}{protocol.BUILD}",
+            self._limits.response_s,
+            headers={"Content-Type": attempt.content_type, "Content-Length": str(attempt.total)},
+            body=attempt,
+        )
+        try:
+            response = self._http.fetch(request)
+        except ResponseMissing as lost:
+            raise policy.classify_failed_upload(lost, self.url, self._clean(lost.reason), attempt) from lost
+        if response.status not in ACCEPTED:
+            raise policy.classify_upload_response(response, self.url, self._quote(response), attempt)
+        try:
+            fields = parse_object(response)
+            build_id = protocol.read_build_id(fields, self._clean)
+        except InvalidResponse as invalid:
+            raise policy.classify_started(response, self.url, str(invalid)) from invalid
+        replica = protocol.read_replica(fields)
+        if replica is None or self.may_have_key(replica):
+            return StartedBuild(build_id, status_url=replica)
+        return StartedBuild(build_id, refused_url=self._clean(replica))
 
-        def post_once() -> StartedBuild:
-            with open_body(archive, target_image, tags, upload_format=upload_format, progress=progress) as body:
-                try:
-                    answer = self._transport.exchange(
-                        "POST", f"{self.url}/build", answer_timeout_s=self._answer_timeout_s, body=body
-                    )
-                except NoAnswer as lost:
-                    reason, out, length = self._clean(lost.reason), body.sent, len(body)
-                    raise policy.judge_lost_post(lost, self.url, reason, sent_bytes=out, total_bytes=length) from lost
-            if answer.status in ACCEPTED:
-                return self._read_started(answer)
-            said = self._quote(answer)
-            raise policy.judge_post(answer, self.url, said, upload_format=upload_format, total_bytes=len(body))
-
-        return policy.repeat(post, self._sleep)
-
-    def build_status(
-        self, build_id: str, status_url: str | None = None, *, within_s: float | None = None
-    ) -> BuildStatus:
-        """Return how a build stands, asking once.
+    def build_status(self, build_id: str, status_url: str | None = None, *, within_s: float = math.inf) -> BuildStatus:
+        """Return the state of a build, asking once.
 
         Args:
             status_url: The replica to ask instead of the base URL.
-            within_s: Seconds for the answer, where they are fewer than usual.
+            within_s: Seconds for the whole exchange, if they are fewer than usual.
 
         Raises:
-            RequestFailed: With `is_passing`, where it makes sense to ask later.
+            RequestFailed: With `is_transient` if it makes sense to ask later.
             SettingError: The replica may not be sent the key.
         """
         base = (status_url or self.url).rstrip("/")
         if not self.may_have_key(base):
             raise SettingError(
-                f"the build is watched at {base}, which is neither RUNTIME_API_URL nor one of ALLOWED_HOSTS",
-                "add its host to ALLOWED_HOSTS where it may be sent the key, then run `invoke wait` again",
+                f"the status of the build is at {base}, which is neither RUNTIME_API_URL nor one of ALLOWED_HOSTS",
+                f"add its host to ALLOWED_HOSTS if it may be sent the key, then run {run('wait')} again",
             )
-        url = f"{base}/build_status"
-        answer = self._get(url, {"build_id": build_id}, also=frozenset({policy.TOO_MANY}), within_s=within_s)
-        if answer.status in ACCEPTED:
-            return read_status(self._parse(answer, url), self._clean)
-        # Some servers answer 429 for a build that has ended, when only its own error speaks of a rate limit.
+        url = f"{base}{protocol.BUILD_STATUS}"
+        request = Request(url, self._limits.read_s, {"build_id": build_id}, total_s=max(_MIN_TOTAL_S, within_s))
+        response = self._get(request, also=frozenset({policy.TOO_MANY}))
+        if response.status in ACCEPTED:
+            return protocol.read_status(self._parse(response, url), self._clean)
+        # Some servers return 429 for a build that has ended, if its own error mentions a rate limit.
         try:
-            status = read_status(parse_object(answer), self._clean)
-        except OddAnswer:
-            raise policy.judge_get(answer, url, self._quote(answer)) from None
-        if status.status not in ENDED:
-            raise policy.judge_get(answer, url, self._quote(answer))
+            status = protocol.read_status(parse_object(response), self._clean)
+        except InvalidResponse:
+            raise policy.classify_response(response, url, self._quote(response)) from None
+        if status.status not in protocol.ENDED:
+            raise policy.classify_response(response, url, self._quote(response))
         return status
 
-    def build_logs(self, build_id: str) -> Iterator[str] | None:
-        """Return the lines of a build's log, as they are but without the key; None where the server has no log.
+    @contextmanager
+    def build_logs(self, build_id: str, *, within_s: float = math.inf) -> Iterator[Iterator[str] | None]:
+        """Give the lines of a build's log as they arrive, unescaped but without the key; None if there is no log.
+
+        Args:
+            within_s: Seconds for the whole log; it ends with a note if they are not enough.
 
         Raises:
-            RequestFailed: The server does not give it.
+            RequestFailed: The server does not return it.
         """
-        url = f"{self.url}/build_logs"
+        url = f"{self.url}{protocol.BUILD_LOGS}"
+        request = Request(url, self._limits.response_s, {"build_id": build_id}, total_s=within_s)
         try:
-            answer, pieces = self._transport.stream(
-                url, answer_timeout_s=self._answer_timeout_s, params={"build_id": build_id}
-            )
-        except NoAnswer as lost:
-            raise policy.judge_lost_get(lost, url, self._clean(lost.reason)) from lost
-        if answer.status in _ABSENT or answer.status == _NO_CONTENT:
-            return None
-        if answer.status not in ACCEPTED:
-            raise policy.judge_get(answer, url, self._quote(answer))
-        return (self._key.scrub(line) for line in split_lines(pieces))
+            with self._http.open(request) as (head, pieces):
+                if head.status in _ABSENT or head.status == _NO_CONTENT:
+                    yield None
+                    return
+                if head.status not in ACCEPTED:
+                    raise policy.classify_response(head, url, self._quote(read_body(head, pieces)))
+                yield (self._key.scrub(line) for line in split_lines(pieces))
+        except ResponseMissing as lost:
+            raise policy.classify_failed_request(lost, url, self._clean(lost.reason)) from lost
 
     def image_exists(self, reference: str) -> bool | None:
-        """Return whether the server says that it has the image; None where it says nothing. It may be wrong.
+        """Return whether the server says that it has the image, or None if it does not say. It may be wrong.
 
         Raises:
-            RequestFailed: It gives no answer.
+            RequestFailed: It does not respond.
         """
-        url = f"{self.url}/image_exists"
-        answer = self._get(url, {"image": reference}, also=_ABSENT)
-        exists = None if answer.status in _ABSENT else self._parse(answer, url).get("exists")
+        url = f"{self.url}{protocol.IMAGE_EXISTS}"
+        response = self._get(Request(url, self._limits.read_s, {"image": reference}), also=_ABSENT)
+        exists = None if response.status in _ABSENT else self._parse(response, url).get("exists")
         return exists if isinstance(exists, bool) else None
 
     def probe(self) -> Probe:
-        """Return which calls the server knows and whether it takes the key, by GETs that change nothing.
+        """Return which calls the server provides and whether it accepts the key, using GETs that change nothing.
 
         Raises:
             RequestFailed: It cannot be reached.
         """
-        endpoints = tuple(self._probe(path, params) for path, params in _PROBES)
+        endpoints = tuple(self._probe(path, parameters) for path, parameters in _PROBES)
         statuses = {endpoint.status for endpoint in endpoints}
-        return Probe(endpoints, False if statuses & _KEY_REFUSED else bool(statuses & ACCEPTED) or None)
+        return Probe(endpoints, False if statuses & policy.KEY_REFUSED else bool(statuses & ACCEPTED) or None)
 
     def may_have_key(self, url: str) -> bool:
         """Return whether the key may be sent there: to the base URL's origin, and to hosts that the user allows.
 
-        Never in the clear where the base URL is not.
+        Never without TLS, unless the base URL has none either.
         """
         own, other = parse_origin(self.url), parse_origin(url)
         if own is None or other is None:
@@ -234,55 +217,38 @@ class RuntimeApi:
         is_allowed = not self._allowed_hosts.isdisjoint({host, f"{host}:{port}"})
         return own == other or (is_allowed and scheme in ("https", own[0]))
 
-    def _probe(self, path: str, params: dict[str, str]) -> Endpoint:
-        status = self._exchange(f"{self.url}{path}", params).status
-        # 404 may also mean that there is no such build or image, or that only POST is served there.
-        is_open = status in _KEY_REFUSED or status >= 500 or (status == 404 and path != "/registry_prefix")  # noqa: PLR2004
-        return Endpoint(path, status, None if is_open else status != 404)  # noqa: PLR2004
+    def _probe(self, path: str, parameters: dict[str, str]) -> Endpoint:
+        status = self._fetch(Request(f"{self.url}{path}", self._limits.read_s, parameters)).status
+        # 404 may also mean that there is no such build or image, or that only POST is provided there.
+        is_missing = status == policy.NOT_FOUND
+        is_open = status in policy.KEY_REFUSED or status >= _SERVER_ERROR
+        is_open |= is_missing and path != protocol.REGISTRY_PREFIX
+        return Endpoint(path, status, None if is_open else not is_missing)
 
-    def _get(
-        self,
-        url: str,
-        params: dict[str, str] | None = None,
-        *,
-        also: frozenset[int] = frozenset(),
-        within_s: float | None = None,
-    ) -> Answer:
-        """Return the answer to a GET, with a status of success or one of `also`."""
-        answer = self._exchange(url, params, within_s)
-        if answer.status in ACCEPTED or answer.status in also:
-            return answer
-        raise policy.judge_get(answer, url, self._quote(answer))
+    def _get(self, request: Request, *, also: frozenset[int]) -> Response:
+        """Return the response to a GET, with a status of success or one of `also`."""
+        response = self._fetch(request)
+        if response.status in ACCEPTED or response.status in also:
+            return response
+        raise policy.classify_response(response, request.url, self._quote(response))
 
-    def _exchange(self, url: str, params: dict[str, str] | None, within_s: float | None = None) -> Answer:
-        timeout_s = self._read_timeout_s if within_s is None else max(0.1, min(within_s, self._read_timeout_s))
+    def _fetch(self, request: Request) -> Response:
         try:
-            return self._transport.exchange("GET", url, params=params, answer_timeout_s=timeout_s)
-        except NoAnswer as lost:
-            raise policy.judge_lost_get(lost, url, self._clean(lost.reason)) from lost
+            return self._http.fetch(request)
+        except ResponseMissing as lost:
+            raise policy.classify_failed_request(lost, request.url, self._clean(lost.reason)) from lost
 
-    def _parse(self, answer: Answer, url: str) -> dict[str, Any]:
+    def _parse(self, response: Response, url: str) -> dict[str, Any]:
         try:
-            return parse_object(answer)
-        except OddAnswer as odd:
-            raise policy.judge_odd_get(answer, url, str(odd)) from odd
-
-    def _read_started(self, answer: Answer) -> StartedBuild:
-        try:
-            fields = parse_object(answer)
-            build_id = read_build_id(fields, self._clean)
-        except OddAnswer as odd:
-            raise policy.judge_odd_post(answer, self.url, str(odd)) from odd
-        replica = read_replica(fields)
-        if replica is None or self.may_have_key(replica):
-            return StartedBuild(build_id, status_url=replica)
-        return StartedBuild(build_id, refused_url=self._clean(replica))
+            return parse_object(response)
+        except InvalidResponse as invalid:
+            raise policy.classify_invalid(response, url, str(invalid)) from invalid
 
     def _clean(self, text: str) -> str:
         """Return text from outside without the key and without control characters."""
         return escape_controls(self._key.scrub(text))
 
-    def _quote(self, answer: Answer) -> str:
-        """Return what an answer says, as the rest of a sentence; empty where it says nothing."""
-        detail = shorten(self._clean(extract_detail(answer, self._key.scrub)))
+    def _quote(self, response: Response) -> str:
+        """Return what a response says, as the rest of a sentence; empty if it says nothing."""
+        detail = shorten(self._clean(extract_detail(response, self._key.scrub)))
         return f": {detail}" if detail else ""

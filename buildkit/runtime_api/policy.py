@@ -1,38 +1,41 @@
-"""What becomes of a request to the Runtime API: done, refused, made again, or unknown.
+"""What a failed request to the Runtime API means, and what is retried.
 
-`POST /build` is made again only where the server cannot have begun a build: it has not got the whole request, or says
-that it did not take it.
+`POST /build` is repeated only if the server cannot have started a build: it does not have the whole body, or it says
+that it refused the request. "Sent" is when the whole body has been handed to the network.
 
-    what happened                                             becomes           requests in all
-    200, 201, 202 with a build ID                             done              1
-    429, or 503 with Retry-After                              NotStarted        6, as the server asks or ever later
-    the same, with a Retry-After above MAX_RETRY_AFTER_S      NotStarted        1
-    a status of REFUSED; a redirect (never followed)          NotStarted        1
-    any other status, or no usable build ID                   OutcomeUnknown    1
-    TLS fails                                                 NotStarted        1
-    the server stops reading                                  NotStarted        1
-    no connection, or lost before the whole request was out   NotStarted        3
-    lost after the whole request was out                      OutcomeUnknown    1
+    POST /build                                            before it is sent     after it is sent
+    -----------------------------------------------------  --------------------  ----------------------
+    200, 201, 202 with a build ID                          started               started
+    the same without a usable build ID                     OutcomeUnknown        OutcomeUnknown
+    a status of REFUSED; a redirect (never followed)       NotStarted            NotStarted
+    429                                                    NotStarted, 6 tries   NotStarted, 6 tries
+    503 with Retry-After                                   NotStarted, 6 tries   OutcomeUnknown
+    any other status                                       NotStarted            OutcomeUnknown
+    no response: TLS fails, or the server stops reading    NotStarted            OutcomeUnknown
+    no response for any other reason                       NotStarted, 3 tries   OutcomeUnknown
 
-A GET may always be made again: 3 times on 5xx and where the answer is lost, as above on 429; TLS as above.
+429 and 503 are retried when the server asks for it, or with growing pauses; once only if it asks for more than
+MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a response, 6 tries if the server is busy.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, TypeVar
+import time
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from buildkit.display import format_size
-from buildkit.errors import NotStarted, OutcomeUnknown, RuntimeBuildError
-from buildkit.runtime_api.answer import parse_retry_after
-from buildkit.runtime_api.body import JSON, MULTIPART
+from buildkit.errors import NotStarted, OutcomeUnknown, RuntimeBuildError, run
+from buildkit.runtime_api.protocol import BUILD, JSON, MULTIPART
+from buildkit.runtime_api.response import parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from buildkit.runtime_api.answer import Answer
-    from buildkit.runtime_api.transport import NoAnswer
+    from buildkit.runtime_api.http import ResponseMissing
+    from buildkit.runtime_api.response import Response
+    from buildkit.runtime_api.upload import UploadAttempt
 
 T = TypeVar("T")
 
@@ -41,64 +44,65 @@ REFUSED = frozenset(
     {400, 401, 402, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 417, 421, 422, 426, 428, 431, 451, 501, 505}
 )
 REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-TOO_MANY, UNAVAILABLE = 429, 503
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+KEY_REFUSED = frozenset({401, 403})
+NOT_FOUND, TOO_LARGE, TOO_MANY, UNAVAILABLE = 404, 413, 429, 503
 
 ONCE, LOST_TRIES, BUSY_TRIES = 1, 3, 6
 MAX_RETRY_AFTER_S = 300.0
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
 
-_FORM_FIX = "the server may want the other form of upload: UPLOAD_FORMAT={other} invoke upload"
-_KEY_FIX = "check RUNTIME_API_KEY; `invoke doctor` shows whether the server takes it"
+_FORMAT_FIX = "the server may want the other upload format: {other}"
+_KEY_FIX = f"check RUNTIME_API_KEY; {run('doctor')} shows whether the server accepts it"
+_SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
+_BUSY_FIX = f"wait, then run {run('upload')} again"
 _FIXES = {
-    400: _FORM_FIX,
+    400: _FORMAT_FIX,
     401: _KEY_FIX,
     403: _KEY_FIX,
-    404: "check RUNTIME_API_URL; `invoke doctor` shows what the server has",
     407: "check the user and the password in HTTPS_PROXY",
-    413: "leave files out by EXCLUDE; `invoke context --files` shows the largest ones",
-    415: _FORM_FIX,
-    422: _FORM_FIX,
-    429: "wait, then run `invoke upload` again",
-    503: "wait, then run `invoke upload` again",
+    413: f"leave files out with EXCLUDE; {run('context', '--files')} shows the largest ones",
+    415: _FORMAT_FIX,
+    422: _FORMAT_FIX,
+    429: _BUSY_FIX,
+    503: _BUSY_FIX,
 }
 _REACH_FIX = (
     "check RUNTIME_API_URL, the network and any HTTPS_PROXY, then run the same command again; "
-    "`invoke doctor` looks closer"
+    f"{run('doctor')} checks the connection"
 )
-_TLS_FIX = "check RUNTIME_API_URL; for a certificate authority of your own set REQUESTS_CA_BUNDLE to its file"
-_UNKNOWN_FIX = "look on the server whether the build is there; `FORCE=true invoke upload` submits once more"
+_TLS_FIX = "check RUNTIME_API_URL; for a certificate authority of your own, set REQUESTS_CA_BUNDLE to its file"
+UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
+
+
+class Clock(NamedTuple):
+    """The time and chance, replaced in tests so that no test waits."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+    random: Callable[[], float] = random.random
 
 
 class RequestFailed(NotStarted):
-    """The Runtime API gave no usable answer, and no build was started.
+    """The Runtime API gave no usable response, and no build was started.
 
     Attributes:
-        status: HTTP status; None where there was no answer.
+        status: HTTP status; None if there was no response.
         tries: How many times the same request may be made in all.
         retry_after_s: What the server asked for.
-        is_passing: It may be over soon: whoever waits anyway should go on.
+        is_transient: It may be over soon: whoever polls should continue.
     """
 
-    def __init__(
-        self,
-        message: str,
-        fix: str,
-        *,
-        status: int | None = None,
-        tries: int = ONCE,
-        retry_after_s: float | None = None,
-        is_passing: bool = False,
-    ) -> None:
+    def __init__(self, message: str, fix: str, *, status: int | None = None, tries: int = ONCE) -> None:
         super().__init__(message, fix)
         self.status = status
         self.tries = tries
-        self.retry_after_s = retry_after_s
-        self.is_passing = is_passing
+        self.retry_after_s: float | None = None
+        self.is_transient = False
 
 
-def repeat(request: Callable[[], T], sleep: Callable[[float], object]) -> T:
-    """Return what `request` returns, making it again as far as its failures allow."""
+def repeat(request: Callable[[], T], clock: Clock) -> T:
+    """Return what `request` returns, repeating it as far as its failures allow."""
     made = 0
     while True:
         made += 1
@@ -108,136 +112,142 @@ def repeat(request: Callable[[], T], sleep: Callable[[float], object]) -> T:
             if made >= failure.tries:
                 raise
             pause_s = failure.retry_after_s
-        sleep(choose_backoff(made) if pause_s is None else pause_s)
+        clock.sleep(choose_backoff(made, clock) if pause_s is None else pause_s)
 
 
-def choose_backoff(failures: int) -> float:
-    """Return the seconds to wait after so many failures in a row; drawn, so that clients do not return all at once."""
+def choose_backoff(failures: int, clock: Clock) -> float:
+    """Return the seconds to wait after so many failures in a row; random, so that clients do not return all at once."""
     limit_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16), MAX_BACKOFF_S)
-    return limit_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return limit_s * (1 + clock.random()) / 2
 
 
-def judge_post(answer: Answer, url: str, said: str, *, upload_format: str, total_bytes: int) -> RuntimeBuildError:
-    """Return the error for an answer to `POST /build` that is not one of `ACCEPTED`.
+def classify_upload_response(response: Response, url: str, detail: str, attempt: UploadAttempt) -> RuntimeBuildError:
+    """Return the error for a response to `POST /build` whose status is not one of `ACCEPTED`.
 
     Args:
-        said: What its body says, safe to show.
+        detail: What its body says, safe to show.
     """
-    title = f"POST {url}/build answered {answer.title}"
-    other = MULTIPART if upload_format == JSON else JSON
-    fix = _FIXES.get(answer.status, _UNKNOWN_FIX).format(other=other)
-    if _is_busy(answer):
-        return _judge_busy(answer, title + said, fix)
-    if _is_redirect(answer):
-        return _judge_redirect(answer, title)
-    if answer.status not in REFUSED:
-        return OutcomeUnknown(f"{title}, so a build may have started or not{said}", _UNKNOWN_FIX)
-    if answer.status == 404:  # noqa: PLR2004
-        title = f"this server builds nothing: {title}"
-    if answer.status == 413:  # noqa: PLR2004
-        title = f"the upload of {format_size(total_bytes)} is too large for the server: {title}"
-    if fix == _UNKNOWN_FIX:
-        fix = "check RUNTIME_API_URL; `invoke doctor` shows what the server has"
-    if "UPLOAD_FORMAT" in fix:
-        title = f"the server refused the upload (UPLOAD_FORMAT={upload_format}): {title}"
-    return RequestFailed(title + said, fix, status=answer.status)
+    title, status = f"POST {url}{BUILD} returned {response.title}", response.status
+    if status == TOO_MANY or (_is_busy(response) and not attempt.complete):
+        return _classify_busy(response, title + detail, _BUSY_FIX)
+    if _is_redirect(response):
+        return _classify_redirect(response, title)
+    if status not in REFUSED and attempt.complete:
+        return OutcomeUnknown(f"{title}, so a build may or may not have started{detail}", UNKNOWN_FIX)
+    fix = _FIXES.get(status, _SERVER_FIX)
+    if fix == _FORMAT_FIX:
+        used = attempt.upload.upload_format
+        title = f"the server refused the upload (UPLOAD_FORMAT={used}): {title}"
+        fix = fix.format(other=run("upload", "--upload-format", MULTIPART if used == JSON else JSON))
+    if status == NOT_FOUND:
+        title = f"this server does not build anything: {title}"
+    if status == TOO_LARGE:
+        title = f"the upload of {format_size(attempt.total)} is too large for the server: {title}"
+    return RequestFailed(title + detail, fix, status=status)
 
 
-def judge_lost_post(lost: NoAnswer, url: str, reason: str, *, sent_bytes: int, total_bytes: int) -> RuntimeBuildError:
-    """Return the error for a `POST /build` without an answer.
+def classify_failed_upload(lost: ResponseMissing, url: str, reason: str, attempt: UploadAttempt) -> RuntimeBuildError:
+    """Return the error for a `POST /build` without a response.
 
     Args:
         reason: Why, safe to show.
-        sent_bytes: Bytes of the body handed to the connection.
     """
-    if sent_bytes >= total_bytes:
+    if attempt.complete:
         return OutcomeUnknown(
-            f"the whole upload went to {url}, but no answer came back ({reason}): a build may have started or not",
-            _UNKNOWN_FIX,
+            f"the whole upload was sent to {url}, but no response came back ({reason}): "
+            "a build may or may not have started",
+            UNKNOWN_FIX,
         )
-    if lost.is_tls and not sent_bytes:
-        return RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX)
-    if not sent_bytes:
+    if not attempt.sent:
+        if lost.is_tls:
+            return RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX)
         return RequestFailed(f"no connection to {url}: {reason}", _REACH_FIX, tries=LOST_TRIES)
-    done = f"{format_size(sent_bytes)} of {format_size(total_bytes)}"
+    done = f"{format_size(attempt.sent)} of {format_size(attempt.total)}"
     if lost.timed_out:
-        return RequestFailed(
-            f"{url} stopped reading after {done} of the upload",
-            "run `invoke upload` again; STALL_TIMEOUT is the number of seconds to bear with a stalled upload",
-        )
-    tries = LOST_TRIES if lost.is_cut or not lost.is_tls else ONCE
-    return RequestFailed(f"{url} broke off the upload after {done}: {reason}", _REACH_FIX, tries=tries)
+        return RequestFailed(f"{url} stopped reading after {done} of the upload", _BUSY_FIX)
+    tries = LOST_TRIES if lost.connection_lost or not lost.is_tls else ONCE
+    return RequestFailed(f"the upload to {url} was interrupted after {done}: {reason}", _REACH_FIX, tries=tries)
 
 
-def judge_get(answer: Answer, url: str, said: str) -> RequestFailed:
-    """Return the error for an answer to a GET that is not one of `ACCEPTED`."""
-    title = f"GET {url} answered {answer.title}"
-    fix = _KEY_FIX if answer.status in (401, 403) else _REACH_FIX
-    if _is_busy(answer):
-        return _judge_busy(answer, title + said, "wait, then run the same command again")
-    if _is_redirect(answer):
-        return _judge_redirect(answer, title)
-    is_passing = answer.status in PASSING or answer.status >= 500 or answer.status < 300  # noqa: PLR2004
-    tries = LOST_TRIES if is_passing else ONCE
-    return RequestFailed(title + said, fix, status=answer.status, tries=tries, is_passing=is_passing)
-
-
-def judge_lost_get(lost: NoAnswer, url: str, reason: str) -> RequestFailed:
-    """Return the error for a GET without an answer."""
-    if lost.is_tls:
-        return RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX, is_passing=lost.is_cut)
-    return RequestFailed(f"no answer from {url}: {reason}", _REACH_FIX, tries=LOST_TRIES, is_passing=True)
-
-
-def judge_odd_post(answer: Answer, url: str, flaw: str) -> OutcomeUnknown:
-    """Return the error for an accepted `POST /build` that gives no build ID to ask for."""
+def classify_started(response: Response, url: str, problem: str) -> OutcomeUnknown:
+    """Return the error for an accepted `POST /build` whose response has no usable build ID."""
     return OutcomeUnknown(
-        f"POST {url}/build answered {answer.title} without a usable build ID: {flaw}; a build has probably started",
-        _UNKNOWN_FIX,
+        f"POST {url}{BUILD} returned {response.title} without a usable build ID: {problem}; "
+        "a build has probably started",
+        UNKNOWN_FIX,
     )
 
 
-def judge_odd_get(answer: Answer, url: str, flaw: str) -> RequestFailed:
-    """Return the error for a GET that succeeds and yet says nothing of use."""
-    return RequestFailed(
-        f"GET {url} answered {answer.title}, but {flaw}",
-        "run the same command again; where it stays so, RUNTIME_API_URL may not be a Runtime API",
-        status=answer.status,
+def classify_response(response: Response, url: str, detail: str) -> RequestFailed:
+    """Return the error for a response to a GET whose status is not one of `ACCEPTED`."""
+    title, status = f"GET {url} returned {response.title}", response.status
+    if _is_busy(response):
+        return _classify_busy(response, title + detail, "wait, then run the same command again")
+    if _is_redirect(response):
+        return _classify_redirect(response, title)
+    is_transient = status in TRANSIENT or status >= 500 or status < 300  # noqa: PLR2004 - the classes of RFC 9110
+    fix = _KEY_FIX if status in KEY_REFUSED else _REACH_FIX
+    failure = RequestFailed(title + detail, fix, status=status, tries=LOST_TRIES if is_transient else ONCE)
+    failure.is_transient = is_transient
+    return failure
+
+
+def classify_failed_request(lost: ResponseMissing, url: str, reason: str) -> RequestFailed:
+    """Return the error for a GET without a response."""
+    if lost.is_tls:
+        failure = RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX)
+        failure.is_transient = lost.connection_lost
+        return failure
+    failure = RequestFailed(f"no response from {url}: {reason}", _REACH_FIX, tries=LOST_TRIES)
+    failure.is_transient = True
+    return failure
+
+
+def classify_invalid(response: Response, url: str, problem: str) -> RequestFailed:
+    """Return the error for a GET that succeeds with an unusable body."""
+    failure = RequestFailed(
+        f"GET {url} returned {response.title}, but {problem}",
+        "run the same command again; if it keeps failing, RUNTIME_API_URL may not be a Runtime API",
+        status=response.status,
         tries=LOST_TRIES,
-        is_passing=True,
     )
+    failure.is_transient = True
+    return failure
 
 
-def _is_busy(answer: Answer) -> bool:
-    return answer.status == TOO_MANY or (answer.status == UNAVAILABLE and "Retry-After" in answer.headers)
+def _is_busy(response: Response) -> bool:
+    return response.status == TOO_MANY or (response.status == UNAVAILABLE and "Retry-After" in response.headers)
 
 
-def _is_redirect(answer: Answer) -> bool:
-    return answer.status in REDIRECTS and "Location" in answer.headers
+def _is_redirect(response: Response) -> bool:
+    return response.status in REDIRECTS and "Location" in response.headers
 
 
-def _judge_busy(answer: Answer, message: str, fix: str) -> RequestFailed:
-    after_s = parse_retry_after(answer.headers)
-    if after_s is not None and after_s > MAX_RETRY_AFTER_S:
-        message = f"{message}; it asks to come back after {after_s:.0f} s, which is too long to wait here"
-        return RequestFailed(message, fix, status=answer.status, retry_after_s=after_s, is_passing=True)
-    return RequestFailed(message, fix, status=answer.status, tries=BUSY_TRIES, retry_after_s=after_s, is_passing=True)
+def _classify_busy(response: Response, message: str, fix: str) -> RequestFailed:
+    after_s = parse_retry_after(response.headers)
+    is_long = after_s is not None and after_s > MAX_RETRY_AFTER_S
+    if is_long:
+        message = f"{message}; it asks to come back after {after_s:.0f} s, which is too long to wait"
+    failure = RequestFailed(message, fix, status=response.status, tries=ONCE if is_long else BUSY_TRIES)
+    failure.retry_after_s = after_s
+    failure.is_transient = True
+    return failure
 
 
-def _judge_redirect(answer: Answer, title: str) -> RequestFailed:
+def _classify_redirect(response: Response, title: str) -> RequestFailed:
     return RequestFailed(
-        f"{title}: it redirects to {_name_target(answer.headers['Location'])}, which is not followed, "
-        "because the key would go along",
-        "set RUNTIME_API_URL to the server that is really meant",
-        status=answer.status,
+        f"{title}: it redirects to {_name_target(response.headers['Location'])}, which is not followed "
+        "because the key would be sent along",
+        "set RUNTIME_API_URL to the server that is meant",
+        status=response.status,
     )
 
 
 def _name_target(location: str) -> str:
-    """Return where a redirect leads, without user, password, path and query: these may hold secrets."""
+    """Return where a redirect leads, without user, password, path and query: these may contain secrets."""
     try:
         parts = urlsplit(location)
     except ValueError:
-        return "an address that is none"
+        return "an invalid address"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}" if host else "another path of the same server"

@@ -1,7 +1,7 @@
 """Docker's ignore patterns as regular expressions.
 
-Source of the rules: Go's `path.Clean` and the grammar of its `path.Match` (https://pkg.go.dev/path), and docker's own
-translation (https://github.com/moby/patternmatcher), of which the expressions here are the same in Python's dialect.
+The rules are those of Go's `path.Clean` and the grammar of its `path.Match` (https://pkg.go.dev/path), and docker's own
+translation (https://github.com/moby/patternmatcher), whose expressions are the same here, in Python's dialect.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from buildkit.source.globs import ANYTHING, FOLDERS, NAME_PART, join_parts
 _WILDCARDS = {
     "*": NAME_PART,
     "?": "[^/]",
-    "^": "^",  # docker leaves it to its regular expression, where it is an anchor
+    "^": "^",  # docker passes it to its regular expression, where it is an anchor
 }
-_REGEX_ESCAPES = frozenset("ABDSWabdfnrstvw")  # behind a backslash they reach docker's regular expression as they are
+_REGEX_ESCAPES = frozenset("ABDSWabdfnrstvw")  # after a backslash, docker passes them to its regular expression
 
 
 def clean_pattern(pattern: str) -> str:
-    """Return `pattern` as Go's `path.Clean` does, without the slash that anchors it; nothing stays nothing."""
+    """Return `pattern` as Go's `path.Clean` does, without the slash that anchors it; an empty pattern stays empty."""
     cleaned = posixpath.normpath(re.sub("^/+", "/", pattern)) if pattern else ""
     return cleaned if cleaned == "/" else cleaned.removeprefix("/")
 
@@ -29,7 +29,7 @@ def translate_pattern(pattern: str) -> str:
     """Return the regular expression that matches what a cleaned pattern matches, without anchors.
 
     Raises:
-        ValueError: Docker refuses the pattern, or reads it as something that it does not say.
+        ValueError: Docker refuses the pattern, or matches something else than it says.
     """
     parts: list[str] = []
     position = 0
@@ -58,12 +58,12 @@ def _translate_escape(char: str) -> str:
     if char == "z":
         return r"\Z"
     if char.isalnum() or not char.isascii():
-        raise ValueError(f"`\\{char}` is no escape; folders are parted by `/`")
+        raise ValueError(f"`\\{char}` is not an escape; folders are separated by `/`")
     return re.escape(char)
 
 
 def _translate_class(pattern: str, position: int) -> tuple[str, int]:
-    """Return the character class whose `[` lies before `position`, and where it ends."""
+    """Return the character class whose `[` is before `position`, and where it ends."""
     negated = pattern.startswith("^", position)
     position += negated
     ranges: list[str] = []
@@ -79,10 +79,10 @@ def _translate_class(pattern: str, position: int) -> tuple[str, int]:
 
 
 def _read_class_char(pattern: str, position: int) -> tuple[str, int]:
-    """Return the character at `position`, and the position behind it.
+    """Return the character at `position`, and the position after it.
 
     Raises:
-        ValueError: Also where docker would take it for part of a regular expression and match something else.
+        ValueError: Also if docker would read it as part of a regular expression and match something else.
     """
     escaped = pattern.startswith("\\", position)
     position += escaped
@@ -90,5 +90,5 @@ def _read_class_char(pattern: str, position: int) -> tuple[str, int]:
         raise ValueError("a `[` is never closed")
     char = pattern[position]
     if char.isalnum() if escaped else char in "-]*?":
-        raise ValueError(f"`{char}` cannot stand there between `[` and `]`")
+        raise ValueError(f"`{char}` is not allowed there between `[` and `]`")
     return char, position + 1

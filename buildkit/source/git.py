@@ -1,4 +1,4 @@
-"""What git knows of a source tree: its commit, and which rule ignores a path; and how it is asked."""
+"""What git knows about a source tree: its commit, and which rule ignores a path; and how git is run."""
 
 from __future__ import annotations
 
@@ -7,37 +7,46 @@ import re
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
+from buildkit.source.walk import describe_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-# A hook or another git sets these for its own repository; ours is found from the source directory alone.
+# Set by a hook or another git for its own repository; ours is found from the source directory alone.
 _FOREIGN_VARIABLES = frozenset(
     {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "RUNTIME_API_KEY"}
 )
 _CHUNK_BYTES = 1 << 16
-_MAX_NAMED = 10
 _UNREADABLE = re.compile(rb"warning: could not open directory '(.*)': (.*)")
 
 
+class IgnoredBy(NamedTuple):
+    """The rule by which git ignores a path."""
+
+    file: str
+    line: int
+    pattern: str
+
+
 class Commit(NamedTuple):
-    """A commit: 40 (or 64) hexadecimal digits, and its committer time in seconds since the epoch, where it is known."""
+    """A commit: 40 (or 64) hexadecimal digits, and its committer time in seconds since the epoch, if it is known."""
 
     sha: str
     time: int | None
 
 
 def find_checkout(source: Path) -> Path | None:
-    """Return the top of the checkout that `source` lies in, looking for `.git` without running git."""
+    """Return the top of the checkout that contains `source`, found by its `.git`, without running git."""
     return next((folder for folder in (source, *source.parents) if (folder / ".git").exists()), None)
 
 
 def is_checkout(source: Path) -> bool:
-    """Return whether git speaks for `source`; not where it was unpacked into an ignored folder of another checkout.
+    """Return whether `source` belongs to a checkout, and not only to a folder that the checkout ignores.
 
     Raises:
         LocalError: git is missing or refuses the repository.
@@ -49,7 +58,7 @@ def is_checkout(source: Path) -> bool:
 
 
 def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
-    """Return the commit that `revision` names, None where the checkout has no such commit (yet).
+    """Return the commit that `revision` names, or None if the checkout has no such commit (yet).
 
     Raises:
         LocalError: git is missing or refuses the repository.
@@ -62,13 +71,21 @@ def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
     return Commit(sha, int(time))
 
 
-def explain_ignored(source: Path, path: str) -> tuple[str, int, str] | None:
-    """Return file, line and pattern of the rule by which git ignores `path`; None where it does not."""
-    done = run_git(source, ["check-ignore", "-v", "-z", "--stdin"], ok=(0, 1), stdin=os.fsencode(f"./{path}"))
-    if done.returncode:
-        return None
-    file, line, pattern, _ = split_entries(done.stdout)
-    return file, int(line), pattern
+def explain_ignored(source: Path, path: str) -> IgnoredBy | None:
+    """Return the rule by which git ignores `path`, or None if it does not.
+
+    A repository inside the tree has rules of its own; the one around it may ignore all of it.
+    """
+    nested = next((str(folder) for folder in reversed(PurePosixPath(path).parents) if _is_nested(source, folder)), None)
+    done = run_git(source, ["check-ignore", "-v", "-z", "--stdin"], ok=(0, 1), stdin=os.fsencode(f"./{nested or path}"))
+    if not done.returncode:
+        file, line, pattern, _ = split_entries(done.stdout)
+        return IgnoredBy(file, int(line), pattern)
+    return explain_ignored(source / nested, path.removeprefix(f"{nested}/")) if nested else None
+
+
+def _is_nested(source: Path, folder: PurePosixPath) -> bool:
+    return folder.name != "" and (source / folder / ".git").exists()
 
 
 def run_git(
@@ -89,7 +106,7 @@ def run_git(
 def stream_git(source: Path, arguments: Sequence[str]) -> Iterator[Iterator[str]]:
     """Give an iterator over the entries (ended by NUL) that a git command prints; none of them is kept.
 
-    The command runs from now on, whenever the first entry is asked for.
+    The command starts at once, whenever the first entry is read.
 
     Raises:
         LocalError: As in `run_git`, or git could not read a directory.
@@ -111,19 +128,16 @@ def _read_entries(
     errors.seek(0)
     stderr = errors.read()
     _check(source, arguments, process.returncode, stderr)
-    unreadable = _UNREADABLE.findall(stderr)
+    unreadable = [os.fsdecode(name) for name, _ in _UNREADABLE.findall(stderr)]
     if unreadable:
-        names = ", ".join(os.fsdecode(name) for name, _ in unreadable[:_MAX_NAMED])
-        raise LocalError(
-            f"{len(unreadable)} directories cannot be read: {names}", "make them readable, or EXCLUDE them"
-        )
+        raise describe_unreadable(unreadable)
 
 
 @contextmanager
 def _running(
     source: Path, arguments: Sequence[str], stderr: IO[bytes] | int, stdin: int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Give git, running; it is waited for, but killed where we are to end ourselves: it may be slow."""
+    """Give the running git, which has ended when the block ends; it is killed if the block fails."""
     with _start(source, arguments, stderr, stdin) as process:
         try:
             yield process
@@ -135,8 +149,8 @@ def _running(
 def _start(
     source: Path, arguments: Sequence[str], stderr: IO[bytes] | int, stdin: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """Return git, started in `source`, with no hook, lock, prompt or pathspec magic."""
-    literal = [] if arguments[0] == "check-ignore" else ["--literal-pathspecs"]  # which that one refuses
+    """Return git, started in `source`, without hooks, locks, prompts and pathspec magic."""
+    literal = [] if arguments[0] == "check-ignore" else ["--literal-pathspecs"]  # which that command refuses
     command = ["git", "--no-optional-locks", *literal, "-c", "core.fsmonitor=false", "-C", str(source)]
     environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
     environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
@@ -165,7 +179,7 @@ def _check(source: Path, arguments: Sequence[str], code: int, stderr: bytes, ok:
     if code not in ok or b"not a git repository" in stderr:
         raise LocalError(
             f"git {arguments[0]} failed: {stderr.decode('utf-8', 'replace').strip()[:500]}",
-            f"run `git -C {source} status` and mend what it says",
+            f"run `git -C {source} status`, and fix what it reports",
         )
 
 

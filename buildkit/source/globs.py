@@ -1,9 +1,9 @@
-"""Wildcards as regular expressions that end in time, whatever the pattern and the path.
+"""Wildcards as regular expressions that match in bounded time, whatever the pattern and the path.
 
-A pattern comes with the source tree, which may be hostile: written down plainly, `*a*a*a*a*b` takes years on `aaa…`.
-Two facts keep a glob cheap. Where a `*` has matched up to the text behind it, a later match of that text can reach
-nothing more when another `*` follows; and where `**/` follows, the first way to get to that folder is the best one. So
-neither is ever tried again, which an atomic group says to Python's `re`.
+A pattern comes with the source tree, which may be hostile: translated naively, `*a*a*a*a*b` takes years on `aaa…`.
+Two facts keep a glob cheap. Once a `*` has matched up to the text after it, a later match of that text cannot reach
+anything more if another `*` follows; and if `**/` follows, the first way to reach that folder is the best one. So
+neither is ever tried again; an atomic group tells Python's `re` so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NAME_PART, FOLDERS, ANYTHING = "[^/]*", "(?:.*/)?", ".*"
 _WILD = frozenset({NAME_PART, FOLDERS, ANYTHING})
 _LAZY = {NAME_PART: "[^/]*?", FOLDERS: "(?:.*?/)??", ANYTHING: ".*?"}
-_FEW = 2  # So many wildcards can be tried in all ways.
+_FEW = 2  # so few wildcards can be tried in all ways
 _MOST_READINGS = 64
 
 
@@ -26,7 +26,7 @@ def join_parts(parts: Sequence[str]) -> str:
     """Return one expression from the expressions of wildcards and of single characters.
 
     Raises:
-        ValueError: It could not be decided in time.
+        ValueError: It could not be matched in bounded time.
     """
     merged = list(_merge(parts))
     if sum(part in _WILD for part in merged) <= _FEW:
@@ -39,14 +39,14 @@ def join_parts(parts: Sequence[str]) -> str:
 
 
 def _merge(parts: Sequence[str]) -> Iterator[str]:
-    """Yield the parts without a `**/` that the part behind it makes superfluous."""
+    """Yield the parts without a `**/` that the part after it makes superfluous."""
     for part, following in pairwise([*parts, ""]):
         if part != FOLDERS or following not in (FOLDERS, ANYTHING):
             yield part
 
 
 def _list_readings(part: str, before: str) -> list[list[str]]:
-    """Return what a part can stand for, so that each reading matches a slash only where it says so."""
+    """Return the readings of a part, each of which matches a slash only where it has one."""
     if part == FOLDERS:
         return [[part]] if before == "/" else [[], [ANYTHING, "/"]]
     if part in (NAME_PART, ANYTHING, "/") or not re.fullmatch(part, "/"):
@@ -55,14 +55,14 @@ def _list_readings(part: str, before: str) -> list[list[str]]:
 
 
 def _join_tidy(parts: Sequence[str]) -> str:
-    """Return the expression of parts none of which is tried again once the next folder is reached."""
+    """Return an expression in which no part is tried again once the next folder is reached."""
     starts = [0, *(number for number in range(1, len(parts)) if parts[number] in (FOLDERS, ANYTHING)), len(parts)]
     groups = [parts[start:end] for start, end in pairwise(starts)]
     return "".join(f"(?>{_join_stars(group, _LAZY)})" for group in groups[:-1]) + _join_stars(groups[-1], {})
 
 
 def _join_stars(parts: Sequence[str], wildcards: dict[str, str]) -> str:
-    """Return the expression of parts in which every `*` but the last one matches as little as it can, once."""
+    """Return an expression in which every `*` except the last matches as little as possible, once."""
     stars = [number for number, part in enumerate(parts) if part == NAME_PART]
     joined = []
     for number, part in enumerate(parts):

@@ -1,7 +1,7 @@
-"""Ignore rules: which paths a `.dockerignore` or a setting's patterns exclude, and which line decided it.
+"""Ignore rules: which paths a `.dockerignore` or a setting's patterns exclude, and which line decides.
 
-Two dialects. Docker's is read here; `tests/dockerignore.json` holds what a real docker kept under each of 258 files.
-Git's is read by pathspec, in `gitignore`. Paths are POSIX, relative to the root, without a leading `./`.
+There are two dialects. Docker's is read here; `tests/dockerignore.json` has what a real docker kept under each of 258
+files. Git's is read by pathspec, in `patterns`. Paths are POSIX, relative to the root, without a leading `./`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from buildkit.source.dockerignore import clean_pattern, translate_pattern
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# How many expressions begin and end: what they share is tried once, which is what makes a joined one fast.
+# How most expressions begin and end: a joined expression is fast because it tries what they share only once.
 _BEGINNINGS = ("^(?:.*/)?", "^(?:.+/)?", "^", "")
 _ENDINGS = (r"(?:/|\Z)", "")
 
 
 class Rule(NamedTuple):
-    """One line that excludes paths, or brings them back.
+    """One line that excludes paths, or re-includes them.
 
     Attributes:
-        pattern: As written, `!` and all, without the space around it.
-        source: The file (`.dockerignore`) or the setting (`EXCLUDE`) that it stands in.
+        pattern: As written, with its `!`, without the space around it.
+        source: The file (`.dockerignore`) or the setting (`EXCLUDE`) that contains it.
         line: Counted from 1.
-        include: Whether it brings back what an earlier line excluded.
+        include: Whether it re-includes what an earlier line excluded.
     """
 
     pattern: str
@@ -41,14 +41,14 @@ class Rule(NamedTuple):
 
 
 class IgnoreRules:
-    """Ordered rules, of which the last that matches a path or one of its folders decides."""
+    """Ordered rules; the last one that matches a path or one of its folders decides.
+
+    Args:
+        expressions: The regular expression of each rule, which matches at the start of a path.
+        reachable: Folders that are walked even if a rule excludes them, because another may re-include what is inside.
+    """
 
     def __init__(self, rules: Sequence[Rule], expressions: Sequence[str], reachable: Iterable[str] = ()) -> None:
-        """Keep `rules` with the regular expression of each, which matches at the start of a path.
-
-        Args:
-            reachable: Folders that are walked though a rule excludes them, since another may bring back what is inside.
-        """
         self._rules = tuple(rules)
         self._expressions = tuple(expressions)
         self._reachable = frozenset(reachable)
@@ -74,9 +74,9 @@ class IgnoreRules:
         return pruned
 
     def explain(self, path: str) -> Rule | None:
-        """Return the rule that decides over the file at `path`, or None where no rule matches it.
+        """Return the rule that decides about the file at `path`, or None if no rule matches it.
 
-        Tries the patterns one by one, without what makes `excludes` fast, so that one can be held against the other.
+        Tries the patterns one by one, without the shortcuts of `excludes`, so that each can be checked by the other.
         """
         for folder in _list_folders(posixpath.dirname(path)):
             rule = self._find_last(folder)
@@ -103,33 +103,16 @@ def parse_dockerignore(text: str, source: str) -> IgnoreRules:
     """Return the rules of a `.dockerignore`, as docker reads it.
 
     Args:
-        source: What the file is called in errors and in `explain`.
+        source: The name of the file in errors and in `explain`.
 
     Raises:
         SettingError: Docker refuses a line.
     """
     lines = text.removeprefix("\ufeff").split("\n")
-    rules, expressions = parse_lines(lines, source, translate_line)
+    rules, expressions = parse_lines(lines, source, _translate_line)
     # Docker compares the text of a pattern, wildcards and all: `!pkg/*/keep` opens `pkg` and nothing below it.
     cleaned = (clean_pattern(rule.pattern.removeprefix("!").strip()) for rule in rules if rule.include)
     return IgnoreRules(rules, expressions, {folder for path in cleaned for folder in _list_folders(path)})
-
-
-def translate_line(line: str) -> tuple[str, bool] | None:
-    """Return the expression of a line of a `.dockerignore`, and whether it excludes; None where it says nothing.
-
-    The expression matches a path and everything below it. It is anchored at the root, and `**` crosses folders.
-
-    Raises:
-        ValueError: Docker refuses the pattern.
-    """
-    text = line.strip()
-    if line.startswith("#") or not text:
-        return None
-    cleaned = clean_pattern(text.removeprefix("!").strip())
-    if not cleaned:
-        raise ValueError("there is nothing behind the `!`")
-    return rf"^{translate_pattern(cleaned)}(?:/|\Z)", not text.startswith("!")
 
 
 def parse_lines(
@@ -138,10 +121,10 @@ def parse_lines(
     """Return the rules among `lines` and the expression of each.
 
     Args:
-        translate: Gives the expression of a line and whether it excludes; raises ValueError where it is no pattern.
+        translate: Returns the expression of a line and whether it excludes; raises ValueError if it is not a pattern.
 
     Raises:
-        SettingError: A line is no pattern.
+        SettingError: A line is not a pattern.
     """
     rules: list[Rule] = []
     expressions: list[str] = []
@@ -160,19 +143,36 @@ def parse_lines(
 
 
 def compile_quietly(expression: str) -> re.Pattern[str]:
-    """Return the compiled expression; that a later Python may read `[[` otherwise is no news for a user."""
+    """Return the compiled expression, without the warning that a later Python may read `[[` differently."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return re.compile(expression)
 
 
+def _translate_line(line: str) -> tuple[str, bool] | None:
+    """Return the expression of a line of a `.dockerignore`, and whether it excludes; None for a comment or blank line.
+
+    The expression matches a path and everything below it. It is anchored at the root, and `**` crosses folders.
+
+    Raises:
+        ValueError: Docker refuses the pattern.
+    """
+    text = line.strip()
+    if line.startswith("#") or not text:
+        return None
+    cleaned = clean_pattern(text.removeprefix("!").strip())
+    if not cleaned:
+        raise ValueError("there is nothing after the `!`")
+    return rf"^{translate_pattern(cleaned)}(?:/|\Z)", not text.startswith("!")
+
+
 def _join_runs(rules: Sequence[Rule], expressions: Sequence[str]) -> Iterator[tuple[Callable[[str], object], bool]]:
-    """Yield each run of rules with one sign as the matcher of all of them, and whether they exclude."""
+    """Yield each run of rules that all exclude, or all re-include, as one matcher, and whether they exclude."""
     pairs = zip(rules, expressions, strict=True)
     for include, run in groupby(pairs, key=lambda pair: pair[0].include):
         joined = [expression for _, expression in run]
         compiled = compile_quietly(_join(joined))
-        # pathspec reads some patterns as what may stand anywhere: `*/` is every path with a slash.
+        # Some of pathspec's expressions match anywhere in a path: `*/` is every path with a slash.
         is_anchored = all(expression.startswith("^") for expression in joined)
         yield compiled.match if is_anchored else compiled.search, not include
 

@@ -1,4 +1,4 @@
-"""The files of a checkout as git lists them, and how each stands to the commit."""
+"""The files of a checkout as git lists them, and how each differs from the commit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Status(Enum):
-    """How a listed file stands to the commit."""
+    """How a listed file differs from the commit."""
 
     UNCHANGED = "unchanged"
     CHANGED = "changed"
     DELETED = "deleted"
-    STAGED = "staged"  # it differs; whether it is there is said by another word
+    STAGED = "staged"  # it differs; another entry says whether it exists
     ABSENT = "absent"  # left out by a sparse checkout
 
 
@@ -38,14 +38,14 @@ _STATUS_OF_MARK = {
 def list_files(
     source: Path, roots: Sequence[str] = (), *, only_changes: bool = False
 ) -> Iterator[Iterator[tuple[str, Status]]]:
-    """Give an iterator over the files of `source` that git does not ignore; git is at work from now on.
+    """Give an iterator over the files of `source` that git does not ignore; git starts at once.
 
-    Paths are POSIX and relative to `source`, below `roots` where there are any, unordered. A file that differs from the
-    commit comes again with what became of it. Submodules and other repositories inside the tree are listed by their own
-    index and rules.
+    Paths are POSIX and relative to `source`, below `roots` if there are any, unordered. A file that differs from the
+    commit is listed again with each difference. Submodules and other repositories inside the tree are listed by their
+    own index and rules.
 
     Args:
-        only_changes: Say nothing of what is as it was committed.
+        only_changes: Leave out files that are as they were committed.
 
     Raises:
         LocalError: git is missing, refuses the repository, or could not read a directory.
@@ -59,7 +59,7 @@ def list_files(
 def _follow(
     source: Path, roots: Sequence[str], entries: Iterable[str], *, only_changes: bool
 ) -> Iterator[tuple[str, Status]]:
-    """Yield what `list_files` promises, from what git lists in the repository itself."""
+    """Yield the entries of `list_files`, from what git lists in the repository itself."""
     nested = _list_submodules(source, roots)
     for entry in entries:
         mark, path = entry[0], entry[2:]
@@ -79,7 +79,7 @@ def _follow(
 
 
 def _list_staged(source: Path, roots: Sequence[str]) -> Iterable[str]:
-    """Return paths whose index entry differs from the commit; all of them where there is no commit yet."""
+    """Return the paths whose index entry differs from the commit; all of them if there is no commit yet."""
     command = ["diff-index", "--cached", "--relative", "--name-only", "--no-renames", "-z", "HEAD", "--", *roots]
     done = run_git(source, command, ok=(0, 128))
     if done.returncode:

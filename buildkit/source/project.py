@@ -1,4 +1,4 @@
-"""What a project file says of its source tree: members, what is packed by default, what must be there."""
+"""What a project file says about its source tree: members, what is packed by default, what must exist."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import re
 import tomllib
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import LocalError
+from buildkit.files import read_bounded
 from buildkit.models import Project
-from buildkit.regular import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,20 +33,20 @@ _TOP_LEVEL_FILES = (
     "hatch_build.py",
 )
 _SOURCE_LABELS = ("source", "sourcecode", "repository", "github")
+_MAX_BYTES = 16_000_000
 _NO_SPECS_IN = frozenset({"node_modules", "venv", "build", "dist", "__pycache__"})
 
 
 def read_project(source: Path) -> Project:
     """Return what `pyproject.toml` in `source` says.
 
-    By default packed are the top-level files that a build needs, the members of the uv workspace, the sources that
-    `tool.uv.sources` names by path, and `openhands/` where there is one; without any of these the project's package.
-    The spec is left to `find_spec`, which has to walk the tree.
+    Packed by default: the top-level files that a build needs, the members of the uv workspace, the sources that
+    `tool.uv.sources` names by path, and `openhands/` if it exists; if there is none of these, the project's package.
 
     Raises:
-        LocalError: The project file or something it names is missing, or lies outside the source tree.
+        LocalError: The project file or something it names is missing, or is outside the source tree.
     """
-    settings = _load(source)
+    settings = _load(source, "pyproject.toml")
     members = tuple(sorted(_find_members(source, settings)))
     folders = [*members, *_find_path_sources(source, settings)]
     if (source / "openhands").is_dir():
@@ -61,7 +62,7 @@ def read_project(source: Path) -> Project:
             "run `uv lock` and commit uv.lock" if missing == ["uv.lock"] else "add what is missing, or set SOURCE_DIR",
         )
     roots = tuple(_drop_nested([*files, *required, *folders]))
-    return Project(members, roots, tuple(sorted(set(required))), spec=None)
+    return Project(members, roots, tuple(sorted(set(required))), _find_source_url(source, settings, members))
 
 
 def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | None:
@@ -85,29 +86,29 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
     return min(preferred or found) if preferred or len(found) == 1 else None
 
 
-def find_source_url(source: Path, members: Iterable[str]) -> str:
-    """Return where the project, or the first member that says so, is published; nothing where none does.
+def _find_source_url(source: Path, settings: dict[str, Any], members: Iterable[str]) -> str | None:
+    """Return where the project, or the first member that names a place, is published.
 
     The keys are well-known labels of PEP 753 (https://peps.python.org/pep-0753/).
     """
-    for folder in (source, *(source / member for member in members)):
-        urls = _table(_load(folder), "project", "urls")
+    for table in chain([settings], (_load(source, f"{member}/pyproject.toml") for member in members)):
+        urls = _table(table, "project", "urls")
         known = {re.sub(r"[^a-z]", "", key.lower()): url for key, url in urls.items() if isinstance(url, str)}
         found = next((known[key] for key in _SOURCE_LABELS if key in known), None)
         if found:
             return found
-    return ""
+    return None
 
 
-def _load(source: Path) -> dict[str, Any]:
+def _load(source: Path, name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_regular(source / "pyproject.toml").decode("utf-8"))
+        return tomllib.loads(read_bounded(source / name, _MAX_BYTES, follow=True).decode("utf-8"))
     except FileNotFoundError:
         raise LocalError(
             f"no pyproject.toml in the source directory {source}", "set SOURCE_DIR to the checkout of the agent server"
         ) from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise LocalError(f"pyproject.toml cannot be read: {error}", "mend pyproject.toml") from error
+        raise LocalError(f"{name} cannot be read: {error}", f"correct {name}") from error
 
 
 def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
@@ -117,7 +118,9 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     for pattern in (_inside(text, "tool.uv.workspace.members") for text in _strings(workspace, "members")):
         found = {path.relative_to(source).as_posix() for path in _glob(source, pattern) if path.is_dir()}
         if not found and not any(char in pattern for char in "*?["):
-            raise LocalError(f"the workspace member {pattern!r} is missing", "mend tool.uv.workspace in pyproject.toml")
+            raise LocalError(
+                f"the workspace member {pattern!r} is missing", "correct tool.uv.workspace in pyproject.toml"
+            )
         members |= {name for name in found if not any(fnmatchcase(name, skip) for skip in excluded)}
     for name in sorted(members):
         if not (source / name / "pyproject.toml").is_file() and not PurePosixPath(name).name.startswith("."):
@@ -126,13 +129,13 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
 
 
 def _glob(source: Path, pattern: str) -> list[Path]:
-    if pattern == ".":  # which a workspace may name, and `Path.glob` may not
+    if pattern == ".":  # allowed in a workspace, but not in `Path.glob`
         return [source]
     try:
         return list(source.glob(pattern))
     except ValueError as error:
         raise LocalError(
-            f"the pattern {pattern!r} is none: {error}", "mend tool.uv.workspace in pyproject.toml"
+            f"{pattern!r} is not a valid pattern: {error}", "correct tool.uv.workspace in pyproject.toml"
         ) from error
 
 
@@ -143,18 +146,18 @@ def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:
             if isinstance(entry, dict) and isinstance(entry.get("path"), str):
                 path = _inside(entry["path"], "tool.uv.sources")
                 if not (source / path).exists():
-                    raise LocalError(f"tool.uv.sources names {path!r}, which is missing", "mend pyproject.toml")
+                    raise LocalError(f"tool.uv.sources names {path!r}, which is missing", "correct pyproject.toml")
                 found.append(path)
     return found
 
 
 def _has_package(settings: dict[str, Any]) -> bool:
-    """Return whether the root is a package besides being a workspace."""
+    """Return whether the root is a package as well as a workspace."""
     return bool(_table(settings, "build-system")) and _table(settings, "tool", "uv").get("package") is not False
 
 
 def _find_package(source: Path, settings: dict[str, Any], *, needed: bool) -> list[str]:
-    """Return where the root's own package lies, asking each build backend's settings, then the usual places."""
+    """Return where the root's own package is, from the settings of each build backend, then from the usual places."""
     name = str(_table(settings, "project").get("name", "")).replace("-", "_").replace(".", "_")
     uv = _table(settings, "tool", "uv", "build-backend")
     setuptools = _table(settings, "tool", "setuptools")
@@ -186,7 +189,7 @@ def _is_top_level_file(path: Path) -> bool:
 
 
 def _named_files(settings: dict[str, Any]) -> list[str]:
-    """Return the files that the project table names: without them the package cannot be built."""
+    """Return the files that the project table names; the package cannot be built without them."""
     project = _table(settings, "project")
     named = []
     for key in ("readme", "license"):
@@ -209,10 +212,10 @@ def _drop_nested(paths: Iterable[str]) -> list[str]:
 
 
 def _inside(path: str, where: str) -> str:
-    """Return `path` in its plain relative form; a source tree may not name anything outside itself."""
+    """Return `path` without `.` and repeated slashes; a source tree may not name anything outside itself."""
     parts = [part for part in PurePosixPath(path).parts if part != "."]
     if not path.isprintable():
-        raise LocalError(f"{where} names {path!r}, which holds a control character", "mend pyproject.toml")
+        raise LocalError(f"{where} names {path!r}, which has a control character", "correct pyproject.toml")
     if PurePosixPath(path).is_absolute() or ".." in parts:
         raise LocalError(f"{where} names {path!r}, which is outside the source directory", "set SOURCE_DIR higher up")
     return "/".join(parts) or "."

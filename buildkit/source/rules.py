@@ -1,26 +1,32 @@
-"""The rules by which a path of a source tree is packed or left out, in their order, and which of them decided."""
+"""The rules by which a path of a source tree is packed or left out, in order, and which of them decided."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError, SettingError
-from buildkit.regular import read_regular
+from buildkit.files import read_bounded
+from buildkit.generated import GENERATED_FOLDER
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from buildkit.models import Project
+    from buildkit.settings import Settings
     from buildkit.source.ignore import IgnoreRules
 
 DOCKERIGNORE = ".dockerignore"
 VENV_MARK = "pyvenv.cfg"
+# Files of ours that are packed under these names; the tree's own never are.
+_GENERATED_FILES = frozenset({DOCKERFILE, INSTRUCTIONS})
 
-# Never packed, tracked or not: version control, caches, secrets. Templates of a `.env` are no secrets.
+# Never packed, tracked or not: version control, caches, secrets. Templates of a `.env` are not secret.
 _FOLDERS = (
     r"\.git|\.hg|\.svn|\.bzr|\.jj|__pycache__|\.mypy_cache|\.pytest_cache|\.ruff_cache|\.tox|\.nox|\.hypothesis"
     r"|\.ipynb_checkpoints|\.venv|\.uv-cache|\.aws|\.ssh|\.gnupg"
@@ -34,10 +40,11 @@ _NEVER_NAME = re.compile(f"{_FOLDERS}|{_FILES}", re.IGNORECASE | re.DOTALL)
 _MAYBE_PRIVATE_KEY = (".pem", ".key")
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _KEY_HEAD_BYTES = 1 << 16
+_MAX_IGNORE_BYTES = 16_000_000
 
 
 class Verdict(NamedTuple):
-    """Whether a path is packed, the reason, and the file (or setting) and line that say so, where there is one."""
+    """Whether a path is packed, the reason, and the file (or setting) and line of the rule, if it is one that has."""
 
     packed: bool
     reason: str
@@ -46,38 +53,27 @@ class Verdict(NamedTuple):
 
 
 class PackingRules:
-    """The rules for one source tree. The first that speaks decides.
+    """The rules for one source tree. The first one that applies decides.
 
-    Never packed: version control, caches, secrets, our own output. Then EXCLUDE, INCLUDE, what lies outside the
-    project's roots, `.dockerignore`. What git ignores is not asked for here: git does not list it.
+    Never packed: version control, caches, secrets, our own output, files that a generated one replaces. Then EXCLUDE,
+    INCLUDE, what is outside the project's roots, `.dockerignore`. Git's own rules are not here: git does not list what
+    it ignores.
+
+    Args:
+        ours: Paths of our own output.
+
+    Raises:
+        SettingError: A pattern, or a line of `.dockerignore`, is not valid.
     """
 
-    def __init__(
-        self,
-        source: Path,
-        project: Project,
-        *,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        ours: Sequence[str] = (),
-    ) -> None:
-        """Read the rules.
-
-        Args:
-            include: gitignore patterns of what is packed besides, whatever `.dockerignore` and git say.
-            exclude: gitignore patterns of what is left out.
-            ours: Paths of our own output.
-
-        Raises:
-            SettingError: A pattern, or a line of `.dockerignore`, is not one.
-        """
+    def __init__(self, source: Path, project: Project, settings: Settings, ours: Sequence[str]) -> None:
         self._source = source
         self._roots = frozenset(project.roots)
         self._ours = frozenset(ours)
-        self._include = _parse_setting(include, "INCLUDE")
-        self._exclude = _parse_setting(exclude, "EXCLUDE")
+        self._include = _parse_setting(settings.include, "INCLUDE")
+        self._exclude = _parse_setting(settings.exclude, "EXCLUDE")
         self._dockerignore = _read_dockerignore(source)
-        self._folder = ""  # neighbours lie in one folder, so what holds for all of it is asked once
+        self._folder = ""  # neighbours share a folder, so what applies to all of it is determined once
         self._folder_closed = self._folder_inside = False
 
     def packs(self, path: str) -> bool:
@@ -87,7 +83,7 @@ class PackingRules:
             self._folder = folder
             self._folder_closed = self.closes(folder)
             self._folder_inside = self._is_inside(folder)
-        if self._folder_closed or path in self._ours or self._is_never(path, name):
+        if self._folder_closed or path in self._ours or path in _GENERATED_FILES or self._is_never(path, name):
             return False
         if self._exclude and self._exclude.excludes(path):
             return False
@@ -98,21 +94,23 @@ class PackingRules:
         return not (self._dockerignore and self._dockerignore.excludes(path))
 
     def includes(self, path: str) -> bool:
-        """Return whether INCLUDE brings `path` back."""
+        """Return whether INCLUDE adds `path`."""
         return bool(self._include and self._include.excludes(path))
 
     def prunes(self, folder: str) -> bool:
-        """Return whether nothing below `folder` is packed unless INCLUDE brings it back."""
+        """Return whether nothing below `folder` is packed unless INCLUDE adds it."""
         return self.closes(folder) or bool(self._dockerignore and self._dockerignore.prunes(folder))
 
     def closes(self, folder: str) -> bool:
         """Return whether nothing below `folder` is ever packed, whatever INCLUDE says."""
-        if any(folder == ours or folder.startswith(f"{ours}/") for ours in self._ours):
-            return True
-        return any(_NEVER_FOLDER.fullmatch(part) for part in folder.split("/"))
+        return (
+            self._is_ours(folder)
+            or _is_generated(folder)
+            or any(_NEVER_FOLDER.fullmatch(part) for part in folder.split("/"))
+        )
 
     def explain(self, path: str) -> Verdict | None:
-        """Return the rule that decides over `path`; None where none does, so that git's own rules decide.
+        """Return the rule that decides about `path`, or None if git's own rules decide.
 
         Raises:
             LocalError: There is no such file.
@@ -120,7 +118,7 @@ class PackingRules:
         return self._explain_kind(path) or self._explain_never(path) or self._explain_patterns(path)
 
     def explain_default(self, path: str) -> Verdict:
-        """Return why `path` is packed where neither a rule nor git leaves it out."""
+        """Return why `path` is packed if neither a rule nor git leaves it out."""
         rule = self._dockerignore.explain(path) if self._dockerignore else None
         if rule:
             return Verdict(packed=True, reason=f"pattern {rule.pattern!r}", source=DOCKERIGNORE, line=rule.line)
@@ -128,9 +126,15 @@ class PackingRules:
 
     def _explain_kind(self, path: str) -> Verdict | None:
         try:
-            mode = os.lstat(self._source / path).st_mode
+            mode = 0
+            for place in accumulate(path.split("/"), "{}/{}".format):
+                if stat.S_ISLNK(mode):
+                    return Verdict(packed=False, reason="it is behind a symbolic link, which is packed as a link")
+                mode = os.lstat(self._source / place).st_mode
         except (FileNotFoundError, NotADirectoryError):
             raise LocalError(f"no such file in the source directory: {path}", "give a path below SOURCE_DIR") from None
+        except OSError as error:
+            raise LocalError(f"{path} cannot be looked up: {error.strerror}", "give a path below SOURCE_DIR") from error
         if stat.S_ISDIR(mode):
             raise LocalError(f"{path} is a folder", "give the path of a file in it")
         if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
@@ -139,14 +143,15 @@ class PackingRules:
 
     def _explain_never(self, path: str) -> Verdict | None:
         folder, _, name = path.rpartition("/")
-        if path in self._ours or any(path.startswith(f"{ours}/") for ours in self._ours):
+        if self._is_ours(path):
             return Verdict(packed=False, reason="it is our own output")
+        if path in _GENERATED_FILES or _is_generated(folder):
+            return Verdict(packed=False, reason="a generated file of that name is packed instead")
         if self.closes(folder) or self._is_never(path, name):
             return Verdict(packed=False, reason="version control, caches and secrets are never packed")
-        folders = path.split("/")[:-1]
-        above = (self._source.joinpath(*folders[:depth]) for depth in range(1, len(folders) + 1))
-        if any((place / VENV_MARK).is_file() for place in above):
-            return Verdict(packed=False, reason="it lies in a virtual environment")
+        above = accumulate(folder.split("/"), "{}/{}".format) if folder else ()
+        if any((self._source / place / VENV_MARK).is_file() for place in above):
+            return Verdict(packed=False, reason="it is in a virtual environment")
         return None
 
     def _explain_patterns(self, path: str) -> Verdict | None:
@@ -161,23 +166,28 @@ class PackingRules:
             return Verdict(packed=False, reason="its rules are applied here, so that the builder does not apply them")
         return None
 
+    def _is_ours(self, path: str) -> bool:
+        return any(path == ours or path.startswith(f"{ours}/") for ours in self._ours)
+
     def _is_inside(self, folder: str) -> bool:
-        """Return whether `folder` is a root of the project or lies in one."""
+        """Return whether `folder` is a root of the project or inside one."""
         return any(folder == root or folder.startswith(f"{root}/") for root in self._roots)
 
     def _is_never(self, path: str, name: str) -> bool:
         if _NEVER_NAME.fullmatch(name):
             return True
-        return name.endswith(_MAYBE_PRIVATE_KEY) and _holds_private_key(f"{self._source}/{path}")
+        return name.endswith(_MAYBE_PRIVATE_KEY) and _has_private_key(f"{self._source}/{path}")
 
 
-def _holds_private_key(path: str) -> bool:
+def _is_generated(folder: str) -> bool:
+    return folder == GENERATED_FOLDER or folder.startswith(f"{GENERATED_FOLDER}/")
+
+
+def _has_private_key(path: str) -> bool:
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return False  # a link is packed as a link; anything else is never opened
-        return _PRIVATE_KEY.search(read_regular(path, _KEY_HEAD_BYTES)) is not None
+        return _PRIVATE_KEY.search(read_bounded(path, _KEY_HEAD_BYTES)) is not None
     except OSError:
-        return False  # the packer says what cannot be read
+        return False  # a link is packed as a link; the packer reports what cannot be read
 
 
 def _parse_setting(patterns: Sequence[str], name: str) -> IgnoreRules | None:
@@ -190,7 +200,7 @@ def _parse_setting(patterns: Sequence[str], name: str) -> IgnoreRules | None:
 
 def _read_dockerignore(source: Path) -> IgnoreRules | None:
     try:
-        text = read_regular(source / DOCKERIGNORE).decode("utf-8")
+        text = read_bounded(source / DOCKERIGNORE, _MAX_IGNORE_BYTES, follow=True).decode("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

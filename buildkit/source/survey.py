@@ -1,6 +1,6 @@
-"""What is odd about the names in the folders of a selection: specials that are passed over, names that trouble others.
+"""Warnings about the names in the folders of a selection: special files that are skipped, names that fail elsewhere.
 
-Each folder is listed once and its names are looked at together, which costs less than asking of every path.
+Each folder is listed once and its names are checked together, which costs less than checking every path.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 _MAX_NAMED = 10
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
-_WINDOWS_TROUBLE = re.compile(
+_NOT_ON_WINDOWS = re.compile(
     r"[\\:*?\"<>|]|(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.[^/]*)?(?:/|$)|[. ](?:/|$)", re.IGNORECASE
 )
 
 
 def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool]) -> list[str]:
-    """Return a warning for each thing that was passed over or may trouble others.
+    """Return a warning for each file that is skipped, and for names that fail on other systems.
 
     Args:
         files: Sorted paths of what is packed.
-        packs: Whether a path would be packed, were it a file.
+        packs: Whether a path would be packed if it were a file.
 
     Raises:
         LocalError: A name has control characters.
@@ -46,17 +46,17 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
                     names.append(entry.name)
                 elif packs(prefix + entry.name):
                     specials.append(prefix + entry.name)
-        odd += [path for path in _find_odd(prefix, names) if _holds(files, path)]
-        twins += [path for path in _find_twins(prefix, names) if _holds(files, path)]
+        odd += [path for path in _find_odd(prefix, names) if _is_packed(files, path)]
+        twins += [path for path in _find_twins(prefix, names) if _is_packed(files, path)]
     _refuse_controls([path for path in odd if _CONTROLS.search(path)])
     warnings = [f"skipped {path}: not a file, folder or link" for path in sorted(specials)]
     if odd:
-        warnings.append(f"names that not every system can hold: {', '.join(sorted(odd)[:_MAX_NAMED])}")
+        warnings.append(f"names that not every system allows: {', '.join(sorted(odd)[:_MAX_NAMED])}")
     return warnings + _describe_twins(twins)
 
 
 def _list_folders(files: Sequence[str]) -> Iterator[str]:
-    """Yield the root and each folder that leads to a file, once; files of one folder are neighbours, mostly."""
+    """Yield the root and each folder that leads to a file, once; most neighbours share a folder."""
     seen = {""}
     yield ""
     last = ""
@@ -73,9 +73,9 @@ def _list_folders(files: Sequence[str]) -> Iterator[str]:
 
 def _find_odd(prefix: str, names: Sequence[str]) -> list[str]:
     together = "/".join(names)
-    if not (_CONTROLS.search(together) or _WINDOWS_TROUBLE.search(together)):
+    if not (_CONTROLS.search(together) or _NOT_ON_WINDOWS.search(together)):
         return []
-    return [prefix + name for name in names if _CONTROLS.search(name) or _WINDOWS_TROUBLE.search(name)]
+    return [prefix + name for name in names if _CONTROLS.search(name) or _NOT_ON_WINDOWS.search(name)]
 
 
 def _find_twins(prefix: str, names: Sequence[str]) -> list[str]:
@@ -86,7 +86,7 @@ def _find_twins(prefix: str, names: Sequence[str]) -> list[str]:
     return [prefix + name for name, key in zip(names, folded, strict=True) if counts[key] > 1]
 
 
-def _holds(files: Sequence[str], path: str) -> bool:
+def _is_packed(files: Sequence[str], path: str) -> bool:
     """Return whether `path` is one of the sorted `files` or a folder with one in it."""
     at = bisect_left(files, path)
     if at < len(files) and files[at] == path:
@@ -104,11 +104,11 @@ def _refuse_controls(paths: Sequence[str]) -> None:
 
 
 def _describe_twins(paths: Sequence[str]) -> list[str]:
-    """Return a sentence for each pair; a path whose twin is not packed has none."""
+    """Return a sentence for each pair, if both are packed."""
     first: dict[str, str] = {}
     warnings = []
     for path in sorted(paths):
         twin = first.setdefault(path.casefold(), path)
         if twin != path:
-            warnings.append(f"{twin} and {path} differ in case only")
+            warnings.append(f"{twin} and {path} differ only in case")
     return warnings

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from buildkit.errors import run
 from buildkit.models import BuildResult
-from buildkit.record import UPLOAD_STATE, find_open_submission, find_submission, is_same_build, load_packed
+from buildkit.record import UPLOAD_STATE, find_open_submission, find_submission, is_same_build, load_inputs
 from buildkit.reference import name_local_image
 from buildkit.runtime_api.protocol import SUCCESS
 from buildkit.settings import Group
@@ -50,6 +50,7 @@ def all_(this: Run) -> Outcome:
         describe_version(this.workspace, this.tree, this.settings, this.ui)
         render_dockerfile(this.workspace, this.tree, DockerfileRequest.from_run(this), this.ui)
         context = pack_context(this.workspace, this.tree, this.settings, this.ui)
+        this.ui.publish(archive=this.show_path(this.workspace.path / context.archive))
         if this.settings.runtime_api_url is None:
             return _explain_unsent(this, context)
         with this.open_api() as api:
@@ -79,24 +80,24 @@ def _explain_unsent(this: Run, context: BuildContext) -> Outcome:
 
 def _build_remotely(this: Run, api: RuntimeApi) -> Outcome:
     """Upload what was packed, and wait for its image."""
-    result = _find_built(this, api) if this.flags["skip_existing"] and not this.flags["force"] else None
+    request = UploadRequest.from_run(this)
+    result = _find_built(this, api, request) if this.flags["skip_existing"] and not this.flags["force"] else None
     if result is None:
-        request = UploadRequest.from_settings(this.settings, force=this.flags["force"])
         submission = upload(this.workspace, api, request, this.ui)
         if this.flags["no_wait"]:
             this.ui.report(f"the build is still running; run {run('wait')} to resume waiting")
             return Outcome(submission.build_id or "", submission)
-        result = wait(this.workspace, api, WaitRequest(timeout_s=this.settings.build_timeout), this.ui)
+        result = wait(this.workspace, api, WaitRequest(this.settings.build_timeout, submission=submission), this.ui)
     return Outcome(result.image or "", result)
 
 
-def _find_built(this: Run, api: RuntimeApi) -> BuildResult | None:
+def _find_built(this: Run, api: RuntimeApi, request: UploadRequest) -> BuildResult | None:
     """Return the result of an earlier build of this very context, or None.
 
     The proof is our own record of that build; some servers claim that every image exists.
     """
-    previous = find_submission(this.workspace)
-    if previous is None or not is_same_build(previous, load_packed(this.workspace), this.settings):
+    previous, inputs = find_submission(this.workspace), load_inputs(this.workspace)
+    if previous is None or not is_same_build(previous, inputs, api.url, request.naming.name_images(inputs)):
         return None
     result = this.workspace.find(BuildResult)
     if result is None or result.build_id != previous.build_id or result.status != SUCCESS or result.image is None:

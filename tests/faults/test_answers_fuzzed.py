@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import RuntimeBuildError
-from buildkit.steps.logs import read_tail
+from buildkit.runtime_api.log import read_tail
 from tests.misbehaviour import send
 from tests.runtime_api import KEY
 
@@ -71,9 +71,9 @@ def test_mutated_answers_end_in_errors_of_ours_or_in_results(
                 said.append(repr(steps.poll(timeout_s=3)))
             elif name == "GET /build_logs":
                 with steps.open_api() as api:
-                    said += read_tail(api, "b", warn=said.append)
+                    said += read_tail(api, "b", steps.ui)
             else:
-                said.append(repr(steps.submit(archive)))
+                said.append(repr(steps.submit(archive, force=True)))
         except RuntimeBuildError as error:
             said.append(f"{error.message} {error.fix}")
     text = "".join([*said, *steps.reports, *steps.warnings])

@@ -1,4 +1,4 @@
-"""What the file system says of files, in one digest: the proof that nothing changed, without reading them."""
+"""What the file system says about files, in one digest: if it is the same, none of them changed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BATCH = 256
 _PACK = struct.Struct("<qqqQI").pack
 
 
-class StatFacts:
-    """Size, times, inode, mode and link target of files, in their order.
+class StatFingerprint:
+    """Size, times, inode, mode and link target of files, in order.
 
     Attributes:
         sizes: Bytes of each file.
@@ -33,7 +33,7 @@ class StatFacts:
         self._numbers: list[bytes] = []
 
     def add(self, path: str, found: os.stat_result, link: str = "") -> None:
-        """Take in one file; `link` is where it points when it is a symbolic link."""
+        """Add one file; `link` is its target if it is a symbolic link."""
         size, changed_ns = found.st_size, found.st_ctime_ns
         self.sizes.append(size)
         if changed_ns > self.newest_ns:  # noqa: PLR1730 - half the time of `max`, for every file
@@ -41,14 +41,14 @@ class StatFacts:
         self._numbers.append(_PACK(size, found.st_mtime_ns, changed_ns, found.st_ino, found.st_mode))
         self._names.append(f"{path}\0{link}" if link else path)
         if len(self._names) == _BATCH:
-            self._take_in()
+            self._digest_batch()
 
     def hexdigest(self) -> str:
-        """Return the digest of all that was taken in."""
-        self._take_in()
+        """Return the digest of everything that was added."""
+        self._digest_batch()
         return self._digest.hexdigest()
 
-    def _take_in(self) -> None:
+    def _digest_batch(self) -> None:
         if self._names:
             self._digest.update(b"".join(self._numbers))
             self._digest.update(os.fsencode("\0".join(self._names) + "\0"))
@@ -56,14 +56,14 @@ class StatFacts:
             self._numbers.clear()
 
 
-def gather_facts(source: Path, files: Iterable[str]) -> StatFacts | None:
-    """Return the facts that packing `files` would find now, without opening one; None where one is gone."""
-    facts = StatFacts()
+def take_fingerprint(source: Path, files: Iterable[str]) -> StatFingerprint | None:
+    """Return the fingerprint that packing `files` would give now, without opening them; None if one is missing."""
+    fingerprint = StatFingerprint()
     prefix = f"{source}/"
     try:
         for path in files:
             found = os.lstat(prefix + path)
-            facts.add(path, found, os.readlink(prefix + path) if stat.S_ISLNK(found.st_mode) else "")
+            fingerprint.add(path, found, os.readlink(prefix + path) if stat.S_ISLNK(found.st_mode) else "")
     except OSError:
         return None
-    return facts
+    return fingerprint

@@ -1,0 +1,95 @@
+"""What the last archive was made from, so that a run knows which files it need not read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildkit.archive.fingerprint import take_fingerprint
+from buildkit.archive.writer import SourcePart
+from buildkit.errors import LocalError
+from buildkit.models import BuildContext
+from buildkit.workspace import STAT_CACHE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from buildkit.archive.fingerprint import StatFingerprint
+    from buildkit.archive.stream import PackingOptions
+    from buildkit.workspace import Workspace
+
+
+class CachedContext(NamedTuple):
+    """A packed context, and the keys that tell later whether it is still up to date.
+
+    Attributes:
+        source_key: Digest of the stat data of the source's files, the options and the archive; None if a file changed
+            so shortly before it was read that its stat data cannot tell.
+        generated_key: Digest of the generated files.
+        source: The part of the archive that `source_key` is about.
+    """
+
+    context: BuildContext
+    source_key: str | None
+    generated_key: str
+    source: SourcePart
+
+
+def load_cached(workspace: Workspace) -> CachedContext | None:
+    """Return the last build context, or None if it is not known exactly; then everything is read again."""
+    try:
+        context = workspace.load(BuildContext, trace=False)
+        record = json.loads(workspace.read(STAT_CACHE))
+        if record["context"] != workspace.digest("context.json"):
+            return None
+        archive_bytes, context_bytes = record["source"]
+        source = SourcePart(int(archive_bytes), int(context_bytes))
+        return CachedContext(context, record["source_key"], str(record["generated_key"]), source)
+    except (LocalError, OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def save_cached(workspace: Workspace, cached: CachedContext) -> None:
+    """Keep what `load_cached` returns; `context.json` has been saved already.
+
+    Raises:
+        LocalError: It cannot be written.
+    """
+    record = cached._asdict() | {"context": workspace.digest("context.json")}
+    workspace.write(STAT_CACHE, json.dumps(record).encode("ascii"))
+
+
+def make_source_key(fingerprint: StatFingerprint, options: PackingOptions, archive: Path) -> str | None:
+    """Return the digest of the source's files, the options and the archive as they are now; None without archive."""
+    try:
+        found = os.lstat(archive)
+    except OSError:
+        return None
+    secret = hashlib.sha256(options.secret).hexdigest()
+    parts = [
+        fingerprint.hexdigest(),
+        [options.mtime, options.compressor.describe(), secret, options.max_bytes],
+        [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+def make_generated_key(generated: Mapping[str, bytes]) -> str:
+    """Return the digest of the generated files."""
+    digests = {path: hashlib.sha256(data).hexdigest() for path, data in generated.items()}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def match_source(
+    cached: CachedContext, source: Path, files: Sequence[str], options: PackingOptions, archive: Path
+) -> StatFingerprint | None:
+    """Return the fingerprint of `files` if packing them would certainly give the cached source part again."""
+    if cached.source_key is None:
+        return None
+    fingerprint = take_fingerprint(source, files)
+    if fingerprint is None or make_source_key(fingerprint, options, archive) != cached.source_key:
+        return None
+    return fingerprint

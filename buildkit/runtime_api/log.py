@@ -1,0 +1,120 @@
+"""The log of a build: its lines in constant memory, safe for a terminal, and the end of it within fixed limits."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections import deque
+from typing import TYPE_CHECKING
+
+from buildkit.display import escape_controls
+from buildkit.errors import RuntimeBuildError
+from buildkit.runtime_api.http import BAD_BODY
+from buildkit.runtime_api.response import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.ui import Ui
+
+MAX_LOG_BYTES = 64 * 1024 * 1024
+MAX_LINE_CHARS = 1_000_000
+TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 10.0
+
+# Colours, cursor movements and window titles (ECMA-48): a log is full of them, and escaped they would hide the words.
+_TERMINAL_SEQUENCE = re.compile(
+    r"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]|\x1b\][^\x07\x1b\n]{0,2048}(?:\x07|\x1b\\)|\x1b[@-Z\\^_]"
+)
+_TEXT_KEYS = ("message", "msg", "log", "text", "line", "content")
+_LIST_KEYS = ("logs", "lines", "entries")
+
+
+def split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Yield the lines of a text that arrives in pieces; both a line and the whole text have a limit."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest, size = "", 0
+    try:
+        for piece in pieces:
+            size += len(piece)
+            *lines, rest = (rest + decoder.decode(piece)).split("\n")
+            yield from lines
+            if len(rest) > MAX_LINE_CHARS:
+                yield rest
+                rest = ""
+            if size > MAX_LOG_BYTES:
+                yield "(the log is longer than 64 MiB; the rest is left out)"
+                return
+    except BAD_BODY:
+        yield from filter(None, [rest])
+        yield "(the log breaks off here)"
+        return
+    if rest:
+        yield rest
+
+
+def read_tail(api: RuntimeApi, build_id: str, ui: Ui, *, within_s: float = TAIL_S) -> list[str]:
+    """Return the last lines of a build's log, each of them shortened; a log that cannot be read is only a warning.
+
+    Args:
+        within_s: Seconds that may be spent on it, at most `TAIL_S`.
+    """
+    if within_s <= 0:
+        return []
+    try:
+        with api.build_logs(build_id, within_s=min(within_s, TAIL_S)) as lines:
+            kept = _keep_last(lines or ())
+    except RuntimeBuildError as error:
+        ui.warn(f"the log cannot be read: {error.message}")
+        return []
+    shown = [shorten(part, TAIL_LINE_BYTES) for line in kept for part in format_line(line, TAIL_LINE_BYTES)]
+    return shown[-TAIL_LINES:]
+
+
+def format_line(line: str, limit: int | None = None) -> Iterator[str]:
+    """Yield the lines that one line of a response stands for: itself, or those in a JSON value.
+
+    Args:
+        limit: Characters of each line to look at.
+    """
+    for text in _unwrap(line.rstrip("\r")):
+        for part in text.split("\n"):
+            # A progress bar overwrites its line; the last state is what a terminal would show.
+            shown = _TERMINAL_SEQUENCE.sub("", part.rstrip("\r")).rpartition("\r")[2]
+            yield escape_controls(shown[:limit], keep="\t")
+
+
+def _keep_last(lines: Iterable[str]) -> Iterable[str]:
+    """Return the last lines, as many as are shown, and no more than `MAX_LINE_CHARS` together."""
+    kept: deque[str] = deque()
+    size = 0
+    for line in lines:
+        kept.append(line)
+        size += len(line)
+        while len(kept) > TAIL_LINES or (size > MAX_LINE_CHARS and len(kept) > 1):
+            size -= len(kept.popleft())
+    return kept
+
+
+def _unwrap(line: str) -> list[str]:
+    if not line.lstrip().startswith(("{", "[", '"')):
+        return [line]
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return [line]
+    if isinstance(value, dict):
+        value = next((value[key] for key in _LIST_KEYS if isinstance(value.get(key), list | str)), [value])
+    entries = value if isinstance(value, list) else [value]
+    return [_describe(entry) for entry in entries]
+
+
+def _describe(entry: object) -> str:
+    if isinstance(entry, str):
+        return entry
+    if isinstance(entry, dict):
+        text = next((text for key in _TEXT_KEYS if isinstance(text := entry.get(key), str)), None)
+        if text is not None:
+            return text.rstrip("\n")
+    return json.dumps(entry)

@@ -1,0 +1,123 @@
+"""The network below one HTTP exchange: it keeps every limit and remembers why the connection failed."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpcore
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable, Iterator
+
+_PIECE_BYTES = 64 * 1024
+# A socket otherwise becomes writable only after a third of its send buffer is free. On a slow uplink that takes longer
+# than the stall limit (https://docs.kernel.org/networking/ip-sysctl.html, tcp_notsent_lowat).
+_UNSENT_BYTES = 64 * 1024
+_SMALL_STEPS = [
+    (socket.IPPROTO_TCP, getattr(socket, name), _UNSENT_BYTES)
+    for name in ("TCP_NOTSENT_LOWAT",)
+    if hasattr(socket, name)
+]
+
+
+class ExchangeNetwork(httpcore.NetworkBackend):
+    """The network as one exchange sees it.
+
+    Args:
+        total_s: Seconds for the whole exchange, from now on.
+
+    Attributes:
+        cause: The last failure of the network, as Python raised it; None if there was none.
+    """
+
+    def __init__(self, total_s: float = math.inf) -> None:
+        self.cause: BaseException | None = None
+        self._network = httpcore.SyncBackend()
+        self._ends = time.monotonic() + total_s
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Return a connection."""
+        options = [*(socket_options or ()), *_SMALL_STEPS]
+        with self.remembering():
+            timeout = self.limit(timeout, httpcore.ConnectTimeout)
+            return _LimitedStream(self, self._network.connect_tcp(host, port, timeout, local_address, options))
+
+    def limit(self, timeout: float | None, expired: type[httpcore.TimeoutException]) -> float:
+        """Return the seconds that one operation may take; raise `expired` if there are none left."""
+        left = min(math.inf if timeout is None else timeout, self._ends - time.monotonic())
+        if left <= 0:
+            raise expired("timed out")
+        return left
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Remember why the block failed: httpcore drops the cause on the way up."""
+        try:
+            yield
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            self.cause = error.__cause__ or error
+            raise
+
+
+class _LimitedStream(httpcore.NetworkStream):
+    """A connection whose reads share one deadline, and whose writes fail only after a time without any progress."""
+
+    def __init__(self, network: ExchangeNetwork, stream: httpcore.NetworkStream) -> None:
+        self._network = network
+        self._stream = stream
+        self._deadline: float | None = None
+        self._early = b""
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return what has arrived. `timeout` counts from the first read, however slowly the response trickles in."""
+        if self._early:
+            early, self._early = self._early[:max_bytes], self._early[max_bytes:]
+            return early
+        with self._network.remembering():
+            limit_s = self._network.limit(timeout, httpcore.ReadTimeout)
+            now = time.monotonic()
+            self._deadline = now + limit_s if self._deadline is None else self._deadline
+            if self._deadline <= now:
+                raise httpcore.ReadTimeout("the response was not complete in time")
+            return self._stream.read(max_bytes, min(limit_s, self._deadline - now))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send everything. `timeout` is the time without progress; a response that came early ends the request."""
+        with self._network.remembering():
+            try:
+                self._stream.write(buffer, self._network.limit(timeout, httpcore.WriteTimeout))
+            except httpcore.WriteTimeout as stalled:
+                # TLS session tickets also make a socket readable, so only what can be read counts as a response.
+                try:
+                    self._early = self._stream.read(_PIECE_BYTES, 0)
+                except httpcore.ReadError:
+                    raise stalled from stalled.__cause__
+                raise httpcore.WriteError("the server responded before it had read the request") from stalled
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """Return the connection with TLS on top."""
+        with self._network.remembering():
+            timeout = self._network.limit(timeout, httpcore.ConnectTimeout)
+            return _LimitedStream(self._network, self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        """Return what httpcore asks for, such as the TLS object."""
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,233 @@
+"""Task `context`: the source and the generated files, packed into one reproducible archive."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildkit.display import escape_controls, format_size
+from buildkit.errors import FileChanged, FileVanished, LocalError, run
+from buildkit.models import PROGRAMS, BuildContext, Dockerfile, Version
+from buildkit.settings import Group
+from buildkit.task import Flag, Outcome, Run, Task
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, PROGRAM_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from buildkit.archive.cache import CachedContext
+    from buildkit.archive.stream import PackingOptions
+    from buildkit.archive.writer import PackedArchive
+    from buildkit.settings import Settings
+    from buildkit.source.tree import SelectedFiles, SourceTree
+    from buildkit.ui import Ui
+    from buildkit.workspace import Workspace
+
+# If neither a commit nor SOURCE_DATE_EPOCH gives a time: the first that a zip file, and so a wheel, can have.
+_NO_TIME = 315532800
+# A file that changed less than this before it was read may change again within one tick of the file system's clock.
+_RACY_NS = 2_000_000_000
+_WARN_BYTES = 100_000_000
+_MAX_NAMED = 5
+
+
+class _Job(NamedTuple):
+    """What is packed, and where."""
+
+    workspace: Workspace
+    tree: SourceTree
+    version: Version
+    generated: dict[str, bytes]
+    options: PackingOptions
+    ui: Ui
+
+
+def pack_context(
+    workspace: Workspace, tree: SourceTree, settings: Settings, ui: Ui, *, use_cache: bool = True
+) -> BuildContext:
+    """Return the packed build context, saved. Files are not read again if none changed since the last time.
+
+    Raises:
+        LocalError: The tree cannot be packed as it is, or is not what `version.json` says; the last archive stays.
+    """
+    from buildkit.archive.cache import load_cached, save_cached
+    from buildkit.generated import read_generated
+
+    version = workspace.load(Version)
+    workspace.load(Dockerfile)
+    _refuse_other_commit(workspace, tree, version)
+    job = _Job(workspace, tree, version, read_generated(workspace), _choose_options(version, settings, ui), ui)
+    previous = load_cached(workspace)
+    packed = _pack_until_stable(job, previous if use_cache else None)
+    programs = [f"{PROGRAM_FOLDER}/{name}" for name in PROGRAMS]
+    made_from = workspace.digests("version.json", "dockerfile.json", DOCKERFILE, INSTRUCTIONS, *programs)
+    context = replace(packed.context, made_from=made_from)
+    if previous is None or packed is not previous or context != previous.context:
+        workspace.save(context)
+        save_cached(workspace, packed)
+    if previous and previous.context.archive != context.archive:
+        workspace.remove(previous.context.archive)
+    verb = "nothing changed:" if packed is previous else "packed"
+    ui.report(
+        f"{verb} {context.files} files, {format_size(context.context_bytes)},"
+        f" as {context.archive} ({format_size(context.archive_bytes)})"
+    )
+    return context
+
+
+def _refuse_other_commit(workspace: Workspace, tree: SourceTree, version: Version) -> None:
+    """Refuse a checkout that is no longer what `version.json` says: an image must not have another commit's name."""
+    commit = tree.identify(lambda _: None)
+    sha = commit.sha if commit else None
+    if sha != version.sha:
+        raise LocalError(
+            f"{workspace.show('version.json')} was made from commit {version.sha}, but the source is at {sha}",
+            f"run {run('version')} and {run('dockerfile')} again",
+        )
+
+
+def _choose_options(version: Version, settings: Settings, ui: Ui) -> PackingOptions:
+    from buildkit.archive.compressor import FALLBACK, find_compressor
+    from buildkit.archive.stream import PackingOptions
+
+    compressor = find_compressor()
+    if compressor.name == FALLBACK:
+        ui.report(f"the package isal is not installed: packing with {FALLBACK}, which is slower")
+    key = settings.runtime_api_key
+    return PackingOptions(
+        mtime=_NO_TIME if version.commit_time is None else version.commit_time,
+        compressor=compressor,
+        max_bytes=settings.max_context_bytes,
+        secret=key.reveal().encode("latin-1") if key and key.is_searchable else b"",
+    )
+
+
+def _pack_until_stable(job: _Job, previous: CachedContext | None) -> CachedContext:
+    """Return what was packed, or `previous` if it is up to date; the tree is read again if it changes meanwhile."""
+    retries = {FileVanished: 1, FileChanged: 3}
+    warned: set[str] = set()
+    while True:
+        selected = job.tree.select()
+        _refuse_other_version(selected, job.version)
+        for warning in selected.warnings:
+            if warning not in warned:
+                job.ui.warn(warning)
+        warned.update(selected.warnings)
+        try:
+            return _pack(job, selected.files, previous)
+        except FileChanged as error:
+            if not retries[type(error)]:
+                raise
+            retries[type(error)] -= 1
+            previous = None
+            job.ui.warn(f"{error.message}; reading the tree again")
+
+
+def _refuse_other_version(selected: SelectedFiles, version: Version) -> None:
+    """Refuse to put a commit's name on something else, or to call a clean checkout changed."""
+    if version.sha is None or version.dirty is bool(selected.changed):
+        return
+    message = "version.json says that files differ from the commit, but none does now"
+    if selected.changed:
+        named = ", ".join(selected.changed[:_MAX_NAMED]) + (" …" if len(selected.changed) > _MAX_NAMED else "")
+        message = f"version.json says that the checkout is clean, but {named} differs from the commit"
+    raise LocalError(message, f"run {run('version')} and {run('dockerfile')} again")
+
+
+def _pack(job: _Job, files: Sequence[str], previous: CachedContext | None) -> CachedContext:
+    """Return what was packed; the source part of the previous archive is copied if it is up to date."""
+    from buildkit.archive.cache import CachedContext, make_generated_key, make_source_key, match_source
+    from buildkit.archive.sizes import name_largest
+    from buildkit.archive.writer import ArchiveWriter
+
+    name, source, options = job.version.archive, job.tree.path, job.options
+    generated_key = make_generated_key(job.generated)
+    fingerprint = None
+    if previous:
+        archive = job.workspace.path / previous.context.archive
+        fingerprint = match_source(previous, source, files, options, archive)
+        if fingerprint and (previous.context.archive, previous.generated_key) == (name, generated_key):
+            return previous
+    started_ns = time.time_ns()
+    with job.ui.progress("packing") as progress, job.workspace.replacing(name) as file:
+        writer = ArchiveWriter(file, options, progress)
+        if previous and fingerprint:
+            with os.fdopen(job.workspace.open(previous.context.archive), "rb") as earlier:
+                writer.copy_source(earlier, previous.source)
+        else:
+            fingerprint = writer.pack_source(source, files)
+        packed = writer.finish(job.generated)
+    if packed.context_bytes > _WARN_BYTES:
+        job.ui.warn(name_largest(files, fingerprint.sizes))
+    racy = fingerprint.newest_ns > started_ns - _RACY_NS
+    source_key = None if racy else make_source_key(fingerprint, options, job.workspace.path / name)
+    context = _describe(job, packed, len(files) + len(job.generated))
+    return CachedContext(context, source_key, generated_key, packed.source)
+
+
+def _describe(job: _Job, packed: PackedArchive, files: int) -> BuildContext:
+    return BuildContext(
+        archive=job.version.archive,
+        archive_sha256=packed.archive_sha256,
+        archive_bytes=packed.archive_bytes,
+        context_sha256=packed.context_sha256,
+        context_bytes=packed.context_bytes,
+        files=files,
+        compressor=job.options.compressor.describe(),
+    )
+
+
+def _list_files(this: Run) -> Outcome:
+    """Return every file that would be packed with its size, largest first."""
+    from buildkit.archive.sizes import list_sizes
+
+    selected = this.tree.select()
+    for warning in selected.warnings:
+        this.ui.warn(warning)
+    sizes = list_sizes(this.tree.path, selected.files)
+    this.ui.report(f"{len(sizes)} files, {format_size(sum(size for size, _ in sizes))}")
+    text = "\n".join(f"{size:>12}  {escape_controls(path)}" for size, path in sizes)
+    return Outcome(text, {"files": [{"path": path, "size_bytes": size} for size, path in sizes]})
+
+
+def _explain(this: Run, path: str) -> Outcome:
+    """Return which rule decides about `path`, given as seen from the working directory or from the source."""
+    typed, inside = Path(os.path.normpath(Path.cwd() / path)), os.path.normpath(path)
+    if typed.is_relative_to(this.tree.path) and os.path.lexists(typed):
+        inside = typed.relative_to(this.tree.path).as_posix()
+    if os.path.isabs(inside) or inside.split("/")[0] == "..":
+        raise LocalError(f"not in the source directory: {path}", "give a path below SOURCE_DIR")
+    verdict = this.tree.explain(inside)
+    where = f" ({verdict.source}, line {verdict.line})" if verdict.source else ""
+    text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.reason}{where}"
+    return Outcome(text, {"path": inside, **verdict._asdict()})
+
+
+def main(this: Run) -> Outcome:
+    """Pack the source and the Dockerfile into one reproducible tar.gz: prints its path."""
+    this.check_folders()
+    if this.flags.get("explain") is not None:
+        return _explain(this, this.flags["explain"])
+    if this.flags.get("files"):
+        return _list_files(this)
+    with this.writing():
+        use_cache = not this.flags.get("no_cache")
+        context = pack_context(this.workspace, this.tree, this.settings, this.ui, use_cache=use_cache)
+    archive = this.show_path(this.workspace.path / context.archive)
+    this.ui.publish(archive=archive)
+    return Outcome(archive, context)
+
+
+TASK = Task(
+    "context",
+    main,
+    groups=(Group.SELECTION, Group.PACKING),
+    flags=(
+        Flag("no_cache", "read every file again, even if none seems to have changed"),
+        Flag("files", "list every file that is packed with its size, largest first; packs nothing"),
+        Flag("explain", "show which rule packs or leaves out this path; packs nothing", takes_value=True),
+    ),
+)

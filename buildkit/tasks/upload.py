@@ -1,0 +1,203 @@
+"""Task `upload`: ask a Runtime API for a build, and never ask twice unless told to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from buildkit import record
+from buildkit.errors import LocalError, OutcomeUnknown, StoppedWatching, run
+from buildkit.models import Submission
+from buildkit.record import INTENT, SUBMITTED, UPLOAD_STATE, ImageNaming
+from buildkit.settings import Group
+from buildkit.signals import advising
+from buildkit.task import Flag, Outcome, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from buildkit.record import PackedInputs
+    from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.runtime_api.protocol import StartedBuild
+    from buildkit.runtime_api.upload import Upload
+    from buildkit.task import Run
+    from buildkit.ui import Ui
+    from buildkit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class UploadRequest:
+    """What is wanted from the server.
+
+    Attributes:
+        force: Submit even if an earlier submission of the same build may exist.
+    """
+
+    naming: ImageNaming
+    upload_format: str = "json"
+    force: bool = False
+
+    @classmethod
+    def from_run(cls, this: Run) -> UploadRequest:
+        """Return what the settings and flags of a run say."""
+        settings = this.settings
+        naming = ImageNaming(settings.image_name, settings.target_image)
+        return cls(naming, settings.upload_format, bool(this.flags["force"]))
+
+
+def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui) -> Submission:
+    """Submit the archive in the workspace and return the submission, or an earlier one of the same build.
+
+    Raises:
+        NotStarted: The server has no build of this upload.
+        OutcomeUnknown: It may have one, from this run or from an earlier one.
+        SettingError: An image name is invalid.
+        LocalError: Something is missing or has changed since it was packed.
+        StoppedWatching: The build was started, but its ID could not be saved; the message has the ID.
+    """
+    inputs = record.load_inputs(workspace)
+    previous = None if request.force else _find_pending(workspace, api, request, inputs)
+    if previous is not None:
+        ui.report(
+            f"Already submitted, with build ID: {previous.build_id} ({run('upload', '--force')} submits it again)"
+        )
+        ui.publish(build_id=previous.build_id)
+        return previous
+    prefix = None if request.naming.target_image else api.registry_prefix()
+    images = request.naming.name_images(inputs, prefix)
+    with _open_archive(workspace, inputs, images, request.upload_format) as sending:
+        intent = _describe_intent(workspace, api, inputs, images)
+        started = _send(workspace, api, intent, sending, ui)
+    # Reported before it is saved: if the disk is full, this line is the only record.
+    ui.report(f"Build initiated with ID: {started.build_id}")
+    with advising(f"build {started.build_id} is still running; {run('wait', '--build-id', started.build_id)} resumes"):
+        return _save_started(workspace, intent, started, ui)
+
+
+def _find_pending(
+    workspace: Workspace, api: RuntimeApi, request: UploadRequest, inputs: PackedInputs
+) -> Submission | None:
+    """Return the earlier submission of this very build, if it is not known how that ended.
+
+    Raises:
+        OutcomeUnknown: An upload was sent, whatever it contained, and its build ID never arrived.
+    """
+    previous = record.find_submission(workspace)
+    if previous is None:
+        return None
+    if previous.build_id is None:
+        raise OutcomeUnknown(
+            f"an earlier upload to {previous.runtime_api_url} may have started a build of {previous.target_image}, "
+            "but its ID never arrived",
+            f"look on the server for that build; {run('upload', '--force')} submits it again",
+        )
+    same = record.is_same_build(previous, inputs, api.url, request.naming.name_images(inputs))
+    return previous if same and not record.has_ended(workspace, previous) else None
+
+
+@contextmanager
+def _open_archive(
+    workspace: Workspace, inputs: PackedInputs, images: Sequence[str], upload_format: str
+) -> Iterator[Upload]:
+    """Give the upload, whose archive is opened once."""
+    from buildkit.runtime_api.upload import Upload
+
+    context = inputs.context
+    name = workspace.show(context.archive)
+    try:
+        descriptor = workspace.open(context.archive)
+    except OSError as error:
+        raise LocalError(f"cannot read {name}: {error.strerror}", f"run {run('context')}") from error
+    try:
+        size_bytes = os.fstat(descriptor).st_size
+        yield Upload(descriptor, name, size_bytes, context.archive_sha256, images, upload_format)
+    finally:
+        os.close(descriptor)
+
+
+def _describe_intent(workspace: Workspace, api: RuntimeApi, inputs: PackedInputs, images: Sequence[str]) -> Submission:
+    target_image, *tags = images
+    context_sha256 = inputs.context.context_sha256
+    key = hashlib.sha256("\n".join([context_sha256, *images, secrets.token_hex(16)]).encode()).hexdigest()
+    return Submission(
+        state=INTENT,
+        runtime_api_url=api.url,
+        target_image=target_image,
+        tags=tags,
+        context_sha256=context_sha256,
+        build_id=None,
+        submitted_at=None,
+        idempotency_key=key,
+        made_from=workspace.digests("context.json"),
+    )
+
+
+def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, sending: Upload, ui: Ui) -> StartedBuild:
+    """Return the started build. The intent stays on record unless it is certain that nothing was started."""
+    from buildkit.runtime_api.upload import UploadAttempt
+
+    earlier = workspace.read(UPLOAD_STATE) if workspace.exists(UPLOAD_STATE) else None
+    with ui.progress("uploading") as draw:
+        attempt = UploadAttempt(sending, draw)
+        try:
+            workspace.save(intent)
+            return api.start_build(attempt)
+        except BaseException as error:  # an interruption as well, at whatever point it comes
+            if attempt.may_have_started or isinstance(error, OutcomeUnknown):
+                with advising(f"a build may have been started; {run('upload')} says what is known about it"):
+                    raise
+            _restore(workspace, earlier)
+            raise
+
+
+def _restore(workspace: Workspace, earlier: bytes | None) -> None:
+    if earlier is None:
+        workspace.remove(UPLOAD_STATE)
+    else:
+        workspace.write(UPLOAD_STATE, earlier)
+
+
+def _save_started(workspace: Workspace, intent: Submission, started: StartedBuild, ui: Ui) -> Submission:
+    build_id = started.build_id
+    if started.refused_url:
+        ui.warn(
+            f"the server wants to be asked about this build at {started.refused_url}, whose host is not one of "
+            f"ALLOWED_HOSTS and does not receive the key; {intent.runtime_api_url} is asked instead"
+        )
+    submission = replace(
+        intent,
+        state=SUBMITTED,
+        build_id=build_id,
+        submitted_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        status_url=started.status_url,
+    )
+    try:
+        workspace.save(submission)
+    except LocalError as error:
+        raise StoppedWatching(
+            f"build {build_id} was started, but its ID could not be saved: {error.message}",
+            f"{run('wait', '--build-id', build_id)} waits for it; {error.fix}",
+        ) from error
+    ui.publish(build_id=build_id)
+    return submission
+
+
+def main(this: Run) -> Outcome:
+    """Send the archive to the Runtime API, which builds it: prints the build ID."""
+    this.require_api()
+    with this.writing(), this.open_api() as api:
+        submission = upload(this.workspace, api, UploadRequest.from_run(this), this.ui)
+    return Outcome(str(submission.build_id), submission)
+
+
+TASK = Task(
+    "upload",
+    main,
+    groups=(Group.API, Group.IMAGE, Group.UPLOAD),
+    flags=(Flag("force", "upload even if an earlier build may exist"),),
+)
