@@ -21,7 +21,7 @@ _PLATFORM = {
 
 
 class Stage(NamedTuple):
-    """One stage: its name (empty if it has none), the image or stage in its FROM, its instructions from FROM on."""
+    """One stage: its name (empty if it has none), the image or stage in its FROM, and its instructions."""
 
     name: str
     base: str
@@ -52,9 +52,11 @@ class Stages(NamedTuple):
 
     def find_root(self, number: int) -> str:
         """Return the image that a stage is built on, directly or through other stages."""
-        base = self.expand(self.stages[number].base)
-        roots = {self.find_root(below) for below in self.find(base, number)}
-        return roots.pop() if len(roots) == 1 else base
+        roots: list[str] = []
+        for current, stage in enumerate(self.stages[: number + 1]):
+            below = {roots[found] for found in self.find(stage.base, current)}
+            roots.append(below.pop() if len(below) == 1 else stage.base)
+        return roots[number]
 
     def find_needed(self, last: int) -> tuple[set[int], list[str]]:
         """Return the numbers of the stages that a stage needs, itself included, and the images that they use."""
@@ -74,7 +76,7 @@ class Stages(NamedTuple):
     def _list_references(self, number: int) -> list[str]:
         stage = self.stages[number]
         flags = (flag for item in stage.instructions if item.name in {"ADD", "COPY", "RUN"} for flag in item.flags)
-        return [self.expand(stage.base), *(name for flag in flags for name in _FROM.findall(flag))]
+        return [stage.base, *(name for flag in flags for name in _FROM.findall(flag))]
 
 
 def parse_stages(text: str, name: str, arguments: Mapping[str, str]) -> Stages:
@@ -118,5 +120,6 @@ def _group(tree: DockerfileAst, arguments: Mapping[str, str]) -> Stages:
         words = tree.instructions[start].args
         if len(words) != 1 and [word.upper() for word in words[1:-1]] != ["AS"]:
             raise ValueError(f"line {tree.instructions[start].start_line}: FROM takes an image, or an image AS a name")
-        found.stages.append(Stage(found.expand(" ".join(words[2:])), words[0], tree.instructions[start:end]))
+        names = found.expand(" ".join(words[2:])), found.expand(words[0])
+        found.stages.append(Stage(*names, tree.instructions[start:end]))
     return found

@@ -100,6 +100,8 @@ def test_any_lines_are_read_as_buildkit_reads_them_or_refused(lines: list[str], 
         ("FROM a\nONBUILD RUN <<RUN\nFROM b\nRUN\n", "heredoc in ONBUILD"),
         ("# escape=x\nFROM a\n", "line 1: invalid escape token"),
         ("ARG A=${x\nFROM a\n", "cannot be read"),
+        ("FROM ${x\n", "cannot be read"),
+        ("FROM a AS 'x\n", "cannot be read"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_line(text: str, words: str) -> None:
