@@ -28,7 +28,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SYNTAX = re.compile(r"\ufeff?(?:\s*#\s*(?:check|escape)\s*=.*\n)*\s*#\s*syntax\s*=\s*(\S+)", re.IGNORECASE)
 _FROM_ELSEWHERE = re.compile(r"(?:^--|^--mount=|,)from=|^--mount=(?:.*,)?type=(?!bind)")
 _MOUNTED = re.compile(r"(?:^--mount=|,)(?:source|src)=([^,]+)")
-_NOT_A_PATH = re.compile(r"<<|git@|[A-Za-z][A-Za-z0-9+.-]*://|.*\$", re.DOTALL)
+_NOT_A_PATH = re.compile(r"<<|git@|[A-Za-z][A-Za-z0-9+.-]*://|.*[$'\"]", re.DOTALL)
 
 
 class DerivedDockerfile(NamedTuple):
@@ -68,7 +68,7 @@ def derive_dockerfile(text: str, name: str, target: str | None, values: Mapping[
 def find_unpacked(text: str, files: Iterable[str]) -> list[str]:
     """Return the paths that a Dockerfile copies or mounts and that are not among the packed `files`.
 
-    Paths with variables are left out: only the build shows what they mean.
+    Paths with variables or quotes are left out: only the build shows what they mean.
     """
     packed = {""}
     for file in files:
@@ -113,10 +113,8 @@ def _write(text: str, parsed: Stages, last: int, values: Mapping[str, str]) -> s
     above, nothing = parsed.list_arguments(()), set[str]()
     items = [(item, nothing) for item in parsed.preamble]
     items += [(item, above) for stage in parsed.stages[: last + 1] for item in stage.instructions]
-    for item, inherited in reversed(items):
-        words = (
-            [_fill(word, values, inherited, parsed.escape) for word in item.args] if item.name == "ARG" else item.args
-        )
+    for item, inherited in reversed([pair for pair in items if pair[0].name == "ARG"]):
+        words = [_fill(word, values, inherited, parsed.escape) for word in item.args]
         if words != item.args:
             line_end = re.sub(r".*[^\r\n]", "", lines[item.end_line - 1])
             lines[item.start_line - 1 : item.end_line] = [f"ARG {' '.join(words)}{line_end}"]

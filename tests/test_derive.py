@@ -246,7 +246,7 @@ def test_paths_that_the_context_will_not_hold_are_found() -> None:
         "FROM a AS one\nARG X\n"
         "COPY --chown=1 pyproject.toml ./src/ missing.txt /x/\n"
         'ADD ["with space", "gone", "/x"]\n'
-        "COPY *.toml *.lock src/*.py s[r]c/a?y /x\nCOPY . /x\n"
+        "COPY *.toml *.lock src/*.py s[r]c/a?y /x\nCOPY . /x\nCOPY 'quoted' /x\n"
         "COPY --from=b nothing /x\nCOPY $X <<EOF https://example.com/a /x\ntext\nEOF\n"
         "RUN --mount=type=bind,source=uv.lock,target=/l --mount=src=src,target=/s --mount=type=cache,source=c true\n"
         "ONBUILD COPY later /x\n"
