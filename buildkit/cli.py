@@ -107,7 +107,12 @@ def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own:
             this = _open_run(fields, given, own)
             ui = this.ui
             outcome = task.run(this)
-            ui.show(_format_json(outcome) if as_json else outcome.text)
+            if as_json:
+                ui.show(_format_json(outcome))
+            elif isinstance(outcome.text, str):
+                ui.show(outcome.text)
+            else:
+                ui.show_lines(outcome.text)
             return outcome.exit_code
     except (RuntimeBuildError, Interrupted) as error:
         message = error.message if isinstance(error, RuntimeBuildError) else "interrupted"

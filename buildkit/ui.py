@@ -47,10 +47,15 @@ class Ui:
         """Write a warning."""
         self._write(sys.stderr, f"{_PREFIX}warning: {escape_controls(self._spell(line))}\n")
 
-    def show(self, result: str | Iterator[str]) -> None:
-        """Write a result: the only thing that goes to stdout. Text is one result, or none; an iterator yields lines."""
-        for text in [result] if isinstance(result, str) and result else result:
+    def show(self, text: str) -> None:
+        """Write a result, if there is one: the only thing that goes to stdout."""
+        if text:
             self._write(sys.stdout, f"{escape_controls(text, keep=chr(10))}\n")
+
+    def show_lines(self, lines: Iterable[str]) -> None:
+        """Write the lines of a result as they come, empty ones as well."""
+        for line in lines:
+            self._write(sys.stdout, f"{escape_controls(line, keep=chr(9))}\n")
 
     def fail(self, message: str, fix: str, exit_code: int, *, as_json: bool) -> None:
         """Write what happened and what to do about it."""

@@ -332,3 +332,17 @@ def test_62_request_to_this_machine_never_goes_through_a_proxy(
         monkeypatch.setenv(name, proxy.url)
         assert steps.submit(archive).build_id == "build-1"
         assert not proxy.connections
+
+
+def test_67_state_that_is_a_link_or_a_fifo_is_refused_before_anything_is_sent(
+    steps: Steps, runtime_api: RuntimeApiServer, archive: Path
+) -> None:
+    state = archive.parent / "runtime-build/upload.json"
+    state.parent.mkdir()
+    for create in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        create(state)
+        for force in (False, True):
+            with pytest.raises(LocalError, match=r"upload\.json cannot be read"):
+                steps.submit(archive, force=force)
+        state.unlink()
+    assert runtime_api.count("POST /build") == 0

@@ -11,9 +11,10 @@ from buildkit.errors import OutcomeUnknown, SettingError, run
 from buildkit.runtime_api import policy, protocol
 from buildkit.runtime_api.http import HttpClient, Network, Request, ResponseMissing, read_body
 from buildkit.runtime_api.log import split_lines
-from buildkit.runtime_api.policy import ACCEPTED, Clock, RequestFailed
+from buildkit.runtime_api.policy import ACCEPTED
 from buildkit.runtime_api.protocol import BuildStatus, Endpoint, Probe, StartedBuild, parse_origin
 from buildkit.runtime_api.response import InvalidResponse, extract_detail, parse_object, shorten
+from buildkit.runtime_api.retry import Clock, RequestFailed, repeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,7 @@ class RuntimeApi:
         """
         url = f"{self.url}{protocol.REGISTRY_PREFIX}"
         request = Request(url, self._limits.read_s)
-        response = policy.repeat(lambda: self._get(request, also=_ABSENT), self.clock)
+        response = repeat(lambda: self._get(request, also=_ABSENT), self.clock)
         if response.status in _ABSENT:
             return None
         prefix = self._parse(response, url).get("registry_prefix")
@@ -95,7 +96,7 @@ class RuntimeApi:
             LocalError: The archive cannot be read or has changed, so the server does not have the whole body.
         """
         try:
-            started = policy.repeat(lambda: self._post(attempt), self.clock)
+            return repeat(lambda: self._post(attempt), self.clock)
         except RequestFailed as failure:
             if failure.status is None and attempt.may_have_started:
                 raise OutcomeUnknown(
@@ -104,7 +105,6 @@ class RuntimeApi:
                 ) from failure
             attempt.may_have_started = False
             raise
-        return started
 
     def _post(self, attempt: UploadAttempt) -> StartedBuild:
         attempt.restart()
@@ -138,7 +138,7 @@ class RuntimeApi:
             within_s: Seconds for the whole exchange, if they are fewer than usual.
 
         Raises:
-            RequestFailed: With `is_transient` if it makes sense to ask later.
+            RequestFailed: With `retry.is_transient` if it makes sense to ask later.
             SettingError: The replica may not be sent the key.
         """
         base = (status_url or self.url).rstrip("/")

@@ -20,24 +20,19 @@ MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a re
 
 from __future__ import annotations
 
-import random
-import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from buildkit.display import format_size
-from buildkit.errors import NotStarted, OutcomeUnknown, RuntimeBuildError, run
+from buildkit.errors import OutcomeUnknown, RuntimeBuildError, run
 from buildkit.runtime_api.protocol import BUILD, JSON, MULTIPART
 from buildkit.runtime_api.response import parse_retry_after
+from buildkit.runtime_api.retry import BUSY_TRIES, LOST_TRIES, ONCE, RequestFailed, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from buildkit.runtime_api.http import ResponseMissing
     from buildkit.runtime_api.response import Response
     from buildkit.runtime_api.upload import UploadAttempt
-
-T = TypeVar("T")
 
 ACCEPTED = frozenset({200, 201, 202})
 REFUSED = frozenset(
@@ -48,9 +43,7 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 KEY_REFUSED = frozenset({401, 403})
 NOT_FOUND, TOO_LARGE, TOO_MANY, UNAVAILABLE = 404, 413, 429, 503
 
-ONCE, LOST_TRIES, BUSY_TRIES = 1, 3, 6
 MAX_RETRY_AFTER_S = 300.0
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
 
 _FORMAT_FIX = "the server may want the other upload format: {other}"
 _KEY_FIX = f"check RUNTIME_API_KEY; {run('doctor')} shows whether the server accepts it"
@@ -73,52 +66,6 @@ _REACH_FIX = (
 )
 _TLS_FIX = "check RUNTIME_API_URL; for a certificate authority of your own, set REQUESTS_CA_BUNDLE to its file"
 UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
-
-
-class Clock(NamedTuple):
-    """The time and chance, replaced in tests so that no test waits."""
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], object] = time.sleep
-    random: Callable[[], float] = random.random
-
-
-class RequestFailed(NotStarted):
-    """The Runtime API gave no usable response, and no build was started.
-
-    Attributes:
-        status: HTTP status; None if there was no response.
-        tries: How many times the same request may be made in all.
-        retry_after_s: What the server asked for.
-        is_transient: It may be over soon: whoever polls should continue.
-    """
-
-    def __init__(self, message: str, fix: str, *, status: int | None = None, tries: int = ONCE) -> None:
-        super().__init__(message, fix)
-        self.status = status
-        self.tries = tries
-        self.retry_after_s: float | None = None
-        self.is_transient = False
-
-
-def repeat(request: Callable[[], T], clock: Clock) -> T:
-    """Return what `request` returns, repeating it as far as its failures allow."""
-    made = 0
-    while True:
-        made += 1
-        try:
-            return request()
-        except RequestFailed as failure:
-            if made >= failure.tries:
-                raise
-            pause_s = failure.retry_after_s
-        clock.sleep(choose_backoff(made, clock) if pause_s is None else pause_s)
-
-
-def choose_backoff(failures: int, clock: Clock) -> float:
-    """Return the seconds to wait after so many failures in a row; random, so that clients do not return all at once."""
-    limit_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16), MAX_BACKOFF_S)
-    return limit_s * (1 + clock.random()) / 2
 
 
 def classify_upload_response(response: Response, url: str, detail: str, attempt: UploadAttempt) -> RuntimeBuildError:
@@ -161,12 +108,12 @@ def classify_failed_upload(lost: ResponseMissing, url: str, reason: str, attempt
     if not attempt.sent:
         if lost.is_tls:
             return RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX)
-        return RequestFailed(f"no connection to {url}: {reason}", _REACH_FIX, tries=LOST_TRIES)
+        return RequestFailed(f"no connection to {url}: {reason}", _REACH_FIX, retry=Retry(LOST_TRIES))
     done = f"{format_size(attempt.sent)} of {format_size(attempt.total)}"
     if lost.timed_out:
         return RequestFailed(f"{url} stopped reading after {done} of the upload", _BUSY_FIX)
     tries = LOST_TRIES if lost.connection_lost or not lost.is_tls else ONCE
-    return RequestFailed(f"the upload to {url} was interrupted after {done}: {reason}", _REACH_FIX, tries=tries)
+    return RequestFailed(f"the upload to {url} was interrupted after {done}: {reason}", _REACH_FIX, retry=Retry(tries))
 
 
 def classify_started(response: Response, url: str, problem: str) -> OutcomeUnknown:
@@ -187,32 +134,27 @@ def classify_response(response: Response, url: str, detail: str) -> RequestFaile
         return _classify_redirect(response, title)
     is_transient = status in TRANSIENT or status >= 500 or status < 300  # noqa: PLR2004 - the classes of RFC 9110
     fix = _KEY_FIX if status in KEY_REFUSED else _REACH_FIX
-    failure = RequestFailed(title + detail, fix, status=status, tries=LOST_TRIES if is_transient else ONCE)
-    failure.is_transient = is_transient
-    return failure
+    retry = Retry(LOST_TRIES, is_transient=True) if is_transient else Retry()
+    return RequestFailed(title + detail, fix, status=status, retry=retry)
 
 
 def classify_failed_request(lost: ResponseMissing, url: str, reason: str) -> RequestFailed:
     """Return the error for a GET without a response."""
     if lost.is_tls:
-        failure = RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX)
-        failure.is_transient = lost.connection_lost
-        return failure
-    failure = RequestFailed(f"no response from {url}: {reason}", _REACH_FIX, tries=LOST_TRIES)
-    failure.is_transient = True
-    return failure
+        retry = Retry(is_transient=lost.connection_lost)
+        return RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX, retry=retry)
+    retry = Retry(LOST_TRIES, is_transient=True)
+    return RequestFailed(f"no response from {url}: {reason}", _REACH_FIX, retry=retry)
 
 
 def classify_invalid(response: Response, url: str, problem: str) -> RequestFailed:
     """Return the error for a GET that succeeds with an unusable body."""
-    failure = RequestFailed(
+    return RequestFailed(
         f"GET {url} returned {response.title}, but {problem}",
         "run the same command again; if it keeps failing, RUNTIME_API_URL may not be a Runtime API",
         status=response.status,
-        tries=LOST_TRIES,
+        retry=Retry(LOST_TRIES, is_transient=True),
     )
-    failure.is_transient = True
-    return failure
 
 
 def _is_busy(response: Response) -> bool:
@@ -228,10 +170,8 @@ def _classify_busy(response: Response, message: str, fix: str) -> RequestFailed:
     is_long = after_s is not None and after_s > MAX_RETRY_AFTER_S
     if is_long:
         message = f"{message}; it asks to come back after {after_s:.0f} s, which is too long to wait"
-    failure = RequestFailed(message, fix, status=response.status, tries=ONCE if is_long else BUSY_TRIES)
-    failure.retry_after_s = after_s
-    failure.is_transient = True
-    return failure
+    retry = Retry(ONCE if is_long else BUSY_TRIES, after_s, is_transient=True)
+    return RequestFailed(message, fix, status=response.status, retry=retry)
 
 
 def _classify_redirect(response: Response, title: str) -> RequestFailed:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import StoppedWatching, run
 from buildkit.models import BuildResult
-from buildkit.runtime_api.policy import NOT_FOUND, RequestFailed, choose_backoff
+from buildkit.runtime_api.policy import NOT_FOUND
 from buildkit.runtime_api.protocol import ENDED, IN_PROGRESS, SUCCESS
+from buildkit.runtime_api.retry import RequestFailed, choose_backoff
 
 if TYPE_CHECKING:
     from buildkit.runtime_api.client import RuntimeApi
@@ -124,14 +125,14 @@ class _Watch:
             self._missing_since = now if self._missing_since is None else self._missing_since
             if now - self._missing_since >= NOT_FOUND_GRACE_S:
                 raise self.stop(f"the server does not know the build: {failure.message}") from failure
-        elif not failure.is_transient:
+        elif not failure.retry.is_transient:
             raise StoppedWatching(
                 f"{failure.message}; build {self._build.build_id} may still be running",
                 f"{failure.fix}; then run {run('wait', '--build-id', self._build.build_id)}",
             ) from failure
         self._failures += 1
         self._last_failure = failure.message
-        after_s = min(failure.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
+        after_s = min(failure.retry.after_s or 0.0, MAX_RETRY_AFTER_S)
         self.requested_pause_s = max(choose_backoff(self._failures, clock), after_s)
         self._warn_once(f"{failure.message}; asking again")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,14 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PIECE_BYTES = 64 * 1024
-# A socket otherwise becomes writable only after a third of its send buffer is free. On a slow uplink that takes longer
-# than the stall limit (https://docs.kernel.org/networking/ip-sysctl.html, tcp_notsent_lowat).
-_UNSENT_BYTES = 64 * 1024
-_SMALL_STEPS = [
-    (socket.IPPROTO_TCP, getattr(socket, name), _UNSENT_BYTES)
-    for name in ("TCP_NOTSENT_LOWAT",)
-    if hasattr(socket, name)
-]
 
 
 class ExchangeNetwork(httpcore.NetworkBackend):
@@ -49,10 +40,9 @@ class ExchangeNetwork(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Return a connection."""
-        options = [*(socket_options or ()), *_SMALL_STEPS]
         with self.remembering():
-            timeout = self.limit(timeout, httpcore.ConnectTimeout)
-            return _LimitedStream(self, self._network.connect_tcp(host, port, timeout, local_address, options))
+            left_s = self.limit(timeout, httpcore.ConnectTimeout)
+            return _LimitedStream(self, self._network.connect_tcp(host, port, left_s, local_address, socket_options))
 
     def limit(self, timeout: float | None, expired: type[httpcore.TimeoutException]) -> float:
         """Return the seconds that one operation may take; raise `expired` if there are none left."""

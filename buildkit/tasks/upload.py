@@ -141,7 +141,7 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, sending: Up
     """Return the started build. The intent stays on record unless it is certain that nothing was started."""
     from buildkit.runtime_api.upload import UploadAttempt
 
-    earlier = workspace.read(UPLOAD_STATE) if workspace.exists(UPLOAD_STATE) else None
+    earlier = _read_earlier(workspace)
     with ui.progress("uploading") as draw:
         attempt = UploadAttempt(sending, draw)
         try:
@@ -153,6 +153,18 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, sending: Up
                     raise
             _restore(workspace, earlier)
             raise
+
+
+def _read_earlier(workspace: Workspace) -> bytes | None:
+    try:
+        return workspace.read(UPLOAD_STATE)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # it is a link, a FIFO or a folder
+        raise LocalError(
+            f"{workspace.show(UPLOAD_STATE)} cannot be read: {error.strerror}",
+            "remove it, then run the same command again",
+        ) from error
 
 
 def _restore(workspace: Workspace, earlier: bytes | None) -> None:
