@@ -28,14 +28,13 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SYNTAX = re.compile(r"\ufeff?(?:\s*#\s*(?:check|escape)\s*=.*\n)*\s*#\s*syntax\s*=\s*(\S+)", re.IGNORECASE)
 _FROM_ELSEWHERE = re.compile(r"(?:^--|^--mount=|,)from=|^--mount=(?:.*,)?type=(?!bind)")
 _MOUNTED = re.compile(r"(?:^--mount=|,)(?:source|src)=([^,]+)")
-_NOT_A_PATH = re.compile(r"<<|git@|[A-Za-z][A-Za-z0-9+.-]*://|.*\$", re.DOTALL)
+_NOT_A_PATH = re.compile(r"<<|git@|[A-Za-z][A-Za-z0-9+.-]*://|.*[$'\"]", re.DOTALL)
 
 
 class DerivedDockerfile(NamedTuple):
-    """The text, the target, and the image that it is built on."""
+    """The text, and the image that the target is built on."""
 
     text: str
-    target: str
     base_image: str
 
 
@@ -62,17 +61,21 @@ def derive_dockerfile(text: str, name: str, target: str | None, values: Mapping[
     if images:
         ui.warn(f"{name} makes the builder pull more images: {', '.join(images)}")
     if unused := sorted(values.keys() - parsed.list_arguments(needed)):
-        ui.warn(f"{name} has no ARG that takes these values to target {target!r}: {', '.join(unused)}")
-    return DerivedDockerfile(_write(text, parsed, last, values), parsed.stages[last].name, root)
+        ui.warn(f"{name} has no ARG for these values in the stages that the target needs: {', '.join(unused)}")
+    return DerivedDockerfile(_write(text, parsed, last, values), root)
 
 
 def find_unpacked(text: str, files: Iterable[str]) -> list[str]:
     """Return the paths that a Dockerfile copies or mounts and that are not among the packed `files`.
 
-    Paths with variables are left out: only the build shows what they mean.
+    Paths with variables or quotes are left out: only the build shows what they mean.
     """
-    packed = {"", *files}
-    packed |= {path[:at] for path in list(packed) for at in range(len(path)) if path[at] == "/"}
+    packed = {""}
+    for file in files:
+        path = file
+        while path not in packed:
+            packed.add(path)
+            path = path.rpartition("/")[0]
     instructions = (item for stage in parse_stages(text, "Dockerfile", {}).stages for item in stage.instructions)
     paths = dict.fromkeys(path for item in instructions for path in _list_sources(item))
     return [path for path in paths if not _NOT_A_PATH.match(path) and not _is_packed(path, packed)]
@@ -81,7 +84,7 @@ def find_unpacked(text: str, files: Iterable[str]) -> list[str]:
 def _check_declared(parsed: Stages, name: str, values: Mapping[str, str]) -> None:
     """Refuse a value that no ARG takes: whoever set it would believe that it had an effect."""
     declared = parsed.list_arguments(range(len(parsed.stages)))
-    for argument in values.keys() - declared - {GIT_SHA, GIT_REF}:
+    for argument in sorted(values.keys() - declared - {GIT_SHA, GIT_REF}):
         near = difflib.get_close_matches(argument, declared, 3, 0.5)
         known = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(sorted(declared)) or 'none'}"
         setting = argument if argument == BASE_IMAGE else f"{argument} in BUILD_ARGS"
@@ -110,10 +113,8 @@ def _write(text: str, parsed: Stages, last: int, values: Mapping[str, str]) -> s
     above, nothing = parsed.list_arguments(()), set[str]()
     items = [(item, nothing) for item in parsed.preamble]
     items += [(item, above) for stage in parsed.stages[: last + 1] for item in stage.instructions]
-    for item, inherited in reversed(items):
-        words = (
-            [_fill(word, values, inherited, parsed.escape) for word in item.args] if item.name == "ARG" else item.args
-        )
+    for item, inherited in reversed([pair for pair in items if pair[0].name == "ARG"]):
+        words = [_fill(word, values, inherited, parsed.escape) for word in item.args]
         if words != item.args:
             line_end = re.sub(r".*[^\r\n]", "", lines[item.end_line - 1])
             lines[item.start_line - 1 : item.end_line] = [f"ARG {' '.join(words)}{line_end}"]

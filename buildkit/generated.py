@@ -14,19 +14,23 @@ if TYPE_CHECKING:
 GENERATED_FOLDER = ".runtime-build"
 
 
+def find_programs(dockerfile: str) -> list[str]:
+    """Return the names of our programs that a Dockerfile copies."""
+    return [name for name in PROGRAMS if f"{GENERATED_FOLDER}/{name}" in dockerfile]
+
+
 def read_generated(workspace: Workspace) -> dict[str, bytes]:
     """Return the contents of the generated files in the workspace, by the path that each is packed under.
 
     Raises:
         LocalError: One is missing or cannot be read.
     """
-    names = {DOCKERFILE: DOCKERFILE, INSTRUCTIONS: INSTRUCTIONS}
-    for program in PROGRAMS:
-        if workspace.exists(f"{PROGRAM_FOLDER}/{program}"):
-            names[f"{GENERATED_FOLDER}/{program}"] = f"{PROGRAM_FOLDER}/{program}"
     try:
-        return {path: workspace.read(name) for path, name in names.items()}
+        generated = {name: workspace.read(name) for name in (DOCKERFILE, INSTRUCTIONS)}
+        for name in find_programs(generated[DOCKERFILE].decode("utf-8", "replace")):
+            generated[f"{GENERATED_FOLDER}/{name}"] = workspace.read(f"{PROGRAM_FOLDER}/{name}")
     except OSError as error:
         raise LocalError(
             f"a generated file cannot be read: {error.filename}: {error.strerror}", f"run {run('dockerfile')} again"
         ) from error
+    return generated

@@ -10,7 +10,7 @@ from buildkit.errors import LocalError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from e2b_dockerfile_utils import DockerfileInstruction
+    from e2b_dockerfile_utils import DockerfileAst, DockerfileInstruction
 
 _FROM = re.compile(r"(?:^--|^--mount=|,)from=([^,]+)")
 _VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})")
@@ -21,7 +21,7 @@ _PLATFORM = {
 
 
 class Stage(NamedTuple):
-    """One stage: its name (empty if it has none), the image or stage in its FROM, its instructions from FROM on."""
+    """One stage: its name (empty if it has none), the image or stage in its FROM, and its instructions."""
 
     name: str
     base: str
@@ -34,7 +34,7 @@ class Stages(NamedTuple):
     escape: str
     preamble: Sequence[DockerfileInstruction]
     values: dict[str, str]
-    stages: Sequence[Stage]
+    stages: list[Stage]
 
     def expand(self, text: str) -> str:
         """Return `text` without quotes and with variables replaced, except for those that only the builder knows."""
@@ -52,9 +52,11 @@ class Stages(NamedTuple):
 
     def find_root(self, number: int) -> str:
         """Return the image that a stage is built on, directly or through other stages."""
-        base = self.expand(self.stages[number].base)
-        roots = {self.find_root(below) for below in self.find(base, number)}
-        return roots.pop() if len(roots) == 1 else base
+        roots: list[str] = []
+        for current, stage in enumerate(self.stages[: number + 1]):
+            below = {roots[found] for found in self.find(stage.base, current)}
+            roots.append(below.pop() if len(below) == 1 else stage.base)
+        return roots[number]
 
     def find_needed(self, last: int) -> tuple[set[int], list[str]]:
         """Return the numbers of the stages that a stage needs, itself included, and the images that they use."""
@@ -74,7 +76,7 @@ class Stages(NamedTuple):
     def _list_references(self, number: int) -> list[str]:
         stage = self.stages[number]
         flags = (flag for item in stage.instructions if item.name in {"ADD", "COPY", "RUN"} for flag in item.flags)
-        return [self.expand(stage.base), *(name for flag in flags for name in _FROM.findall(flag))]
+        return [stage.base, *(name for flag in flags for name in _FROM.findall(flag))]
 
 
 def parse_stages(text: str, name: str, arguments: Mapping[str, str]) -> Stages:
@@ -90,30 +92,34 @@ def parse_stages(text: str, name: str, arguments: Mapping[str, str]) -> Stages:
     from e2b_dockerfile_utils import parse_dockerfile_ast
 
     try:
-        tree = parse_dockerfile_ast(text)
-        starts = [number for number, item in enumerate(tree.instructions) if item.name == "FROM"]
-        found = Stages(tree.escape_token, tree.instructions[: starts[0] if starts else None], {}, [])
-        for word in (word for item in found.preamble if item.name == "ARG" for word in item.args):
-            argument, equals, default = word.partition("=")
-            if argument in arguments:
-                found.values[argument] = arguments[argument]
-            elif equals or argument not in _PLATFORM:
-                found.values[argument] = found.expand(default)
-        ends = [*starts[1:], len(tree.instructions)]
-        stages = [_make_stage(found, tree.instructions[start:end]) for start, end in zip(starts, ends, strict=True)]
+        return _group(parse_dockerfile_ast(text), arguments)
     except ValueError as error:
-        raise LocalError(f"{name} cannot be read: {error}", "fix it, or unset DOCKERFILE") from error
+        reason = str(error).removeprefix("Dockerfile parse error on ")
+        raise LocalError(f"{name} cannot be read: {reason}", "correct it, or unset DOCKERFILE") from error
+
+
+def _group(tree: DockerfileAst, arguments: Mapping[str, str]) -> Stages:
+    """Return the instructions by stage.
+
+    Raises:
+        ValueError: There is no stage, or something that cannot be read.
+    """
+    starts = [number for number, item in enumerate(tree.instructions) if item.name == "FROM"]
+    if not starts:
+        raise ValueError("there is no FROM")
     if any(item.name == "ONBUILD" and "<<" in item.original for item in tree.instructions):
-        raise LocalError(f"{name} has a heredoc in ONBUILD, which cannot be read", "write it without a heredoc")
-    if not stages:
-        raise LocalError(f"{name} has no FROM", "set DOCKERFILE to a file that builds an image")
-    return found._replace(stages=stages)
-
-
-def _make_stage(found: Stages, instructions: Sequence[DockerfileInstruction]) -> Stage:
-    words = instructions[0].args
-    if len(words) == 1:
-        return Stage("", words[0], instructions)
-    if len(words) != 3 or words[1].upper() != "AS":  # noqa: PLR2004 - IMAGE AS NAME
-        raise ValueError(f"line {instructions[0].start_line}: FROM takes an image, or an image AS a name")
-    return Stage(found.expand(words[2]), words[0], instructions)
+        raise ValueError("a heredoc in ONBUILD is not supported")
+    found = Stages(tree.escape_token, tree.instructions[: starts[0]], {}, [])
+    for word in (word for item in found.preamble if item.name == "ARG" for word in item.args):
+        argument, equals, default = word.partition("=")
+        if argument in arguments:
+            found.values[argument] = arguments[argument]
+        elif equals or argument not in _PLATFORM:
+            found.values[argument] = found.expand(default)
+    for start, end in zip(starts, [*starts[1:], len(tree.instructions)], strict=True):
+        words = tree.instructions[start].args
+        if len(words) != 1 and [word.upper() for word in words[1:-1]] != ["AS"]:
+            raise ValueError(f"line {tree.instructions[start].start_line}: FROM takes an image, or an image AS a name")
+        names = found.expand(" ".join(words[2:])), found.expand(words[0])
+        found.stages.append(Stage(*names, tree.instructions[start:end]))
+    return found

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit.errors import LocalError, SettingError, run
-from buildkit.generated import GENERATED_FOLDER
+from buildkit.generated import find_programs
 from buildkit.models import PROGRAMS, Dockerfile, Target, Version
 from buildkit.reference import name_local_image
 from buildkit.settings import Group
@@ -76,8 +76,7 @@ def render_dockerfile(workspace: Workspace, tree: SourceTree, request: Dockerfil
     rendered = _derive(tree, request, version, ui) if settings.dockerfile else _render(tree, request, values)
     described = values | {"base_image": rendered.base_image, "derived_from": rendered.derived_from}
     instructions = render_template("BUILD_INSTRUCTIONS.md.j2", described, template_dir)
-    used = [name for name in PROGRAMS if f"{GENERATED_FOLDER}/{name}" in rendered.text and not rendered.derived_from]
-    programs = {name: read_program(name, template_dir) for name in used}
+    programs = {name: read_program(name, template_dir) for name in find_programs(rendered.text)}
     for name in PROGRAMS:
         if name in programs:
             workspace.write(f"{PROGRAM_FOLDER}/{name}", programs[name])

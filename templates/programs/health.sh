@@ -1,9 +1,9 @@
 #!/bin/sh
-# usage: agent-server-health PORT
+# usage: agent-server-health [PORT]
 # Asks the server at the host and port in its own command line, that of PID 1. PORT is for a command line without one.
 set -euf
 host=127.0.0.1
-port=$1
+port=${1:-8000}
 previous=
 for word in $(tr "\0" "\n" </proc/1/cmdline); do
     case $previous in

@@ -194,6 +194,27 @@ def test_a_spec_that_needs_the_source_itself_gets_it_and_the_log_says_so(
     assert "--port" in helped.stdout
 
 
+def test_a_changed_program_repeats_only_the_stages_that_use_it(run: Run, checkout: Path, tmp_path: Path) -> None:
+    assert run(*CHAIN, target="binary-minimal").returncode == 0
+    override_program(tmp_path, "bundle.py", "if __name__", "print('bundled anew')\nif __name__")
+    done = run(*CHAIN, target="binary-minimal", TEMPLATE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "bundled anew" in done.stderr
+    assert not is_analysed(done.stderr)
+
+
+def test_a_version_of_pyinstaller_that_was_not_tested_gets_the_spec_as_it_is(
+    run: Run, docker: Engine, tmp_path: Path
+) -> None:
+    override_program(tmp_path, "analyse.py", "(6, 23)", "(6, 1)")
+    image = "localhost/example:untested"
+    done = run(*CHAIN, target="binary-minimal", TEMPLATE_DIR=str(tmp_path), TARGET_IMAGE=image)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"PyInstaller 6\.\S+ is not one of the tested versions", done.stderr)
+    assert "data files of the packages are in the executable" in done.stderr
+    assert "--port" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
+
+
 def test_a_new_commit_alone_makes_no_new_layer_but_the_last(
     run: Run, checkout: Path, docker: Engine, source_image: str
 ) -> None:
@@ -384,6 +405,14 @@ def append(path: Path, text: str) -> Iterator[None]:
         yield
     finally:
         path.write_text(before)
+
+
+def override_program(folder: Path, name: str, old: str, new: str) -> None:
+    """Write a program with another text into a folder for TEMPLATE_DIR."""
+    text = (REPOSITORY / "templates/programs" / name).read_text()
+    assert text.count(old) == 1
+    (folder / "programs").mkdir()
+    (folder / "programs" / name).write_text(text.replace(old, new))
 
 
 def push(run: Run, registry: str, name: str, tag: str, **settings: str) -> dict[str, int]:
