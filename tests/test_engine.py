@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.engines.discovery import find_engine
-from buildkit.engines.engine import Engine, run_engine, watch_engine
-from buildkit.errors import NotStarted, SettingError
-from buildkit.steps.build import format_build_command
+from buildkit.engines import find_engine
+from buildkit.engines.docker import Buildx, Docker
+from buildkit.engines.engine import BuildOptions, Engine
+from buildkit.engines.podman import Buildah
+from buildkit.engines.process import run_command, watch_command
+from buildkit.errors import NotStarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +70,7 @@ def test_a_client_without_a_server_is_not_an_engine_and_says_why(install: Instal
 def test_a_new_client_without_its_plugin_is_passed_over_for_an_older_one(install: Install) -> None:
     install("first", "docker", docker("28.2.2", buildx=False))
     older = install("second", "docker", docker("20.10.24+dfsg1", buildx=False))
-    assert find_engine("auto") == Engine("docker", str(older), None, "20.10.24")
+    assert describe(find_engine("auto")) == ("docker", str(older), "20.10.24")
 
 
 def test_a_new_client_without_its_plugin_and_no_other_names_the_plugin(install: Install) -> None:
@@ -87,47 +90,44 @@ def test_auto_goes_on_to_podman_and_then_to_buildah(install: Install) -> None:
     buildah = install(
         "first", "buildah", 'case "$1" in --version) echo "buildah version 1.28.2 (image-spec 1)" ;; esac'
     )
-    assert find_engine("auto") == Engine("buildah", str(buildah), None, "1.28.2")
+    assert describe(find_engine("auto")) == ("buildah", str(buildah), "1.28.2")
     podman = install("second", "podman", 'test "$1" = info && echo 4.3.1')
-    assert find_engine("auto") == Engine("podman", str(podman), None, "4.3.1")
+    assert describe(find_engine("auto")) == ("podman", str(podman), "4.3.1")
 
 
 def test_a_builder_asks_for_buildx_and_must_be_known(install: Install) -> None:
     plugin = 'case "$2 $3" in "version ") echo "buildx v0.13.1 abc" ;; "inspect cluster") echo "Name: cluster" ;;'
     install("first", "docker", f'{plugin} "inspect far") echo "Error: cannot reach it" ;; *) exit 1 ;; esac')
-    assert find_engine("auto", builder="cluster").builder == "cluster"
+    found = find_engine("auto", ["cluster"])
+    assert isinstance(found, Buildx)
+    assert found.builder == "cluster"
+    assert str(find_engine("auto", ["far", "cluster"])) == str(found)
     with pytest.raises(NotStarted, match="buildx inspect"):
-        find_engine("buildx", builder="unknown")
+        find_engine("buildx", ["unknown"])
     with pytest.raises(NotStarted, match="builder far: cannot reach it"):
-        find_engine("buildx", builder="far")
-
-
-@pytest.mark.parametrize(("name", "builder"), [("dokcer", None), ("docker", "cluster"), ("podman", "cluster")])
-def test_an_unknown_engine_or_a_builder_for_another_is_a_bad_setting(name: str, builder: str | None) -> None:
-    with pytest.raises(SettingError):
-        find_engine(name, builder=builder)
+        find_engine("buildx", ["far"])
 
 
 def test_a_command_that_does_not_answer_is_given_up(install: Install) -> None:
     program = install("first", "docker", "exec /bin/sleep 60")
-    with pytest.raises(NotStarted, match="did not answer"):
-        run_engine(Engine("docker", str(program)), "version", timeout_s=0.2)
+    with pytest.raises(NotStarted, match="did not finish within"):
+        run_command([str(program), "version"], timeout_s=0.2)
 
 
 def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotStarted, match=r"gone.*No such file"):
-        run_engine(Engine("docker", str(tmp_path / "gone")), "version")
+        run_command([str(tmp_path / "gone"), "version"])
 
 
 def test_a_secret_on_standard_input_reaches_the_command_and_no_argument(install: Install) -> None:
     program = install("first", "docker", '/bin/cat; echo "$@"')
-    output = run_engine(Engine("docker", str(program)), "run", stdin="KEY=value\n")
+    output = run_command([str(program), "run"], stdin="KEY=value\n")
     assert output.stdout.splitlines() == ["KEY=value", "run"]
 
 
 def test_older_docker_clients_are_told_to_use_buildkit(install: Install) -> None:
     program = install("first", "docker", 'echo "$DOCKER_BUILDKIT"')
-    assert run_engine(Engine("docker", str(program)), "build").stdout == "1"
+    assert run_command([str(program), "build"]).stdout == "1"
 
 
 def test_a_watched_command_reports_each_line_escaped_and_returns_the_last_ones(
@@ -137,7 +137,8 @@ def test_a_watched_command_reports_each_line_escaped_and_returns_the_last_ones(
     script = r"""/bin/cat; printf 'a\rb\n\033[31mred\377\n\342\200\256bidi\n' >&2; echo end; exit 3"""
     program = install("first", "docker", script)
     lines: list[str] = []
-    code, last = watch_engine(Engine("docker", str(program)), ["build"], stdin=tmp_path / "body", report=lines.append)
+    with (tmp_path / "body").open("rb") as body:
+        code, last = watch_command([str(program), "build"], lines.append, stdin=body.fileno())
     assert code == 3
     assert lines == ["from the archive", "a", "b", r"\x1b[31mred\xff", r"\u202ebidi", "end"]
     assert last == lines
@@ -146,13 +147,11 @@ def test_a_watched_command_reports_each_line_escaped_and_returns_the_last_ones(
 def test_a_line_without_end_is_shown_in_pieces_and_only_the_end_of_a_log_is_kept(install: Install) -> None:
     program = install("first", "docker", "/usr/bin/yes 0123456789 | /usr/bin/head -n 20000 | /usr/bin/tr -d '\\n'")
     lines: list[str] = []
-    assert watch_engine(Engine("docker", str(program)), ["build"], report=lines.append)[0] == 0
+    assert watch_command([str(program), "build"], lines.append)[0] == 0
     assert len("".join(lines)) == 200_000
     assert max(map(len, lines)) <= 16_384
     program = install("first", "docker", "/usr/bin/seq 1000")
-    assert watch_engine(Engine("docker", str(program)), [], report=lambda _: None)[1] == [
-        str(n) for n in range(961, 1001)
-    ]
+    assert watch_command([str(program)], lambda _: None)[1] == [str(n) for n in range(961, 1001)]
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -162,13 +161,13 @@ def test_an_interrupted_watch_ends_the_whole_process_group(install: Install, tmp
     program = install("first", "docker", f"{trap} /bin/sleep 3000 & echo $! $$; wait; wait; /bin/sleep 3000")
     script = f"""
 import signal
-from buildkit.engines.engine import Engine, watch_engine
+from buildkit.engines.process import watch_command
 
 def stop(number, frame):
     raise SystemExit(128 + number)
 
 signal.signal(signal.SIGTERM, stop)
-watch_engine(Engine("docker", {str(program)!r}), ["build"], report=lambda line: print(line, flush=True))
+watch_command([{str(program)!r}, "build"], lambda line: print(line, flush=True))
 """
     root = str(Path(__file__).parents[1])
     process = subprocess.Popen(
@@ -192,20 +191,65 @@ def test_what_report_raises_ends_the_command(install: Install) -> None:
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        watch_engine(Engine("docker", str(program)), ["build"], report=report)
+        watch_command([str(program), "build"], report)
     assert wait_for_end(pids[0])
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_command_is_cancelled_from_another_thread(install: Install, deaf: bool) -> None:
+    trap = "trap '' TERM;" if deaf else ""
+    program = install("first", "docker", f"{trap} /bin/sleep 3000 & echo $! $$; wait; wait; /bin/sleep 3000")
+    cancelled, pids = threading.Event(), list[int]()
+
+    def report(line: str) -> None:
+        pids.extend(map(int, line.split()))
+        threading.Timer(0.1, cancelled.set).start()
+
+    code, _ = watch_command([str(program), "build"], report, cancelled=cancelled)
+    assert code != 0
+    assert len(pids) == 2
+    assert all(wait_for_end(pid) for pid in pids)
+
+
+def test_many_commands_are_watched_at_once(install: Install) -> None:
+    program = install("first", "docker", 'echo "$1"; /bin/sleep 0.2; echo "end $1"')
+    logs: list[list[str]] = [[] for _ in range(8)]
+    threads = [
+        threading.Thread(target=watch_command, args=([str(program), str(number)], log.append))
+        for number, log in enumerate(logs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert logs == [[str(number), f"end {number}"] for number in range(8)]
+
+
+def test_a_process_that_outlives_the_command_does_not_hold_it_up(install: Install) -> None:
+    program = install("first", "docker", "/bin/sleep 3000 & echo $!; echo done")
+    for run in (run_command([str(program)]).stdout.split, lambda: watch_command([str(program)], print)[1]):
+        pid, done = run()
+        assert done == "done"
+        assert wait_for_end(int(pid))
+
+
+def test_the_api_key_is_not_in_the_environment_of_an_engine(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_API_KEY", "a-key-of-some-length")
+    program = install("first", "docker", "/usr/bin/env")
+    assert "a-key-of-some-length" not in run_command([str(program)]).stdout
+    assert "a-key-of-some-length" not in "".join(watch_command([str(program)], lambda _: None)[1])
 
 
 @pytest.mark.parametrize(
     ("engine", "expected"),
     [
-        ("docker", "build --progress=plain --iidfile=R --tag=a:1 --tag=b:1 --target=t --network=host -"),
+        (Docker("docker"), "build --progress=plain --iidfile=R --tag=a:1 --tag=b:1 --target=t --network=host -"),
         (
-            "buildx",
+            Buildx("docker"),
             "buildx build --progress=plain --metadata-file=R --load --tag=a:1 --tag=b:1 --target=t --network=host -",
         ),
         (
-            "buildah",
+            Buildah("buildah"),
             (
                 "build --isolation=chroot --layers --format=docker --iidfile=R --tag=a:1 --tag=b:1 --target=t"
                 " --network=host --file=Dockerfile -"
@@ -213,18 +257,19 @@ def test_what_report_raises_ends_the_command(install: Install) -> None:
         ),
     ],
 )
-def test_each_engine_is_told_the_same_in_its_own_words(engine: str, expected: str) -> None:
-    command = format_build_command(
-        Engine(engine, engine), ["a:1", "b:1"], target="t", push=False, network="host", receipt=Path("R")
-    )
-    assert " ".join(command) == expected
+def test_each_engine_is_told_the_same_in_its_own_words(engine: Engine, expected: str) -> None:
+    options = BuildOptions(network="host", target="t")
+    assert " ".join(engine.format_build(["a:1", "b:1"], options, Path("R"))) == expected
 
 
 def test_a_builder_on_a_cluster_pushes_by_itself() -> None:
-    engine = Engine("buildx", "docker", "cluster")
-    command = format_build_command(engine, ["a:1"], target=None, push=True, network=None, receipt=Path("R"))
+    command = Buildx("docker", "cluster").format_build(["a:1"], BuildOptions(push=True), Path("R"))
     words = "buildx build --builder=cluster --progress=plain --metadata-file=R --push --tag=a:1 -"
     assert " ".join(command) == words
+
+
+def describe(engine: Engine) -> tuple[str, str, str]:
+    return engine.name, engine.program, engine.version
 
 
 def wait_for_end(pid: int) -> bool:

@@ -10,15 +10,29 @@ import pytest
 import yaml
 
 from buildkit.errors import SettingError
-from buildkit.steps.manifest import render_manifest
+from buildkit.models import Target
+from buildkit.tasks.manifest import ManifestRequest, render_manifest
+from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Render = Callable[..., str]
 
 IMAGE = "registry.example.com/acme/agent-server:0506352-python"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-TARGETS = ("binary", "binary-minimal", "source", "source-minimal")
 KUBERNETES_VERSIONS = ("1.25", "1.28", "1.30", "1.33")
+
+
+@pytest.fixture
+def render(output_dir: Path) -> Render:
+    """Return a function that renders the manifest of an image."""
+
+    def render_with(image: str = IMAGE, target: str = "binary", **values: Any) -> str:
+        return render_manifest(Workspace(output_dir), ManifestRequest(Target(target), image, **values))
+
+    return render_with
 
 
 def read(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -32,23 +46,25 @@ def read_container(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_keeps_the_published_schema_without_an_unknown_field(target: str, version: str) -> None:
+@pytest.mark.parametrize("target", [*Target])
+def test_every_target_keeps_the_published_schema_without_an_unknown_field(
+    render: Render, target: str, version: str
+) -> None:
     kinds = []
-    for document in read(render_manifest(IMAGE, target=target, digest=DIGEST)):
+    for document in read(render(f"{IMAGE}@{DIGEST}", target=target)):
         kubernetes_validate.validate(document, version, strict=True)
         kinds.append(document["kind"])
     assert kinds == ["Deployment", "Service"]
 
 
-def test_the_schema_check_notices_a_misspelt_field() -> None:
-    deployment, _ = read(render_manifest(IMAGE, target="binary").replace("runAsNonRoot", "runAsNonroot"))
+def test_the_schema_check_notices_a_misspelt_field(render: Render) -> None:
+    deployment, _ = read(render(IMAGE, target="binary").replace("runAsNonRoot", "runAsNonroot"))
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(deployment, KUBERNETES_VERSIONS[0], strict=True)
 
 
-def test_the_service_finds_the_pods_and_their_port() -> None:
-    deployment, service = read(render_manifest(IMAGE, target="binary", name="mine", port=60000))
+def test_the_service_finds_the_pods_and_their_port(render: Render) -> None:
+    deployment, service = read(render(IMAGE, target="binary", name="mine", port=60000))
     template = deployment["spec"]["template"]
     selector = service["spec"]["selector"].items()
     assert selector <= template["metadata"]["labels"].items()
@@ -60,15 +76,15 @@ def test_the_service_finds_the_pods_and_their_port() -> None:
     assert "command" not in container
 
 
-def test_the_image_is_named_by_digest_where_one_is_known() -> None:
-    container = read_container(render_manifest(IMAGE, target="binary", digest=DIGEST))
+def test_the_image_is_named_by_digest_where_one_is_known(render: Render) -> None:
+    container = read_container(render(f"{IMAGE}@{DIGEST}"))
     assert (container["image"], container["imagePullPolicy"]) == (f"{IMAGE}@{DIGEST}", "IfNotPresent")
-    container = read_container(render_manifest(IMAGE, target="binary"))
+    container = read_container(render(IMAGE, target="binary"))
     assert (container["image"], container["imagePullPolicy"]) == (IMAGE, "Always")
 
 
-def test_the_pod_has_no_privilege_that_it_does_not_need() -> None:
-    deployment, _ = read(render_manifest(IMAGE, target="source-minimal"))
+def test_the_pod_has_no_privilege_that_it_does_not_need(render: Render) -> None:
+    deployment, _ = read(render(IMAGE, target="source-minimal"))
     pod = deployment["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"] == {
@@ -84,14 +100,14 @@ def test_the_pod_has_no_privilege_that_it_does_not_need() -> None:
     assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
 
 
-def test_probes_ask_alive_and_ready() -> None:
-    container = read_container(render_manifest(IMAGE, target="source"))
+def test_probes_ask_alive_and_ready(render: Render) -> None:
+    container = read_container(render(IMAGE, target="source"))
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
     assert paths == {"startup": "/alive", "liveness": "/alive", "readiness": "/ready"}
 
 
-def test_the_session_key_comes_from_a_secret_and_nothing_else_is_in_the_environment() -> None:
-    container = read_container(render_manifest(IMAGE, target="binary", secret_name="my.secret", secret_key="KEY_1"))
+def test_the_session_key_comes_from_a_secret_and_nothing_else_is_in_the_environment(render: Render) -> None:
+    container = read_container(render(IMAGE, target="binary", secret="my.secret/KEY_1"))
     source = {"secretKeyRef": {"name": "my.secret", "key": "KEY_1"}}
     assert container["env"] == [
         {"name": "SESSION_API_KEY", "valueFrom": source},
@@ -102,44 +118,47 @@ def test_the_session_key_comes_from_a_secret_and_nothing_else_is_in_the_environm
 @pytest.mark.parametrize(
     ("values", "setting"),
     [
-        ({"name": "Upper"}, "MANIFEST_NAME"),
-        ({"name": "1st"}, "MANIFEST_NAME"),
-        ({"name": "end-"}, "MANIFEST_NAME"),
-        ({"name": "a" * 64}, "MANIFEST_NAME"),
-        ({"name": "two\nlines"}, "MANIFEST_NAME"),
-        ({"name": "trailing\n"}, "MANIFEST_NAME"),
-        ({"name": "été"}, "MANIFEST_NAME"),
-        ({"name": ""}, "MANIFEST_NAME"),
-        ({"port": 80}, "MANIFEST_PORT"),
-        ({"port": 65536}, "MANIFEST_PORT"),
-        ({"replicas": -1}, "MANIFEST_REPLICAS"),
-        ({"secret_name": "no_underscore"}, "MANIFEST_SECRET_NAME"),
-        ({"secret_name": "a." * 130 + "a"}, "MANIFEST_SECRET_NAME"),
-        ({"secret_key": "a b"}, "MANIFEST_SECRET_KEY"),
-        ({"secret_key": '"; rm'}, "MANIFEST_SECRET_KEY"),
+        ({"name": "Upper"}, "--name"),
+        ({"name": "1st"}, "--name"),
+        ({"name": "end-"}, "--name"),
+        ({"name": "a" * 64}, "--name"),
+        ({"name": "two\nlines"}, "--name"),
+        ({"name": "trailing\n"}, "--name"),
+        ({"name": "été"}, "--name"),
+        ({"name": ""}, "--name"),
+        ({"port": 80}, "--port"),
+        ({"port": 65536}, "--port"),
+        ({"replicas": -1}, "--replicas"),
+        ({"secret": "no_underscore/key"}, "--secret"),
+        ({"secret": "a." * 130 + "a/key"}, "--secret"),
+        ({"secret": "s/a b"}, "--secret"),
+        ({"secret": 's/"; rm'}, "--secret"),
         ({"image": "Not/An Image"}, "image reference"),
         ({"image": "a:b\nkind: Pod"}, "image reference"),
-        ({"digest": "sha256:short"}, "image reference"),
+        ({"image": f"{IMAGE}@sha256:short"}, "image reference"),
+        ({"secret": "no-key"}, "--secret"),
     ],
 )
-def test_a_value_that_kubernetes_would_refuse_is_refused_by_name(values: dict[str, Any], setting: str) -> None:
+def test_a_value_that_kubernetes_would_refuse_is_refused_by_name(
+    render: Render, values: dict[str, Any], setting: str
+) -> None:
     with pytest.raises(SettingError, match=re.escape(setting)) as refusal:
-        render_manifest(**{"image": IMAGE, "target": "binary", **values})
+        render(**values)
     assert refusal.value.fix
 
 
 @pytest.mark.parametrize("name", ["true", "null", "n", "a" * 63])
-def test_names_that_yaml_would_read_as_something_else_stay_names(name: str) -> None:
-    assert read(render_manifest(IMAGE, target="binary", name=name))[1]["metadata"]["name"] == name
+def test_names_that_yaml_would_read_as_something_else_stay_names(render: Render, name: str) -> None:
+    assert read(render(IMAGE, target="binary", name=name))[1]["metadata"]["name"] == name
 
 
-def test_a_template_of_the_users_own_takes_the_place_of_ours(tmp_path: Path) -> None:
+def test_a_template_of_the_users_own_takes_the_place_of_ours(render: Render, tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml.j2").write_text("{{ image }} on {{ port }}\n")
-    assert render_manifest(IMAGE, target="binary", template_dir=tmp_path) == f"{IMAGE} on 8000\n"
+    assert render(IMAGE, target="binary", template_dir=tmp_path) == f"{IMAGE} on 8000\n"
 
 
 @pytest.mark.parametrize(("text", "said"), [("\n{{ nmae }}\n", "nmae"), ("\n{% if %}\n", "line 2")])
-def test_a_broken_template_is_a_setting_to_mend(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_template_is_a_setting_to_mend(render: Render, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "manifest.yaml.j2").write_text(text)
     with pytest.raises(SettingError, match=said):
-        render_manifest(IMAGE, target="binary", template_dir=tmp_path)
+        render(IMAGE, target="binary", template_dir=tmp_path)

@@ -8,6 +8,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -53,15 +54,18 @@ def run_command(command: Sequence[str], *, stdin: str = "", timeout_s: float = 6
     Raises:
         NotStarted: The command could not be run, or did not end in `timeout_s`.
     """
-    with _start(command, subprocess.PIPE, subprocess.PIPE) as process:
-        try:
-            stdout, stderr = process.communicate(stdin.encode(), timeout_s)
-        except subprocess.TimeoutExpired as error:
-            words = " ".join([os.path.basename(command[0]), *command[1:2]])
-            raise NotStarted(
-                f"{words} did not finish within {timeout_s:.0f} s", f"check {command[0]}, then run again"
-            ) from error
-    return Output(process.returncode, _decode(stdout), _decode(stderr))
+    # Files, not pipes: something that the command leaves behind may keep a pipe open.
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        with _start(command, subprocess.PIPE, stdout.fileno(), stderr.fileno()) as process:
+            _feed(process, stdin)
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired as error:
+                words = " ".join([os.path.basename(command[0]), *command[1:2]])
+                raise NotStarted(
+                    f"{words} did not finish within {timeout_s:.0f} s", f"check {command[0]}, then run again"
+                ) from error
+        return Output(process.returncode, _read(stdout), _read(stderr))
 
 
 def watch_command(
@@ -81,7 +85,8 @@ def watch_command(
         cancelled: Set from any thread to cancel the command.
     """
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    with _start(command, subprocess.DEVNULL if stdin is None else stdin, subprocess.STDOUT) as process:
+    source = subprocess.DEVNULL if stdin is None else stdin
+    with _start(command, source, subprocess.PIPE, subprocess.STDOUT) as process:
         for line in _read_lines(process, cancelled):
             last_lines.append(line)
             report(line)
@@ -89,11 +94,11 @@ def watch_command(
 
 
 @contextlib.contextmanager
-def _start(command: Sequence[str], stdin: int, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
+def _start(command: Sequence[str], stdin: int, stdout: int, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
     """Give a running command; when the block ends, it and everything it has started are gone."""
     try:
         process = subprocess.Popen(
-            command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=_environment(), start_new_session=True
+            command, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(), start_new_session=True
         )
     except OSError as error:
         raise NotStarted(f"{command[0]} cannot be run: {error.strerror}", f"reinstall {command[0]}") from error
@@ -106,8 +111,8 @@ def _start(command: Sequence[str], stdin: int, stderr: int) -> Iterator[subproce
                 process.wait(_CANCEL_TIMEOUT_S)
         _signal_group(process, signal.SIGKILL)
         process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            _close(stream)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _read_lines(process: subprocess.Popen[bytes], cancelled: Event | None) -> Iterator[str]:
@@ -146,10 +151,10 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _close(stream: IO[bytes] | None) -> None:
-    if stream is not None:
-        with contextlib.suppress(BrokenPipeError):  # what the command did not read
-            stream.close()
+def _feed(process: subprocess.Popen[bytes], text: str) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # the command need not read it
+            stream.write(text.encode())
 
 
 def _environment() -> dict[str, str]:
@@ -158,5 +163,6 @@ def _environment() -> dict[str, str]:
     return {**inherited, "DOCKER_BUILDKIT": "1", "LC_ALL": "C.UTF-8"}
 
 
-def _decode(output: bytes) -> str:
-    return output.decode("utf-8", "surrogateescape").strip()
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "surrogateescape").strip()
