@@ -12,6 +12,8 @@ import pytest
 
 from tests.commands import PACKAGE_ROOT, Command
 
+pytestmark = pytest.mark.xdist_group("wheel")  # installed once
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -87,4 +89,5 @@ def test_checkout_and_wheel_pack_the_same(command: Command, git_repo: Path) -> N
 
 def test_folder_without_a_project_is_told_what_is_missing(command: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    command.outputs = [tmp_path / "empty" / "runtime-build"]
     command.run("all", folder=tmp_path / "empty").fail(3, "pyproject.toml", "SOURCE_DIR")
