@@ -12,8 +12,6 @@ import pytest
 
 from tests.commands import PACKAGE_ROOT, Command
 
-pytestmark = pytest.mark.xdist_group("wheel")  # installed once
-
 ROOT = Path(__file__).parent.parent
 
 

@@ -35,7 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("engine")
-            item.add_marker(pytest.mark.xdist_group("engine"))  # one engine, not one for each worker
 
 
 @pytest.fixture(scope="session")
