@@ -1,16 +1,18 @@
-"""Fixtures that more than one file uses."""
+"""Fixtures that more than one file uses, and the figures of the fault table at the end of a session."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from buildkit.workspace import Workspace
 from tests.checkouts import PROJECTS, commit_all
 from tests.commands import SOURCE, Command
+from tests.ledger import LEDGER
 from tests.runtime_api import RuntimeApiServer
 from tests.steps import Steps
 
@@ -57,3 +59,30 @@ def output_dir(tmp_path: Path) -> Path:
 def command(git_repo: Path) -> Command:
     """The real command, run in that checkout in a process of its own."""
     return Command(git_repo, dict(SOURCE))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "/faults/" in report.nodeid and (report.when == "call" or report.outcome != "passed"):
+        LEDGER.record(report.nodeid.rpartition("::")[2], report.outcome)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # a worker of pytest-xdist: the process that started it prints the figures
+        output["ledger"] = json.dumps(LEDGER.export())
+    if session.exitstatus == 0 and not LEDGER.is_clean():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    LEDGER.add(json.loads(getattr(node, "workeroutput", {}).get("ledger", "{}")))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if LEDGER.outcomes:
+        terminalreporter.section("fault table")
+        for line in LEDGER.figures():
+            terminalreporter.write_line(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -113,18 +114,10 @@ def test_ctrl_c_while_waiting_leaves_the_build_and_says_how_to_come_back(
     runtime_api.statuses.clear()
     runtime_api.statuses.append("RUNNING")
     command.use(runtime_api)
-    process = command.start("all")
-    assert process.stderr is not None
-    seen = ""
-    while "Build status: RUNNING" not in seen:
-        line = process.stderr.readline()
-        assert line, seen
-        seen += line
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
-    assert "invoke wait --build-id build-1" in err
-    assert "Traceback" not in err
+    running = command.start("all")
+    running.wait_for("Build status: RUNNING")
+    running.signal(signal.SIGINT)
+    assert running.wait().fail(130, "invoke wait --build-id build-1").out == ""
     runtime_api.statuses.append("SUCCESS")
     assert command.run("wait").succeed().result.endswith("-source-minimal")
     assert len(runtime_api.builds) == 1
@@ -144,7 +137,9 @@ def test_later_steps_of_a_github_job_get_the_outputs(
     command: Command, runtime_api: RuntimeApiServer, tmp_path: Path
 ) -> None:
     command.use(runtime_api)
-    run = command.run("all", GITHUB_OUTPUT=str(tmp_path / "out"), CUSTOM_TAGS="dev,staging").succeed()
+    run = command.run(
+        "all", CUSTOM_TAGS="dev,staging", GITHUB_OUTPUT=str(tmp_path / "out"), changing=("out",)
+    ).succeed()
     outputs = {}
     lines = iter((tmp_path / "out").read_text().splitlines())
     for line in lines:
@@ -165,12 +160,18 @@ def test_output_file_of_github_that_cannot_be_written_is_a_warning(command: Comm
 
 
 def test_readers_that_go_away_change_nothing(command: Command) -> None:
-    process = command.start("all")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    process.stderr.close()
-    assert process.wait(60) == 0
+    with subprocess.Popen(
+        [*command.program, "all"],
+        cwd=command.checkout,
+        env=command.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait(60) == 0
     assert (command.output / "context.json").exists()
 
 
@@ -178,14 +179,11 @@ def test_second_run_in_one_directory_is_refused(command: Command, runtime_api: R
     runtime_api.statuses.clear()
     runtime_api.statuses.append("RUNNING")
     command.use(runtime_api)
-    process = command.start("all")
-    assert process.stderr is not None
-    while "RUNNING" not in process.stderr.readline():
-        assert process.poll() is None
+    running = command.start("all")
+    running.wait_for("RUNNING")
     command.run("version").fail(3, "another run")
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    running.signal(signal.SIGTERM)
+    running.wait().fail(143)
 
 
 def test_invokes_own_ways_to_show_a_run_show_no_key(command: Command, runtime_api: RuntimeApiServer) -> None:

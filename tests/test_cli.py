@@ -213,6 +213,6 @@ def test_working_directory_that_is_gone_is_told_as_every_error(command: Command,
     (tmp_path / "gone").mkdir()
     script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
     command.program = ("sh", "-c", script, "sh", str(tmp_path / "gone"), *command.program)
-    run = command.run("version")
+    run = command.run("version", changing=("gone",))
     assert run.code == 3
     assert "Traceback" not in run.err

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def write_tasks(folder: Path, text: str) -> Command:
     """Return invoke, run in a project that has a `tasks.py` of its own."""
     (folder / "tasks.py").write_text(textwrap.dedent(text))
-    return Command(folder, dict(SOURCE), (sys.executable, "-m", "invoke"))
+    return Command(folder, SOURCE | {"PYTHONDONTWRITEBYTECODE": "1"}, (sys.executable, "-m", "invoke"))
 
 
 def test_another_project_states_its_own_defaults(source_tree: Path, tmp_path: Path) -> None:
@@ -36,6 +36,7 @@ def test_another_project_states_its_own_defaults(source_tree: Path, tmp_path: Pa
         """,
     )
     (project / "server" / "deep").mkdir()
+    invoke.outputs = [project / "out"]
     run = invoke.run("all", folder=project / "server" / "deep").succeed()
     assert (project / "out" / "context.json").exists()
     assert run.result.endswith("-ours.tar.gz")
@@ -79,7 +80,7 @@ def test_this_repository_packs_its_example(tmp_path: Path) -> None:
     )
     shutil.copy(PACKAGE_ROOT / "tasks.py", clone)
     sha = commit_all(clone)
-    invoke = Command(clone, program=(sys.executable, "-m", "invoke"))
+    invoke = Command(clone, {"PYTHONDONTWRITEBYTECODE": "1"}, (sys.executable, "-m", "invoke"))
     assert invoke.run("all").succeed().result == f"runtime-build/agent-server-{sha[:7]}-python.tar.gz"
     with tarfile.open(clone / "runtime-build" / invoke.read_state("context")["archive"]) as tar:
         assert {"Dockerfile", "pyproject.toml", "openhands/agent_server/app.py"} <= set(tar.getnames())

@@ -192,15 +192,17 @@ def test_subdirectory_changes_nothing(command: Command) -> None:
 
 @pytest.mark.parametrize("directory", ["build output", "deep/er/out", "ünïcode"])
 def test_output_may_be_elsewhere(command: Command, directory: str) -> None:
-    run = command.run("all", "--output-dir", directory).succeed()
+    default, command.outputs = command.output, [command.checkout / directory]
+    run = command.run("all", "--output-dir", directory, changing=("src/deep",)).succeed()
     assert run.result.startswith(f"{directory}/")
-    assert (command.checkout / directory / "context.json").exists()
-    assert not command.output.exists()
+    assert (command.output / "context.json").exists()
+    assert not default.exists()
 
 
 def test_output_below_the_home_may_be_written_with_a_tilde(command: Command) -> None:
+    command.outputs = [command.world / "home" / "out"]
     command.run("version", OUTPUT_DIR="~/out").succeed()
-    assert (command.checkout.parent / "home" / "out" / "version.json").exists()
+    assert (command.output / "version.json").exists()
 
 
 def test_flag_goes_before_environment_before_env_file(command: Command) -> None:

@@ -8,4 +8,4 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
-    sys.exit(pytest.main([str(Path(__file__).parent), "-q", "-m", "fault", *sys.argv[1:]]))
+    sys.exit(pytest.main([str(Path(__file__).parent), "-q", "-m", "fault", "-n", "auto", *sys.argv[1:]]))

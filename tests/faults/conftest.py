@@ -1,11 +1,10 @@
-"""Small worlds for runs of the command, the servers that they talk to, and the figures at the end."""
+"""Small worlds for runs of the command, and the servers that they talk to."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -13,39 +12,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.harness import MEMORY, PACKAGE_ROOT, Command
-from tests.faults.ledger import LEDGER
+from tests.checkouts import PROJECTS, commit_all
+from tests.commands import Command
+from tests.ledger import LEDGER
 from tests.runtime_api import RuntimeApiServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROJECTS = Path(__file__).parent.parent / "projects"
-_GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false")
-_COMMIT_TIME = {"GIT_AUTHOR_DATE": "1700000000 +0000", "GIT_COMMITTER_DATE": "1700000000 +0000"}
-
-
-@pytest.fixture(scope="session")
-def warm_socket() -> Iterator[str]:
-    """The socket of a process that forks runs of the command."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/warm"
-        environment = {**os.environ, "PYTHONPATH": str(PACKAGE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, str(Path(__file__).with_name("warm.py")), path]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield path
-            process.terminate()
+# A file system in memory, where there is one: a killed process loses nothing that it wrote, on any of them, and waiting
+# for the disk to sync would be most of the time of the suite.
+MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A commit of a small workspace, made once and copied for each test."""
-    checkout = tmp_path_factory.mktemp("pristine") / "src"
-    shutil.copytree(PROJECTS / "workspace-today", checkout)
-    for arguments in (("init", "-q", "-b", "main"), ("add", "-A"), ("commit", "-qm", "first")):
-        subprocess.run([*_GIT, *arguments], cwd=checkout, env={**os.environ, **_COMMIT_TIME}, check=True)
+    checkout = shutil.copytree(PROJECTS / "workspace-today", tmp_path_factory.mktemp("pristine") / "src")
+    commit_all(checkout)
     return checkout
 
 
@@ -64,9 +48,9 @@ def checkout(world: Path, pristine: Path) -> Path:
 
 
 @pytest.fixture
-def command(world: Path, checkout: Path, warm_socket: str) -> Command:
+def command(checkout: Path) -> Command:
     """The command, in that checkout."""
-    return Command(world, checkout, warm_socket)
+    return Command(checkout, {"TARGET": "source"})
 
 
 @pytest.fixture
@@ -97,22 +81,3 @@ def small_disk(world: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if "/faults/" in report.nodeid and (report.when == "call" or report.outcome != "passed"):
-        LEDGER.record(report.nodeid.rpartition("::")[2], report.outcome)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if LEDGER.runs:
-        terminalreporter.section("fault table")
-        for line in LEDGER.figures():
-            terminalreporter.write_line(line)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.exitstatus == 0 and not LEDGER.is_clean():
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED

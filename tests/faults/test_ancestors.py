@@ -13,7 +13,7 @@ import pytest
 from tests.misbehaviour import answer
 
 if TYPE_CHECKING:
-    from tests.faults.harness import Command
+    from tests.commands import Command
     from tests.runtime_api import RuntimeApiServer
 
 pytestmark = pytest.mark.fault
@@ -94,5 +94,5 @@ def test_invoke_itself_gives_the_same_codes(command: Command, settings: dict[str
         "from buildkit.tasks import make_collection\nns = make_collection(__file__, CUSTOM_TAGS='own')\n"
     )
     program = (sys.executable, "-B", "-m", "invoke")
-    run = command.run("all", cold=True, program=program, **settings).expect(code)
+    run = command.run("all", program=program, **settings).expect(code)
     assert code or run.out.endswith("-own.tar.gz\n")

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.faults.harness import Command
+    from tests.commands import Command
     from tests.runtime_api import RuntimeApiServer
 
 pytestmark = pytest.mark.fault

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.faults.harness import Command
+    from tests.commands import Command
     from tests.runtime_api import Exchange, RuntimeApiServer
 
 pytestmark = pytest.mark.fault

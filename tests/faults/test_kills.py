@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.conftest import count_builds
-from tests.faults.harness import HANG_S, MEMORY, PACKAGE_ROOT, Command, Run
-from tests.faults.ledger import LEDGER
+from tests.commands import HANG_S, Command, Ended
+from tests.faults.conftest import MEMORY, count_builds
+from tests.ledger import LEDGER
 from tests.misbehaviour import answer, stay_silent, stop_reading
 from tests.runtime_api import RuntimeApiServer
 
@@ -135,11 +135,10 @@ class KillSweep:
 
 
 @pytest.fixture(scope="module")
-def sweep(warm_socket: str, pristine: Path) -> Iterator[KillSweep]:
+def sweep(pristine: Path) -> Iterator[KillSweep]:
     with tempfile.TemporaryDirectory(prefix="kills-", dir=MEMORY) as folder:
-        world = Path(folder).resolve()
-        checkout = Path(shutil.copytree(pristine, world / "src", symlinks=True))
-        yield KillSweep(Command(world, checkout, warm_socket))
+        checkout = Path(shutil.copytree(pristine, Path(folder).resolve() / "src", symlinks=True))
+        yield KillSweep(Command(checkout, {"TARGET": "source"}))
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
@@ -208,7 +207,7 @@ SIGNALS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 def signal_at(
     command: Command, number: signal.Signals, ready: Callable[[], object], task: str = "all", **options: Any
-) -> Run:
+) -> Ended:
     """Send the signal as soon as `ready`; the run ends within 2 s with the signal's code and nothing half-done."""
     running = command.start(task, **options)
     wait_until(lambda: ready() or running.read_err().startswith("error"))
@@ -315,7 +314,7 @@ def test_31_signal_while_a_poll_hangs_shows_the_build_id(
 
 @pytest.mark.parametrize("module", ["invoke.exceptions", "buildkit.config.load", "buildkit.tasks"])
 def test_31_ctrl_c_while_modules_load_shows_no_traceback(command: Command, module: str) -> None:
-    running = command.start("version", cold=True, program=(sys.executable, "-X", "importtime", "-m", "buildkit"))
+    running = command.start("version", program=(sys.executable, "-X", "importtime", "-m", "buildkit"))
     wait_until(lambda: re.search(rf"{module}$", running.read_err(), re.MULTILINE))
     running.signal(signal.SIGINT)
     assert running.wait().code in (-signal.SIGINT, 130, 0)
@@ -324,7 +323,7 @@ def test_31_ctrl_c_while_modules_load_shows_no_traceback(command: Command, modul
 def test_31_hangup_that_the_caller_ignores_is_ignored(command: Command, server: RuntimeApiServer) -> None:
     command.use(server)
     server.script("POST /build", answer(429, {}, {"Retry-After": "1"}))
-    running = command.start("all", cold=True, program=("nohup", sys.executable, "-m", "buildkit"))
+    running = command.start("all", program=("nohup", sys.executable, "-m", "buildkit"))
     wait_until(lambda: server.whole_bodies)
     running.signal(signal.SIGHUP)
     assert running.wait().code == 0
@@ -338,7 +337,7 @@ def test_31_first_ctrl_c_on_a_terminal_shows_id_and_command(command: Command, se
     process = subprocess.Popen(
         [sys.executable, "-m", "buildkit", "all"],
         cwd=command.checkout,
-        env={**command.environment, "PYTHONPATH": str(PACKAGE_ROOT), "TERM": "xterm"},
+        env={**command.environment, "TERM": "xterm"},
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from tests.faults.conftest import count_builds
-from tests.faults.ledger import LEDGER
+from tests.ledger import LEDGER
 from tests.misbehaviour import (
     answer,
     answer_gzip_bomb,
@@ -30,7 +30,7 @@ from tests.runtime_api import KEY, RuntimeApiServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.harness import Command, Run
+    from tests.commands import Command, Ended
     from tests.runtime_api import Exchange
 
     Behaviour = Callable[[Exchange], None]
@@ -44,7 +44,7 @@ NOT_STARTED, UNKNOWN = 4, 5
 
 def fail_upload(
     command: Command, server: RuntimeApiServer, code: int, *texts: str, started: int = 0, **settings: str
-) -> Run:
+) -> Ended:
     """Run everything up to an upload that fails; the intent stays only where the outcome is not known."""
     command.use(server)
     run = command.run("all", order=VIRTUAL, **settings).expect(code, *texts)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.ledger import LEDGER
+from tests.ledger import LEDGER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.faults.harness import Command
+    from tests.commands import Command
     from tests.runtime_api import Exchange, RuntimeApiServer
 
 pytestmark = pytest.mark.fault

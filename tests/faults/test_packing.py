@@ -21,7 +21,7 @@ from buildkit.archive.tar import format_file
 from tests.runtime_api import KEY
 
 if TYPE_CHECKING:
-    from tests.faults.harness import Command, Run
+    from tests.commands import Command, Ended
 
 pytestmark = pytest.mark.fault
 
@@ -34,7 +34,7 @@ def open_context(command: Command) -> tarfile.TarFile:
     return tarfile.open(command.output / command.read_state("context")["archive"])
 
 
-def pack(command: Command, code: int = 0, *texts: str, **options: Any) -> Run:
+def pack(command: Command, code: int = 0, *texts: str, **options: Any) -> Ended:
     """Pack the checkout as it is; nothing half-done may stay under a name of ours."""
     run = command.run("all", **options).expect(code, *texts)
     assert not [name for name in command.list_output() if name.startswith(".tmp-")]
@@ -339,7 +339,7 @@ def test_27_same_commit_gives_the_same_bytes(command: Command, pristine: Path) -
     settings: list[dict[str, Any]] = [
         {"order": {"umask": 0o077}, "LC_ALL": "C", "TZ": "Asia/Kathmandu"},
         {"order": {"umask": 0}, "LANG": "de_DE.UTF-8", "SOURCE_DATE_EPOCH": ""},
-        {"cold": True, "PYTHONHASHSEED": "7", "LC_ALL": "POSIX"},
+        {"PYTHONHASHSEED": "7", "LC_ALL": "POSIX"},
     ]
     if os.geteuid() == 0:
         settings.append({"order": {"uid": NOBODY, "umask": 0o027}})

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.ledger import LEDGER
+from tests.ledger import LEDGER
 from tests.runtime_api import KEY
 
 if TYPE_CHECKING:
-    from tests.faults.harness import Command, Run
+    from tests.commands import Command, Ended
     from tests.runtime_api import RuntimeApiServer
 
 pytestmark = pytest.mark.fault
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.fault
 CONTROLS = ["a\nRUN evil", "a b", "a\tb", "a\x1b[31m", "a$b", "a\\b", "a\r", "a\n", "a\x7f", "a\u2028b", "\u200ba"]
 
 
-def refuse(command: Command, *texts: str, task: str = "all", **settings: str) -> Run:
+def refuse(command: Command, *texts: str, task: str = "all", **settings: str) -> Ended:
     """Run with bad settings; nothing may be there afterwards that was not before."""
     LEDGER.refused[1] += 1
     run = command.run(task, **settings).expect(2, *texts)
@@ -28,7 +28,7 @@ def refuse(command: Command, *texts: str, task: str = "all", **settings: str) ->
     return run
 
 
-def accept(command: Command, task: str = "dockerfile", **settings: str) -> Run:
+def accept(command: Command, task: str = "dockerfile", **settings: str) -> Ended:
     LEDGER.accepted[1] += 1
     command.run("version", **settings).expect(0)
     run = command.run(task, **settings).expect(0)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.steps.dockerfile import TARGETS
-from tests.faults.harness import list_secret_forms
+from tests.footprints import list_secret_forms
 from tests.misbehaviour import answer, send
 from tests.runtime_api import KEY
 
 if TYPE_CHECKING:
-    from tests.faults.harness import Command
+    from tests.commands import Command
     from tests.runtime_api import RuntimeApiServer
 
 pytestmark = pytest.mark.fault
@@ -115,7 +115,7 @@ def test_58_closed_or_full_streams_change_nothing(
 ) -> None:
     command.use(server)
     program = (*SHELL, f'exec "$@" {streams}', "sh", sys.executable, "-m", "buildkit")
-    run = command.run("all", *flags, cold=True, program=program)
+    run = command.run("all", *flags, program=program)
     assert run.code == 0, run.err
     assert command.read_state("wait")["status"] == "SUCCESS"
     assert len(server.builds) == 1
@@ -128,14 +128,14 @@ def test_58_closed_or_full_streams_do_not_hide_a_failure(
     server.statuses[0] = "FAILURE"
     command.use(server)
     program = (*SHELL, f'exec "$@" {streams}', "sh", sys.executable, "-m", "buildkit")
-    assert command.run("all", "--json", cold=True, program=program).code == 6
+    assert command.run("all", "--json", program=program).code == 6
 
 
 @pytest.mark.parametrize("reader", ["head -0", "head -c 1", "true"])
 @pytest.mark.parametrize("task", ["version", "context --files", "all --json", "--list", "--help", "doctor"])
 def test_58_reader_that_goes_away_changes_nothing(command: Command, task: str, reader: str) -> None:
     script = f'{{ "$@" {task}; echo $? >../code; }} | {reader}'
-    run = command.run(cold=True, program=(*SHELL, script, "sh", sys.executable, "-m", "buildkit"), changing=("code",))
+    run = command.run(program=(*SHELL, script, "sh", sys.executable, "-m", "buildkit"), changing=("code",))
     assert run.stderr.count(b"Broken pipe") == 0, run.err
     assert (command.world / "code").read_text().strip() == "0"
 
@@ -148,10 +148,10 @@ def test_58_narrow_encoding_changes_nothing(
 ) -> None:
     (command.checkout / INSIDE / "\u00e4\u20ac.txt").write_text("x")
     command.use(server)
-    run = command.run("all", cold=True, **settings)
+    run = command.run("all", **settings)
     assert run.code == 0, run.err
     assert "Image: " in run.err
-    command.run("context", "--files", cold=True, **settings)
+    command.run("context", "--files", **settings)
 
 
 @pytest.mark.parametrize("kind", ["directory", "missing", "full"])

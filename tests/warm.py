@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks one run of the command for each connection.
+"""A process that has imported everything and forks a run of the command for each order on its stdin, a socket.
 
 A cold start takes a third of a second of processor time; the fault table needs more than a thousand runs. What is
 forked calls the command's own `main` and ends as an interpreter ends. Besides, a run may be given:
@@ -13,6 +13,7 @@ forked calls the command's own `main` and ends as an interpreter ends. Besides, 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import io
 import json
@@ -58,15 +59,23 @@ import buildkit.__main__  # noqa: E402
 
 
 def _import_everything() -> None:
+    """Import the package, and whatever its functions import when they are called."""
+    import ast
     import importlib
     import pkgutil
+    from pathlib import Path
 
+    names = {f"encodings.{name}" for name in ("ascii", "idna", "latin_1", "unicode_escape", "utf_8_sig")}
     for module in pkgutil.walk_packages(buildkit.__path__, "buildkit."):
-        importlib.import_module(module.name)
-    # Another user's run may not even be able to read the standard library.
-    encodings = [f"encodings.{name}" for name in ("ascii", "idna", "latin_1", "unicode_escape", "utf_8_sig")]
-    for name in ("dotenv", "dotenv.parser", "dotenv.variables", "pathspec", "rich.progress", *encodings):
-        importlib.import_module(name)
+        path = Path(str(importlib.import_module(module.name).__file__))
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module)
+    for name in sorted(names):
+        with contextlib.suppress(ImportError):  # what is optional
+            importlib.import_module(name)
 
 
 def _die() -> None:
@@ -158,21 +167,19 @@ def _become(order: dict[str, Any]) -> None:
         _watch_points(order.get("kill_at", -1), order.get("count_points"))
 
 
-def _take_order(connection: socket.socket) -> dict[str, Any] | None:
+def _take_order(connection: socket.socket, streams: list[int]) -> dict[str, Any] | None:
     """Fork the run; return its order in the run itself, None in the process that waits for it."""
-    data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
-    length, _, text = data.partition(b"\n")
-    while len(text) < int(length):
-        text += connection.recv(1 << 20)
+    with connection.makefile("rb") as file:
+        text = file.read(int(file.readline()))
     child = os.fork()
     if child == 0:
         connection.close()
-        for standard, descriptor in enumerate(descriptors):
+        for standard, descriptor in enumerate(streams):
             os.dup2(descriptor, standard)
             os.close(descriptor)
         order: dict[str, Any] = json.loads(text)
         return order
-    for descriptor in (*descriptors, 0, 1, 2):
+    for descriptor in (*streams, 0, 1, 2):
         os.close(descriptor)
     connection.sendall(f"{child}\n".encode())
     _, status = os.waitpid(child, 0)
@@ -200,28 +207,28 @@ def _end(main: Callable[[], None]) -> NoReturn:
     os._exit(code if isinstance(code, int) else code is not None)
 
 
-def _serve(path: str) -> dict[str, Any]:
-    """Return the order of a run, in that run; the server itself never returns."""
+def _serve() -> dict[str, Any]:
+    """Return the order of a run, in that run; the server itself ends with the process that started it."""
     _import_everything()
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen(64)
+    orders = socket.socket(fileno=0)
     gc.collect()
     gc.freeze()  # a run would copy every page that its collector touches
-    print("ready", flush=True)  # noqa: T201
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        connection, _ = listener.accept()
+        _, descriptors, _, _ = socket.recv_fds(orders, 1, 4)
+        if not descriptors:
+            os._exit(0)
         if os.fork() == 0:
-            listener.close()
+            orders.detach()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            order = _take_order(connection)
+            order = _take_order(socket.socket(fileno=descriptors[0]), descriptors[1:])
             if order is None:
                 os._exit(0)
             return order
-        connection.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 if __name__ == "__main__":
-    _become(_serve(sys.argv[1]))
+    _become(_serve())
     _end(buildkit.__main__.main)

@@ -1,12 +1,15 @@
-"""What the whole suite has counted; the figures that are printed at its end are these and no others."""
+"""What a test session has counted; the figures at its end are these and no others."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 ROWS = 60
+_LARGEST = {"slowest_signal_s", "overrun_s"}
+_PAIRS = {"refused", "accepted"}
 _ROW = re.compile(r"test_(\d{1,2})_")
 
 
@@ -38,6 +41,21 @@ class Ledger:
         """Take down how a test of a row ended: passed, failed or skipped."""
         if row := _ROW.search(test):
             self.outcomes[int(row[1])].add(outcome)
+
+    def export(self) -> dict[str, Any]:
+        """Return the counts, without the outcomes, as values that JSON can hold."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "outcomes"}
+
+    def add(self, counts: dict[str, Any]) -> None:
+        """Add the exported counts of another process."""
+        for name, value in counts.items():
+            own = getattr(self, name)
+            if name in _LARGEST:
+                setattr(self, name, max((known for known in (own, value) if known is not None), default=None))
+            elif name in _PAIRS:
+                setattr(self, name, [mine + other for mine, other in zip(own, value, strict=True)])
+            else:
+                setattr(self, name, own + value)
 
     def survived(self) -> list[int]:
         """Return the rows of which a test passed and none failed."""
