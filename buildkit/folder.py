@@ -19,7 +19,7 @@ _MAX_BYTES = 16_000_000
 
 
 class Folder:
-    """A folder that we write to. A name may have one folder in it, as in `programs/health.sh`.
+    """A folder that we write to. Its files are addressed by name, and no name leads anywhere else.
 
     Attributes:
         path: Absolute; nothing needs to exist there yet.
@@ -43,8 +43,8 @@ class Folder:
         Raises:
             OSError: It does not exist, or is not a regular file.
         """
-        with self._open_folder(name) as (folder, base):
-            return files.read_bounded(base, _MAX_BYTES, folder=folder)
+        with self._opened(name) as folder:
+            return files.read_bounded(name, _MAX_BYTES, folder=folder)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all.
@@ -63,7 +63,7 @@ class Folder:
             LocalError: The disk is full, the file is too large, the directory is not writable.
         """
         try:
-            with self._open_folder(name, create=True) as (folder, base), files.replacing(base, folder) as file:
+            with self._opened(name) as folder, files.replacing(name, folder) as file:
                 yield file
         except OSError as error:
             raise LocalError(
@@ -77,8 +77,8 @@ class Folder:
         Raises:
             OSError: It does not exist, or is not a regular file.
         """
-        with self._open_folder(name) as (folder, base):
-            return files.open_regular(base, folder=folder)
+        with self._opened(name) as folder:
+            return files.open_regular(name, folder=folder)
 
     def exists(self, name: str) -> bool:
         """Return whether something of that name is there."""
@@ -86,8 +86,8 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file if it exists."""
-        with suppress(FileNotFoundError), self._open_folder(name) as (folder, base):
-            files.remove(base, folder)
+        with suppress(FileNotFoundError), self._opened(name) as folder:
+            files.remove(name, folder)
 
     def digest(self, name: str) -> str | None:
         """Return a file's sha256 in hex, or None if it cannot be read."""
@@ -102,17 +102,9 @@ class Folder:
         return {name: digest for name in names if (digest := self.digest(name))}
 
     @contextmanager
-    def _open_folder(self, name: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
-        """Give the descriptor of the folder that contains `name`, and the rest of the name; no link is followed."""
-        inner, _, base = name.rpartition("/")
-        if "/" in inner or {inner, base} & {".", ".."}:
+    def _opened(self, name: str) -> Iterator[int]:
+        """Give the descriptor of the folder, provided that `name` is one of its own files."""
+        if "/" in name or name in {"", ".", ".."}:
             raise OSError(errno.EINVAL, "not a name in this folder", name)
         with files.open_folder(self.path) as folder:
-            if not inner:
-                yield folder, base
-                return
-            if create:
-                with suppress(FileExistsError):
-                    os.mkdir(inner, dir_fd=folder)
-            with files.open_folder(inner, folder=folder) as below:
-                yield below, base
+            yield folder

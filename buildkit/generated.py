@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError, run
 from buildkit.models import PROGRAMS
-from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, PROGRAM_FOLDER
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
 if TYPE_CHECKING:
     from buildkit.workspace import Workspace
@@ -28,7 +28,7 @@ def read_generated(workspace: Workspace) -> dict[str, bytes]:
     try:
         generated = {name: workspace.read(name) for name in (DOCKERFILE, INSTRUCTIONS)}
         for name in find_programs(generated[DOCKERFILE].decode("utf-8", "replace")):
-            generated[f"{GENERATED_FOLDER}/{name}"] = workspace.read(f"{PROGRAM_FOLDER}/{name}")
+            generated[f"{GENERATED_FOLDER}/{name}"] = workspace.read(name)
     except OSError as error:
         raise LocalError(
             f"a generated file cannot be read: {error.filename}: {error.strerror}", f"run {run('dockerfile')} again"

@@ -27,7 +27,6 @@ STAT_CACHE = ".context-cache"
 DOCKERFILE = "Dockerfile"
 INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
-PROGRAM_FOLDER = "programs"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
 _STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
 _OURS = frozenset(
@@ -38,7 +37,7 @@ _OURS = frozenset(
         DOCKERFILE,
         INSTRUCTIONS,
         MANIFEST,
-        *(f"{PROGRAM_FOLDER}/{name}" for name in PROGRAMS),
+        *PROGRAMS,
     }
 )
 _ARCHIVE = re.compile(r"agent-server-(?:[0-9a-f]{7}|unknown)-[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.tar\.gz")
@@ -159,10 +158,8 @@ class Workspace(Folder):
             yield
 
     def _sweep(self) -> None:
-        for place in (self.path, self.path / PROGRAM_FOLDER):
-            with suppress(OSError), files.open_folder(place) as folder:
-                for name in filter(files.is_temporary, os.listdir(folder)):
-                    files.remove(name, folder)
+        for name in filter(files.is_temporary, os.listdir(self.path)):
+            self.remove(name)
 
     def save(self, result: StepResult) -> None:
         """Write `<step>.json`, whole or not at all.
@@ -230,8 +227,6 @@ class Workspace(Folder):
         removed = [name for name in ours if name not in {MARKER, *keep}]
         for name in removed:
             self.remove(name)
-        with suppress(OSError):  # something else is in it
-            (self.path / PROGRAM_FOLDER).rmdir()
         return removed
 
     def delete(self) -> None:
@@ -243,8 +238,6 @@ class Workspace(Folder):
     def _list_ours(self) -> list[str]:
         known = _OURS | {str(self._read_record(f"{kind.step}.json").get("archive")) for kind in (Version, BuildContext)}
         names = os.listdir(self.path)
-        with suppress(OSError), files.open_folder(self.path / PROGRAM_FOLDER) as folder:
-            names += [f"{PROGRAM_FOLDER}/{name}" for name in os.listdir(folder)]
         ours = [name for name in names if name in _OURS or _ARCHIVE.fullmatch(name)]
         return sorted({*ours, *(name for name in known & set(names) if is_archive_name(name))})
 

@@ -105,18 +105,23 @@ def answer_gzip_bomb(size_bytes: int, status: int = 200) -> Callable[[Exchange],
     return answer(status, packed, {"Content-Encoding": "gzip"})
 
 
-def tunnel(exchange: Exchange) -> None:
-    """Do what a proxy does on CONNECT: pass bytes both ways until either end closes."""
-    host, _, port = exchange.request.path.rpartition(":")
-    with socket.create_connection((host, int(port))) as target:
-        exchange.connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        ends = {exchange.connection: target, target: exchange.connection}
-        while True:
-            for end in select.select(list(ends), [], [], 10)[0]:
-                data = end.recv(64 * 1024)
-                if not data:
-                    return
-                ends[end].sendall(data)
+def tunnel_to(port: int) -> Callable[[Exchange], None]:
+    """Do what a proxy does on CONNECT, towards a server on this machine: pass bytes both ways until an end closes."""
+
+    def behave(exchange: Exchange) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as target:
+            exchange.connection.sendall(b"HTTP/1.1 200 Connection established
+
+")
+            ends = {exchange.connection: target, target: exchange.connection}
+            while True:
+                for end in select.select(list(ends), [], [], 10)[0]:
+                    data = end.recv(64 * 1024)
+                    if not data:
+                        return
+                    ends[end].sendall(data)
+
+    return behave
 
 
 def reset(connection: socket.socket) -> None:

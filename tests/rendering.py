@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from buildkit.models import Dockerfile, Project, Target, Version
+from buildkit.models import PROGRAMS, Dockerfile, Project, Target, Version
 from buildkit.reference import parse_reference
 from buildkit.settings import Settings
 from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
@@ -91,6 +91,6 @@ def render(target: str = "source-minimal", **changes: Any) -> Rendered:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder) / "out")
         result = write_dockerfile(workspace, target, **changes)
-        programs = {path.name: path.read_text() for path in (workspace.path / "programs").glob("*")}
+        programs = {name: workspace.read(name).decode() for name in PROGRAMS if workspace.exists(name)}
         text, instructions = workspace.read("Dockerfile"), workspace.read("BUILD_INSTRUCTIONS.md")
         return Rendered(text.decode(), instructions.decode(), result.dockerfile_sha256, programs)

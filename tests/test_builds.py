@@ -21,7 +21,7 @@ def test_stdout_has_the_result_and_stderr_the_story(command: Command, runtime_ap
     runtime_api.statuses.clear()
     runtime_api.statuses.extend(["PENDING", "RUNNING", "SUCCESS"])
     command.use(runtime_api)
-    run = command.run("all", POLL_INTERVAL="1").succeed()
+    run = command.run("all").succeed()
     story = [line.removeprefix("[runtime-build] ") for line in run.err.splitlines()]
     assert all(line.startswith("[runtime-build] ") for line in run.err.splitlines())
     assert story[-6:] == [
@@ -117,7 +117,7 @@ def test_ctrl_c_while_waiting_leaves_the_build_and_says_how_to_come_back(
     running = command.start("all")
     running.wait_for("Build status: RUNNING")
     running.signal(signal.SIGINT)
-    assert running.wait().fail(130, "invoke wait --build-id build-1").out == ""
+    assert running.wait().fail(130, "runtime-build wait --build-id build-1").out == ""
     runtime_api.statuses.append("SUCCESS")
     assert command.run("wait").succeed().result.endswith("-source-minimal")
     assert len(runtime_api.builds) == 1

@@ -189,7 +189,7 @@ def test_another_setting_packs_again(settled: Packing, given: dict[str, Any]) ->
     "given",
     [
         {"generated": {"Dockerfile": b"FROM y\n"}},
-        {"generated": {"programs/health.sh": b"exit 0\n"}},
+        {"generated": {"health.sh": b"exit 0\n"}},
         {"version": {"archive": "b.tgz"}},
     ],
     ids=lambda given: next(iter(given)),
@@ -470,12 +470,12 @@ def test_warnings_of_the_selection_are_given_once(packing: Packing) -> None:
 
 
 def test_every_file_that_it_is_made_from_is_recorded(packing: Packing) -> None:
-    context = packing.pack(generated={"programs/health.sh": b"exit 0\n"})
-    names = {"version.json", "dockerfile.json", "Dockerfile", "BUILD_INSTRUCTIONS.md", "programs/health.sh"}
+    context = packing.pack(generated={"health.sh": b"exit 0\n"})
+    names = {"version.json", "dockerfile.json", "Dockerfile", "BUILD_INSTRUCTIONS.md", "health.sh"}
     assert set(context.made_from) == names
     assert packing.workspace.load(BuildContext) == context
-    packing.workspace.write("programs/health.sh", b"exit 1\n")
-    with pytest.raises(LocalError, match=r"made from another programs/health\.sh"):
+    packing.workspace.write("health.sh", b"exit 1\n")
+    with pytest.raises(LocalError, match=r"made from another health\.sh"):
         packing.workspace.load(BuildContext)
 
 
@@ -498,9 +498,9 @@ def test_an_edit_after_version_stops_context(command: Command) -> None:
     command.run("dockerfile", "--target", "source").succeed()
     command.run("context").succeed()
     (command.checkout / "README.md").write_text("edited")
-    command.run("context").fail(3, "says that the checkout is clean", "README.md", "invoke version")
+    command.run("context").fail(3, "says that the checkout is clean", "README.md", "runtime-build version")
     command.run("version").succeed()
     command.run("dockerfile", "--target", "source").succeed()
     command.run("context").succeed()
     commit_all(command.checkout)
-    command.run("context").fail(3, "invoke version")
+    command.run("context").fail(3, "runtime-build version")

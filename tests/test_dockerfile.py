@@ -390,9 +390,9 @@ def test_stale_programs_are_removed_and_what_is_packed_is_what_was_written(tmp_p
         "Dockerfile",
     ]
     assert generated["Dockerfile"].decode() == render("source").text
-    for name in ("programs/health.sh", "Dockerfile"):
+    for name in ("health.sh", "Dockerfile"):
         workspace.remove(name)
-        with pytest.raises(LocalError, match=f"{name.rpartition('/')[2]}: No such file"):
+        with pytest.raises(LocalError, match=f"{name}: No such file"):
             read_generated(workspace)
 
 

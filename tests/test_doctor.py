@@ -26,7 +26,7 @@ def find_wrong(run: Ended) -> set[str]:
 
 def test_all_in_place_is_exit_0_and_one_line(command: Command) -> None:
     run = command.run("doctor").succeed()
-    assert run.result == "all is in place"
+    assert run.result == "everything looks good"
     assert "RUNTIME_API_URL is not set" in run.err
 
 

@@ -135,7 +135,7 @@ def test_task_without_its_input_names_the_one_to_run(
     command: Command, runtime_api: RuntimeApiServer, task: str, needs: str
 ) -> None:
     command.use(runtime_api)
-    command.run(task).fail(3, f"{needs}.json is missing", f"run `invoke {needs}`")
+    command.run(task).fail(3, f"{needs}.json is missing", f"run `runtime-build {needs}`")
     assert not runtime_api.builds
 
 
@@ -143,10 +143,10 @@ def test_result_of_an_earlier_input_is_not_sent(command: Command, runtime_api: R
     command.use(runtime_api)
     command.run("version", "dockerfile", "context").succeed()
     command.run("dockerfile", "--base-image", "debian:12").succeed()
-    command.run("upload").fail(3, "context.json was made from another dockerfile.json", "invoke context")
+    command.run("upload").fail(3, "context.json was made from another dockerfile.json", "runtime-build context")
     command.run("context", "upload", "--custom-tags", "x").fail(2)
     command.run("version", "--custom-tags", "x").succeed()
-    command.run("context").fail(3, "dockerfile.json was made from another version.json", "invoke dockerfile")
+    command.run("context").fail(3, "dockerfile.json was made from another version.json", "runtime-build dockerfile")
     assert not runtime_api.builds
 
 
@@ -154,7 +154,7 @@ def test_archive_that_changed_is_not_sent(command: Command, runtime_api: Runtime
     command.use(runtime_api)
     archive = command.checkout / command.run("version", "dockerfile", "context").succeed().out.splitlines()[-1]
     archive.write_bytes(archive.read_bytes() + b"x")
-    command.run("upload").fail(3, archive.name, "invoke context")
+    command.run("upload").fail(3, archive.name, "runtime-build context")
     archive.unlink()
     command.run("upload").fail(3, archive.name)
     assert not runtime_api.requests
@@ -175,7 +175,7 @@ def test_checkout_that_moved_on_is_not_packed_under_the_old_name(command: Comman
     command.run("version", "dockerfile").succeed()
     (command.checkout / "openhands-sdk" / "new.py").touch()
     commit_all(command.checkout)
-    command.run("context").fail(3, "version.json", "invoke version")
+    command.run("context").fail(3, "version.json", "runtime-build version")
 
 
 def test_subdirectory_changes_nothing(command: Command) -> None:

@@ -13,7 +13,7 @@ from buildkit.errors import FileChanged, FileVanished, LocalError, run
 from buildkit.models import PROGRAMS, BuildContext, Dockerfile, Version
 from buildkit.settings import Group
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, PROGRAM_FOLDER
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +62,7 @@ def pack_context(
     job = _Job(workspace, tree, version, read_generated(workspace), _choose_options(version, settings, ui), ui)
     previous = load_cached(workspace)
     packed = _pack_until_stable(job, previous if use_cache else None)
-    programs = [f"{PROGRAM_FOLDER}/{name}" for name in PROGRAMS]
-    made_from = workspace.digests("version.json", "dockerfile.json", DOCKERFILE, INSTRUCTIONS, *programs)
+    made_from = workspace.digests("version.json", "dockerfile.json", DOCKERFILE, INSTRUCTIONS, *PROGRAMS)
     context = replace(packed.context, made_from=made_from)
     if previous is None or packed is not previous or context != previous.context:
         workspace.save(context)

@@ -13,7 +13,7 @@ from buildkit.models import PROGRAMS, Dockerfile, Target, Version
 from buildkit.reference import name_local_image
 from buildkit.settings import Group
 from buildkit.task import Outcome, Run, Task
-from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, PROGRAM_FOLDER
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,9 +79,9 @@ def render_dockerfile(workspace: Workspace, tree: SourceTree, request: Dockerfil
     programs = {name: read_program(name, template_dir) for name in find_programs(rendered.text)}
     for name in PROGRAMS:
         if name in programs:
-            workspace.write(f"{PROGRAM_FOLDER}/{name}", programs[name])
+            workspace.write(name, programs[name])
         else:
-            workspace.remove(f"{PROGRAM_FOLDER}/{name}")
+            workspace.remove(name)
     data = rendered.text.encode("utf-8")
     workspace.write(DOCKERFILE, data)
     workspace.write(INSTRUCTIONS, instructions.encode("utf-8"))

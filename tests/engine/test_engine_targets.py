@@ -51,7 +51,6 @@ def run(checkout: Path, debian_base: str) -> Run:
     def run_tasks(*tasks: str, target: str = "source-minimal", **settings: str) -> subprocess.CompletedProcess[str]:
         own = {
             "BASE_IMAGE": debian_base,
-            "BUILD_NETWORK": "host",
             "FEATURES": FEATURES,
             "OUTPUT_DIR": str(checkout.parent / f"out-{target}"),
             "PYTHONPATH": str(REPOSITORY),

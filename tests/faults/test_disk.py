@@ -121,7 +121,7 @@ def test_32_missing_state_names_the_task_that_makes_it(command: Command, server:
     command.use(server)
     command.run("all").expect(0)
     (command.output / name).unlink()
-    command.run(MAKERS[name]).expect(3, name, f"invoke {name.removesuffix('.json')}")
+    command.run(MAKERS[name]).expect(3, name, f"runtime-build {name.removesuffix('.json')}")
 
 
 def _edit(field: str, value: Any) -> Any:
@@ -150,7 +150,7 @@ def test_32_damaged_state_names_the_task_that_makes_it(
     command.run("all").expect(0)
     path = command.output / name
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    command.run(MAKERS[name]).expect(3, name, f"invoke {name.removesuffix('.json')}")
+    command.run(MAKERS[name]).expect(3, name, f"runtime-build {name.removesuffix('.json')}")
     assert len(server.builds) == 1
 
 
@@ -176,7 +176,7 @@ def test_32_edited_state_is_found_before_anything_is_sent(
     path = command.output / name
     path.write_bytes(_edit(field, value)(path.read_bytes()))
     command.use(server)
-    command.run("upload").expect(3, "invoke context" if field == "archive_sha256" else name)
+    command.run("upload").expect(3, "runtime-build context" if field == "archive_sha256" else name)
     assert not server.requests
 
 
@@ -201,7 +201,7 @@ def test_32_changed_archive_is_never_sent(command: Command, server: RuntimeApiSe
         data[100] ^= 1
         archive.write_bytes(data if change == "flipped" else data + b"x")
     command.use(server)
-    command.run("upload").expect(3, "invoke context")
+    command.run("upload").expect(3, "runtime-build context")
     assert not server.requests
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.config.load import load_settings
 from buildkit.errors import SettingError
 from buildkit.reference import check_tag, parse_reference
+from buildkit.settings import load_settings
 from buildkit.source.dockerignore import clean_pattern, translate_pattern
 from buildkit.source.ignore import parse_dockerignore
 from buildkit.source.patterns import parse_gitignore
@@ -156,13 +156,13 @@ def test_49_mutated_answers_end_in_two_lines(command: Command, server: RuntimeAp
     server.always(name, misbehave)
     if name == "GET /build_logs":
         server.statuses[0] = "FAILURE"
-    command.use(server, BUILD_TIMEOUT="60", STALL_TIMEOUT="1")
+    command.use(server, BUILD_TIMEOUT="60")
     for _ in range(2):
-        run = command.run("all", FORCE="true", order={"virtual_time": True})
+        run = command.run("all", "--force", order={"virtual_time": True})
         assert run.code in (0, 2, 4, 5, 6, 7), run.err
         if run.code:
             run.expect(run.code)
-    server.builds.clear()  # FORCE asks for as many as it likes
+    server.builds.clear()  # --force asks for as many as it likes
 
 
 ENV_WORDS = [

@@ -29,7 +29,7 @@ from tests.misbehaviour import (
     send,
     stay_silent,
     stop_reading,
-    tunnel,
+    tunnel_to,
 )
 from tests.runtime_api import KEY, RuntimeApiServer
 from tests.steps import Steps
@@ -166,7 +166,7 @@ def test_34_authority_from_the_environment_is_trusted(
     archive: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with tls_server("127.0.0.1") as server, authority.cert_pem.tempfile() as bundle:
+    with tls_server("runtime-api.example.com") as server, authority.cert_pem.tempfile() as bundle:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
         assert Steps(server.url).submit(archive).build_id == "build-1"
 
@@ -204,11 +204,11 @@ def test_35_tunnel_through_a_proxy_is_used(
     archive: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with tls_server("127.0.0.1") as server, authority.cert_pem.tempfile() as bundle:
+    with tls_server("runtime-api.example.com") as server, authority.cert_pem.tempfile() as bundle:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
         monkeypatch.setenv("https_proxy", runtime_api.url.replace("//", "//me:pa55word@"))
-        runtime_api.always(f"CONNECT 127.0.0.1:{server.port}", tunnel)
-        assert Steps(server.url).submit(archive).build_id == "build-1"
+        runtime_api.always("CONNECT runtime-api.example.com:443", tunnel_to(server.port))
+        assert Steps("https://runtime-api.example.com").submit(archive).build_id == "build-1"
     assert {request.method for request in runtime_api.requests} == {"CONNECT"}
     assert not any("x-api-key" in request.headers for request in runtime_api.requests)
 
@@ -305,22 +305,16 @@ def test_39_refusal_is_final_and_its_reason_is_shown(
     assert runtime_api.count("POST /build") == 1
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_40_busy_server_is_asked_again_when_it_says(
-    runtime_api: RuntimeApiServer, steps: Steps, archive: Path, status: int
-) -> None:
+def test_40_busy_server_is_asked_again_when_it_says(runtime_api: RuntimeApiServer, steps: Steps, archive: Path) -> None:
     date = {"Date": "Tue, 24 Nov 2026 06:00:00 GMT", "Retry-After": "Tue, 24 Nov 2026 06:01:30 GMT"}
-    runtime_api.script("POST /build", answer(status, headers={"Retry-After": "7"}), answer(status, headers=date))
+    runtime_api.script("POST /build", answer(429, headers={"Retry-After": "7"}), answer(429, headers=date))
     assert steps.submit(archive).build_id == "build-1"
     assert steps.clock.pauses == [7, 90]
     assert len(runtime_api.builds) == 1
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_40_too_long_a_pause_is_not_waited_for(
-    runtime_api: RuntimeApiServer, steps: Steps, archive: Path, status: int
-) -> None:
-    runtime_api.always("POST /build", answer(status, headers={"Retry-After": "86400"}))
+def test_40_too_long_a_pause_is_not_waited_for(runtime_api: RuntimeApiServer, steps: Steps, archive: Path) -> None:
+    runtime_api.always("POST /build", answer(429, headers={"Retry-After": "86400"}))
     error = submit_in_vain(steps, archive)
     assert_not_started(error, steps, runtime_api)
     assert "86400 s" in error.message
@@ -409,7 +403,7 @@ def test_45_server_that_stops_reading_is_given_up(
     error = submit_in_vain(steps, large_archive)
     assert_not_started(error, steps, runtime_api)
     assert "stopped reading after" in error.message
-    assert "STALL_TIMEOUT" in error.fix
+    assert "run `runtime-build upload` again" in error.fix
     assert runtime_api.count("POST /build") == 1
 
 

@@ -419,7 +419,7 @@ def test_28_key_in_the_project_file_is_found_and_not_shown(command: Command, ser
     pack(command, 3, "pyproject.toml, line")
 
 
-@pytest.mark.parametrize("name", ["BUILD_ARGS", "GIT_REF", "SERVER_NAME", "CUSTOM_TAGS", "BASE_IMAGE"])
+@pytest.mark.parametrize("name", ["BUILD_ARGS", "INCLUDE", "SERVER_NAME", "CUSTOM_TAGS", "BASE_IMAGE"])
 def test_28_key_in_another_setting_never_reaches_a_file(command: Command, server: Any, name: str) -> None:
     command.secret = "plain-key-of-some-length"
     command.use(server)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.errors import RuntimeBuildError, StoppedWatching
-from buildkit.steps.wait import BuildEndedBadly
+from buildkit.errors import BuildFailed, RuntimeBuildError, StoppedWatching
 from tests.misbehaviour import (
     answer,
     answer_gzip_bomb,
@@ -38,7 +37,7 @@ def poll_in_vain(steps: Steps, **changes: Any) -> StoppedWatching:
     with pytest.raises(StoppedWatching) as caught:
         steps.poll(**changes)
     assert caught.value.exit_code == 7
-    assert "invoke wait --build-id abc123" in caught.value.fix
+    assert "runtime-build wait --build-id abc123" in caught.value.fix
     return caught.value
 
 
@@ -212,7 +211,7 @@ def test_53_failed_build_is_exit_6_with_its_result(
     runtime_api: RuntimeApiServer, steps: Steps, status: str, error: Any
 ) -> None:
     runtime_api.always(STATUS, answer(200, {"status": status, "error": error}))
-    with pytest.raises(BuildEndedBadly) as caught:
+    with pytest.raises(BuildFailed) as caught:
         steps.poll()
     assert caught.value.exit_code == 6
     assert caught.value.result.status == status

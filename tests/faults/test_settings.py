@@ -124,7 +124,7 @@ def test_4_escaped_newline_in_the_env_file_is_refused(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SERVER_MODULE", "SERVER_NAME", "GIT_REF", "EXTRA_PACKAGES", "BUILD_ARGS", "IMAGE_NAME", "TARGET_IMAGE"]
+    "name", ["SERVER_MODULE", "SERVER_NAME", "EXTRA_PACKAGES", "BUILD_ARGS", "IMAGE_NAME", "TARGET_IMAGE"]
 )
 def test_4_no_other_value_can_add_a_line(command: Command, name: str) -> None:
     value = "A=b\x1bRUN evil" if name == "BUILD_ARGS" else "a\x1bRUN evil"
