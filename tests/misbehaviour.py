@@ -110,9 +110,7 @@ def tunnel_to(port: int) -> Callable[[Exchange], None]:
 
     def behave(exchange: Exchange) -> None:
         with socket.create_connection(("127.0.0.1", port)) as target:
-            exchange.connection.sendall(b"HTTP/1.1 200 Connection established
-
-")
+            exchange.connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             ends = {exchange.connection: target, target: exchange.connection}
             while True:
                 for end in select.select(list(ends), [], [], 10)[0]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING
 
 import pytest
 import trustme
@@ -14,11 +13,8 @@ from buildkit.runtime_api.http import Network
 from buildkit.runtime_api.proxy import choose_proxy, find_ca_file, is_usable, name_proxy
 from buildkit.runtime_api.retry import Clock, RequestFailed
 from buildkit.secret import ApiKey
-from tests.misbehaviour import tunnel
+from tests.misbehaviour import tunnel_to
 from tests.runtime_api import KEY, RuntimeApiServer
-
-if TYPE_CHECKING:
-    from tests.runtime_api import Exchange
 
 PROXY = "http://proxy.example.com:3128"
 
@@ -108,12 +104,7 @@ def test_tunnel_carries_the_key_only_inside_tls(runtime_api: RuntimeApiServer) -
     authority.issue_cert("runtime-api.example.com").configure_cert(context)
 
     with RuntimeApiServer(tls=context) as server, authority.cert_pem.tempfile() as bundle:
-
-        def pass_on(exchange: Exchange) -> None:
-            exchange.request.path = f"127.0.0.1:{server.port}"
-            tunnel(exchange)
-
-        runtime_api.always("CONNECT runtime-api.example.com:443", pass_on)
+        runtime_api.always("CONNECT runtime-api.example.com:443", tunnel_to(server.port))
         environment = {"https_proxy": runtime_api.url.replace("//", "//me:pa55word@"), "SSL_CERT_FILE": bundle}
         assert open_api("https://runtime-api.example.com", **environment).registry_prefix() == server.prefix
         assert server.requests[0].headers["x-api-key"] == KEY

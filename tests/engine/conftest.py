@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from buildkit.engines.discovery import find_engine
+
 from tests.engine.services import (
     TRUST_VARIABLES,
     fetch_buildx,

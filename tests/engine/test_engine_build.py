@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from buildkit.engines.discovery import find_engine
+from buildkit.steps.build import build_image
 
 from buildkit.engines.container import inspect_image
-from buildkit.engines.discovery import find_engine
 from buildkit.engines.engine import Engine, run_engine
 from buildkit.errors import BuildFailed, LocalError, NotStarted
-from buildkit.steps.build import build_image
 
 if TYPE_CHECKING:
     from tests.engine.services import MakeArchive

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from buildkit.steps.build import build_image
+from buildkit.steps.verify import verify_image
 
 from buildkit.engines.container import inspect_image
 from buildkit.engines.engine import Engine, run_engine
-from buildkit.steps.build import build_image
-from buildkit.steps.verify import verify_image
 from tests.engine.services import TRUST_VARIABLES, MakeArchive, make_base_rootfs
 
 if TYPE_CHECKING:

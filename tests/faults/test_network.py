@@ -166,7 +166,7 @@ def test_34_authority_from_the_environment_is_trusted(
     archive: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with tls_server("runtime-api.example.com") as server, authority.cert_pem.tempfile() as bundle:
+    with tls_server("127.0.0.1") as server, authority.cert_pem.tempfile() as bundle:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
         assert Steps(server.url).submit(archive).build_id == "build-1"
 

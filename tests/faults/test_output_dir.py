@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.fault
 
+# Of the small workspace, with the Dockerfile, the instructions and the two programs of a source target.
+PACKED = 24
+
 TASKS = ["version", "all", "clean"]
 
 
@@ -178,7 +181,7 @@ def test_14_output_inside_the_source_is_never_packed(command: Command) -> None:
 def test_14_odd_output_folder_is_never_packed(command: Command, name: str) -> None:
     command.outputs = [command.checkout / "openhands-sdk" / name]
     runs = [command.run("all", OUTPUT_DIR=f"openhands-sdk/{name}").expect(0) for _ in range(2)]
-    assert command.read_state("context")["files"] == 22
+    assert command.read_state("context")["files"] == PACKED
     assert runs[0].out == runs[1].out
 
 
@@ -186,7 +189,7 @@ def test_14_folder_whose_name_is_not_utf8_works(command: Command) -> None:
     name = os.fsdecode(b"out-\xff")
     command.outputs = [command.world / name]
     command.run("all", OUTPUT_DIR=f"../{name}").expect(0)
-    assert command.read_state("context")["files"] == 22
+    assert command.read_state("context")["files"] == PACKED
 
 
 def test_14_running_from_a_subdirectory_changes_nothing(command: Command) -> None:

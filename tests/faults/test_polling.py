@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.errors import BuildFailed, RuntimeBuildError, StoppedWatching
+from buildkit.models import BuildResult
+from buildkit.workspace import Workspace
 from tests.misbehaviour import (
     answer,
     answer_gzip_bomb,
@@ -208,14 +210,15 @@ def test_52_unknown_status_goes_on_and_is_told_once(runtime_api: RuntimeApiServe
 @pytest.mark.parametrize("status", ["FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"])
 @pytest.mark.parametrize("error", [None, "", "step 3 failed", {"step": 3}, ["x"]])
 def test_53_failed_build_is_exit_6_with_its_result(
-    runtime_api: RuntimeApiServer, steps: Steps, status: str, error: Any
+    runtime_api: RuntimeApiServer, steps: Steps, output_dir: Path, status: str, error: Any
 ) -> None:
     runtime_api.always(STATUS, answer(200, {"status": status, "error": error}))
     with pytest.raises(BuildFailed) as caught:
-        steps.poll()
+        steps.wait(Workspace(output_dir))
     assert caught.value.exit_code == 6
-    assert caught.value.result.status == status
-    assert (caught.value.result.error is None) is not bool(error)
+    result = Workspace(output_dir).load(BuildResult)
+    assert result.status == status
+    assert (result.error is None) is not bool(error)
     assert f"ended as {status}" in caught.value.message
     assert "None" not in caught.value.message
 
