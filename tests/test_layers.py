@@ -1,4 +1,4 @@
-"""Who may import whom, and who may do what: read off the syntax trees, so that no test has to notice it by luck."""
+"""The rules of the architecture: who may import whom, and who may do what. They are read off the syntax trees."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ast
 import os
 import subprocess
 import sys
-from functools import cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,65 +18,74 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(buildkit.__file__).parent
-FRONT = {"__main__", "command", "console", "program", "session", "tasks"}
-BOTTOM = {"errors", "models", "display"}
-API_ROOMS = {"runtime_api.client", "runtime_api.connection", "runtime_api.transport"}
-# From low to high; what is in none of them is a tool.
-BOTTOM_LAYER, TOOL_LAYER, STEP_LAYER, STATE_LAYER, FRONT_LAYER = range(5)
-# Modules that cost time or memory, or do what only some rooms may do, and the rooms that may import them.
-OWNERS = {
-    "dotenv": {"config.envfile"},
-    "invoke": FRONT,
-    "rich": {"console"},
-    "jinja2": {"rendering.template"},
-    "pathspec": {"source.patterns"},
-    "requests": API_ROOMS,
-    "urllib3": API_ROOMS,
-    "http.client": API_ROOMS,
-    "socket": API_ROOMS,
-    "ssl": API_ROOMS,
-    "subprocess": {"source.git", "engines.engine"},
-    "signal": {"__main__", "engines.engine", "session"},
+MAX_BODY_LINES = 40
+MAX_PARAMETERS = 5
+# What opens sockets, what starts processes and what reads the environment, wherever it is imported from.
+SOCKETS = {
+    "socket",
+    "ssl",
+    "http.client",
+    "http.server",
+    "urllib.request",
+    "asyncio",
+    "httpcore",
+    "requests",
+    "urllib3",
 }
-# Who may read the environment: config for the settings, the two that start processes to hand it on to them, and
-# discovery, which looks for engines as they look for themselves.
-READERS_OF_ENVIRONMENT = {"config.load", "source.git", "engines.engine", "engines.discovery"}
-STARTERS = {
-    "system",
-    "popen",
-    "fork",
-    "posix_spawn",
-    "posix_spawnp",
-    "execv",
-    "execve",
-    "execvp",
-    "spawnv",
-    "startfile",
-}
+PROCESSES = {"subprocess", "multiprocessing", "pty", "os.system", "os.popen", "os.fork", "os.forkpty"}
+PROCESS_PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
+ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv", "os.path.expandvars"}
+HANDLERS = {"signal.signal", "signal.set_wakeup_fd", "signal.pthread_sigmask", "signal.sigwait", "signal.setitimer"}
+# Where a broad `except` does not raise again: the last resort of the command line, and a thread whose error is raised
+# by the one that waits for it.
+LAST_RESORTS = {"cli", "archive.compressor"}
+# Most of the time of a short run would be the import of these.
+HEAVY = {"requests", "urllib3", "httpcore", "jinja2", "pathspec", "isal", "dotenv", "rich"}
 
 
-class Room(NamedTuple):
-    """A module of the package."""
+class Module:
+    """A module of the package; its name starts below the package."""
 
-    name: str
-    tree: ast.Module
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        relative = path.relative_to(PACKAGE).with_suffix("")
+        self.name = ".".join(relative.parts).removesuffix("__init__").rstrip(".")
+        self.tree = ast.parse(path.read_text("utf-8"), str(path))
 
+    @property
+    def is_entrance(self) -> bool:
+        """Whether others come in here: `import buildkit`, `buildkit.tasks.make_collection`, `python -m buildkit`."""
+        return self.path.name in {"__init__.py", "__main__.py"}
 
-def read_room(path: Path) -> Room:
-    name = path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
-    return Room(name, ast.parse(path.read_text("utf-8"), str(path)))
+    @cached_property
+    def imports(self) -> set[str]:
+        """The dotted names that are really imported, wherever; what is under TYPE_CHECKING is not."""
+        return set(list_imports(self.tree))
 
+    @cached_property
+    def own_imports(self) -> set[str]:
+        """The names of the package's modules among the imports."""
+        return {name.removeprefix("buildkit.") for name in self.imports if name.startswith("buildkit.")} & NAMES
 
-ROOMS = [read_room(path) for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
-each_room = pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+    @cached_property
+    def uses(self) -> set[str]:
+        """The imports, and every dotted name such as `os.environ`."""
+        return self.imports | {ast.unparse(node) for node in ast.walk(self.tree) if isinstance(node, ast.Attribute)}
+
+    @cached_property
+    def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+        return [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+    def is_in(self, *places: str) -> bool:
+        """Whether this is one of these modules, or in one of these packages."""
+        return any(self.name == place or self.name.startswith(f"{place}.") for place in places)
 
 
 def is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
 def list_imports(node: ast.AST) -> Iterator[str]:
-    """Yield the dotted names that are really imported: what stands under TYPE_CHECKING is not."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
@@ -87,143 +96,142 @@ def list_imports(node: ast.AST) -> Iterator[str]:
             yield from list_imports(child)
 
 
-def list_own(room: Room) -> set[str]:
-    """Return the names of the package's modules that a room imports."""
-    found = {name.removeprefix("buildkit.") for name in list_imports(room.tree) if name.startswith("buildkit.")}
-    return found & {other.name for other in ROOMS}
-
-
-@cache
-def list_names(room: Room) -> frozenset[str]:
-    """Return every dotted name that a room uses, such as `os.environ`."""
-    nodes = list(ast.walk(room.tree))
-    used = {
-        f"{node.value.id}.{node.attr}"
-        for node in nodes
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-    }
-    return frozenset(used | set(list_imports(room.tree)))
-
-
 def find_layer(name: str) -> int:
-    if name in BOTTOM:
-        return BOTTOM_LAYER
-    if name in FRONT:
-        return FRONT_LAYER
-    return {"steps": STEP_LAYER, "pipeline": STATE_LAYER, "config": STATE_LAYER}.get(name.partition(".")[0], TOOL_LAYER)
+    """Return the height of a module: tools, then `task`, then the tasks, then `all`, then `cli`."""
+    heights = {"task": 1, "tasks.all": 3, "cli": 4}
+    return heights.get(name, 2 if name.startswith("tasks.") else 0)
 
 
-def test_every_layer_has_rooms() -> None:
-    names = {room.name for room in ROOMS}
-    assert names >= FRONT | BOTTOM | API_ROOMS
-    assert {find_layer(name) for name in names} == set(range(5))
+MODULES = [Module(path) for path in sorted(PACKAGE.rglob("*.py")) if "templates" not in path.parts]
+NAMES = {module.name for module in MODULES if not module.is_entrance}
+each_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name or "buildkit")
 
 
-@each_room
-def test_imports_go_down(room: Room) -> None:
-    assert not {name for name in list_own(room) if find_layer(name) > find_layer(room.name)}
+@each_module
+def test_imports_go_down(module: Module) -> None:
+    if not module.is_entrance:
+        higher = {name for name in module.own_imports if find_layer(name) > find_layer(module.name)}
+        assert not higher
 
 
-@each_room
-def test_no_step_imports_another_step(room: Room) -> None:
-    if find_layer(room.name) == STEP_LAYER:
-        assert not {name for name in list_own(room) if find_layer(name) == STEP_LAYER}
+@each_module
+def test_no_task_imports_another_but_all(module: Module) -> None:
+    if module.is_in("tasks") and module.name != "tasks.all":
+        assert not {name for name in module.own_imports if name.startswith("tasks.")}
 
 
-@each_room
-def test_bottom_needs_the_standard_library_alone(room: Room) -> None:
-    if room.name in BOTTOM:
-        tops = {name.partition(".")[0] for name in list_imports(room.tree)}
-        assert not tops - set(sys.stdlib_module_names) - {"buildkit"}
+def test_no_modules_import_one_another() -> None:
+    circle = {module.name: module.own_imports for module in MODULES if not module.is_entrance}
+    # What is left when all that imports nothing of the rest, or is imported by nothing of it, is taken away.
+    while free := circle.keys() - {
+        name for name, needed in circle.items() if needed & circle.keys() and name in set().union(*circle.values())
+    }:
+        circle = {name: needed for name, needed in circle.items() if name not in free}
+    assert not circle, f"these import one another in a circle: {sorted(circle)}"
 
 
-def test_no_two_rooms_import_each_other() -> None:
-    waiting = {room.name: list_own(room) for room in ROOMS}
-    while free := {name for name, needed in waiting.items() if not needed & waiting.keys()}:
-        waiting = {name: needed for name, needed in waiting.items() if name not in free}
-    assert not waiting, f"these import one another in a circle: {sorted(waiting)}"
+@each_module
+def test_only_cli_imports_invoke(module: Module) -> None:
+    assert module.name == "cli" or "invoke" not in {name.partition(".")[0] for name in module.imports}
 
 
-@each_room
-def test_foreign_modules_have_their_rooms(room: Room) -> None:
-    for name in list_imports(room.tree):
-        for owned, owners in OWNERS.items():
-            if name == owned or name.startswith(f"{owned}."):
-                assert room.name in owners, f"{room.name} imports {name}"
+@each_module
+def test_only_the_settings_read_the_environment_and_child_processes_get_it_whole(module: Module) -> None:
+    if module.is_in("settings", "envfile"):
+        return
+    found = module.uses & ENVIRONMENT
+    if module.is_in("engines", "source.git"):
+        assert found <= {"os.environ"}
+        reads = {f"os.environ.{method}" for method in ("get", "pop", "setdefault", "update")} & module.uses
+        subscripts = [node for node in ast.walk(module.tree) if isinstance(node, ast.Subscript)]
+        assert not reads
+        assert not [node.lineno for node in subscripts if ast.unparse(node.value) == "os.environ"]
+    else:
+        assert not found
 
 
-@each_room
-def test_environment_is_read_in_one_place(room: Room) -> None:
-    readings = {name for name in list_names(room) if name in {"os.environ", "os.environb", "os.getenv", "os.putenv"}}
-    assert not readings or room.name in READERS_OF_ENVIRONMENT
+@each_module
+def test_only_git_and_engines_start_processes(module: Module) -> None:
+    starters = {name for name in module.uses if name in PROCESSES or name.startswith(PROCESS_PREFIXES)}
+    assert not starters or module.is_in("source.git", "engines")
 
 
-@each_room
-def test_processes_are_started_by_git_and_engine_only(room: Room) -> None:
-    assert not {f"os.{name}" for name in STARTERS} & list_names(room)
+@each_module
+def test_only_the_two_ends_of_the_runtime_api_open_sockets(module: Module) -> None:
+    assert module.is_in("runtime_api", "server") or not module.imports & SOCKETS
 
 
-@each_room
-def test_steps_and_tools_print_nothing(room: Room) -> None:
-    calls = [node.func for node in ast.walk(room.tree) if isinstance(node, ast.Call)]
-    printed = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
-    assert not printed
-    if room.name != "console":
-        assert not {"sys.stdout", "sys.stderr"} & list_names(room)
+@each_module
+def test_signals_are_handled_in_one_place(module: Module) -> None:
+    assert module.name == "signals" or not module.uses & HANDLERS
+    assert module.is_in("signals", "engines") or "signal" not in module.imports
 
 
-@each_room
-def test_importing_does_no_work(room: Room) -> None:
-    """Only definitions, and values made of literals and of what computes: no loop, no `with`, no bare call."""
-    allowed = (
-        ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.If | ast.Expr
-    )
-    for node in room.tree.body:
-        assert isinstance(node, allowed), f"line {node.lineno}"
-        if isinstance(node, ast.Expr):
-            assert isinstance(node.value, ast.Constant), f"line {node.lineno}"
+@each_module
+def test_only_ui_writes_to_the_streams(module: Module) -> None:
+    calls = [node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    assert module.name == "ui" or not module.uses & {"sys.stdout", "sys.stderr"}
+
+
+@each_module
+def test_importing_a_module_does_no_work(module: Module) -> None:
+    """Only definitions and values: no loop, no `with`, no bare call, nothing asked of the system."""
+    definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in module.tree.body:
         if isinstance(node, ast.If):
-            assert is_for_types(node) or room.name == "__main__", f"line {node.lineno}"
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            for call in ast.walk(node):
-                name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
-                assert not name.startswith(("open", "os.", "sys.", "subprocess.")), f"line {node.lineno}: {name}"
+            assert is_for_types(node) or module.path.name == "__main__.py", f"line {node.lineno}"
+        elif isinstance(node, ast.Expr):
+            assert isinstance(node.value, ast.Constant), f"line {node.lineno}"
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+            work = [call for call in calls if call.startswith(("open", "os.", "sys.", "subprocess.", "Path."))]
+            assert not work, f"line {node.lineno}: {work}"
+        else:
+            assert isinstance(node, definitions), f"line {node.lineno}"
 
 
-@each_room
-def test_nothing_broad_is_caught(room: Room) -> None:
-    for node in ast.walk(room.tree):
-        if isinstance(node, ast.ExceptHandler):
-            caught = ast.unparse(node.type) if node.type else "everything"
-            reraises = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-            handed_on = room.name == "archive.compressor"  # from its thread to the one that waits for it
-            broad = caught in {"everything", "Exception", "BaseException"}
-            assert not broad or reraises or handed_on, f"line {node.lineno}"
-
-
-@each_room
-def test_functions_fit_on_a_screen(room: Room) -> None:
-    for node in ast.walk(room.tree):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-            assert lines <= 40, f"the body of {node.name} has {lines} lines"
-
-
-def test_import_opens_nothing_and_starts_nothing() -> None:
+def test_import_opens_nothing_starts_nothing_and_loads_nothing_heavy() -> None:
     code = """
 import sys
 seen = []
-sys.addaudithook(lambda name, _: seen.append(name) if name.startswith(("subprocess.", "socket.", "os.exec")) else None)
-import buildkit.tasks
+ours = ("subprocess.", "socket.", "os.exec", "os.fork", "os.mkdir", "os.remove", "os.rename", "shutil.", "tempfile.")
+sys.addaudithook(lambda name, _: seen.append(name) if name.startswith(ours) else None)
+import importlib, pkgutil
+import buildkit.cli, buildkit.tasks
+for module in pkgutil.iter_modules(buildkit.tasks.__path__, "buildkit.tasks."):
+    importlib.import_module(module.name)
 assert not seen, seen
+print(*sys.modules)
 """
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-
-
-def test_a_task_starts_without_what_only_others_need() -> None:
-    code = "import sys, buildkit.tasks; print(*sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    assert not {"requests", "urllib3", "jinja2", "pathspec", "isal", "dotenv"} & set(done.stdout.split())
+    assert not HEAVY & set(done.stdout.split())
+
+
+@each_module
+def test_nothing_broad_is_caught(module: Module) -> None:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ExceptHandler):
+            caught = {ast.unparse(kind) for kind in ast.walk(node.type)} if node.type else {"BaseException"}
+            is_broad = caught & {"Exception", "BaseException"}
+            raises_again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            assert not is_broad or raises_again or module.name in LAST_RESORTS, f"line {node.lineno}"
+
+
+@each_module
+def test_functions_are_short(module: Module) -> None:
+    for node in module.functions:
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+        assert lines <= MAX_BODY_LINES, f"the body of {node.name} has {lines} lines"
+
+
+@each_module
+def test_functions_have_few_parameters(module: Module) -> None:
+    for node in module.functions:
+        given = node.args
+        names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+        names += [argument.arg for argument in (given.vararg, given.kwarg) if argument]
+        count = len(names) - (names[:1] in (["self"], ["cls"]))
+        assert count <= MAX_PARAMETERS, f"{node.name} has {count} parameters"
