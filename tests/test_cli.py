@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from invoke import Config, Context
+from invoke.config import Config
+from invoke.context import Context
 
 from buildkit import errors
 from buildkit.cli import make_task

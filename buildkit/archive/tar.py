@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from functools import lru_cache
+from typing import NamedTuple
 
 BLOCK_BYTES = 512
 _RECORD_BYTES = 10240
@@ -16,7 +17,16 @@ _NAME_BYTES = 100
 _PREFIX_BYTES = 155
 _MAX_SIZE = 8**11 - 1
 
-_FILE, _SYMLINK, _DIRECTORY, _PAX = b"0", b"2", b"5", b"x"
+
+class _Kind(NamedTuple):
+    """A kind of entry: its type flag and its mode."""
+
+    flag: bytes
+    mode: int
+
+
+_FILE, _EXECUTABLE = _Kind(b"0", 0o644), _Kind(b"0", 0o755)
+_SYMLINK, _DIRECTORY, _PAX = _Kind(b"2", 0o777), _Kind(b"5", 0o755), _Kind(b"x", 0o644)
 _OWNER = b"0000000\0" * 2
 _MAGIC = b"ustar\x0000"
 _NO_OWNER_NAMES = bytes(32 + 32) + b"0000000\0" * 2
@@ -24,17 +34,17 @@ _NO_OWNER_NAMES = bytes(32 + 32) + b"0000000\0" * 2
 
 def format_file(path: str, size: int, mtime: int, *, executable: bool) -> bytes:
     """Return the header of a regular file of `size` bytes; its content follows, padded to whole blocks."""
-    return _format_entry(os.fsencode(path), b"", 0o755 if executable else 0o644, size, mtime, _FILE)
+    return _format_entry(os.fsencode(path), b"", size, mtime, _EXECUTABLE if executable else _FILE)
 
 
 def format_directory(path: str, mtime: int) -> bytes:
     """Return the header of a directory."""
-    return _format_entry(os.fsencode(path) + b"/", b"", 0o755, 0, mtime, _DIRECTORY)
+    return _format_entry(os.fsencode(path) + b"/", b"", 0, mtime, _DIRECTORY)
 
 
 def format_symlink(path: str, link: str, mtime: int) -> bytes:
     """Return the header of a symbolic link that points to `link`."""
-    return _format_entry(os.fsencode(path), os.fsencode(link), 0o777, 0, mtime, _SYMLINK)
+    return _format_entry(os.fsencode(path), os.fsencode(link), 0, mtime, _SYMLINK)
 
 
 def format_padding(size: int) -> bytes:
@@ -47,7 +57,7 @@ def format_end(size: int) -> bytes:
     return bytes(2 * BLOCK_BYTES + -(size + 2 * BLOCK_BYTES) % _RECORD_BYTES)
 
 
-def _format_entry(path: bytes, link: bytes, mode: int, size: int, mtime: int, kind: bytes) -> bytes:
+def _format_entry(path: bytes, link: bytes, size: int, mtime: int, kind: _Kind) -> bytes:
     prefix, name = _split_name(path)
     records = {}
     if name is None or not path.isascii():
@@ -57,13 +67,17 @@ def _format_entry(path: bytes, link: bytes, mode: int, size: int, mtime: int, ki
     if size > _MAX_SIZE:
         records["size"] = b"%d" % size
     if not records:
-        return _format_header(name or b"", prefix, link, mode, size, mtime, kind)
+        return _format_header(name or b"", size, mtime, _format_header_end(prefix, link, kind))
     extended = _format_records(records)
     return (
-        _format_header(b"PaxHeaders/" + path[-80:].replace(b"/", b"_"), b"", b"", 0o644, len(extended), mtime, _PAX)
+        _format_header(
+            b"PaxHeaders/" + path[-80:].replace(b"/", b"_"), len(extended), mtime, _format_header_end(b"", b"", _PAX)
+        )
         + extended
         + format_padding(len(extended))
-        + _format_header(path[-_NAME_BYTES:], b"", link[:_NAME_BYTES], mode, min(size, _MAX_SIZE), mtime, kind)
+        + _format_header(
+            path[-_NAME_BYTES:], min(size, _MAX_SIZE), mtime, _format_header_end(b"", link[:_NAME_BYTES], kind)
+        )
     )
 
 
@@ -77,23 +91,29 @@ def _split_name(path: bytes) -> tuple[bytes, bytes | None]:
     return path[:slash], path[slash + 1 :]
 
 
-def _format_header(name: bytes, prefix: bytes, link: bytes, mode: int, size: int, mtime: int, kind: bytes) -> bytes:
-    start = b"%s%07o\0%s%011o\0%011o\0" % (name.ljust(_NAME_BYTES, b"\0"), mode, _OWNER, size, mtime)
-    end, end_sum = _format_header_end(prefix, link, kind)
-    return b"%s%06o\0 %s" % (start, _sum_bytes(start) + end_sum + 8 * 0x20, end)
+def _format_header(name: bytes, size: int, mtime: int, end: _HeaderEnd) -> bytes:
+    start = b"%s%07o\0%s%011o\0%011o\0" % (name.ljust(_NAME_BYTES, b"\0"), end.mode, _OWNER, size, mtime)
+    return b"%s%06o\0 %s" % (start, _sum_bytes(start) + end.sum + 8 * 0x20, end.data)
+
+
+class _HeaderEnd(NamedTuple):
+    """What follows the checksum, the same for nearly all files, and the sum of its bytes."""
+
+    mode: int
+    data: bytes
+    sum: int
 
 
 @lru_cache(maxsize=32)
-def _format_header_end(prefix: bytes, link: bytes, kind: bytes) -> tuple[bytes, int]:
-    """Return what follows the checksum, the same for nearly all files, and the sum of its bytes."""
-    end = b"%s%s%s%s%s" % (
-        kind,
+def _format_header_end(prefix: bytes, link: bytes, kind: _Kind) -> _HeaderEnd:
+    data = b"%s%s%s%s%s" % (
+        kind.flag,
         link.ljust(_NAME_BYTES, b"\0"),
         _MAGIC,
         _NO_OWNER_NAMES,
         prefix.ljust(_PREFIX_BYTES + 12, b"\0"),
     )
-    return end, _sum_bytes(end)
+    return _HeaderEnd(kind.mode, data, _sum_bytes(data))
 
 
 def _sum_bytes(data: bytes) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from buildkit.engines.discovery import find_engine
 
+from buildkit.engines import find_engine
 from tests.engine.services import (
     TRUST_VARIABLES,
     fetch_buildx,
@@ -65,7 +65,7 @@ def buildx(docker: Engine, debian_base: str, engine_folder: Path) -> Iterator[En
     plugin.parent.mkdir(exist_ok=True)
     shutil.copy(fetch_buildx(docker, debian_base), plugin)
     plugin.chmod(0o755)
-    yield find_engine("auto", builder="default")
+    yield find_engine("auto", ["default"])
     plugin.unlink()
 
 

@@ -17,12 +17,12 @@ from urllib.error import URLError
 
 import pytest
 
-from buildkit.engines.engine import run_engine
+from buildkit.engines.engine import BuildOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from buildkit.engines.engine import Engine
+    from buildkit.engines.engine import BuiltImage, Engine
 
 SUITE = "trixie"
 # PyInstaller wants binutils and the shared library, which public Python images have.
@@ -42,6 +42,14 @@ class MakeArchive(Protocol):
     """Packs file contents by name into a `.tar.gz`."""
 
     def __call__(self, files: Mapping[str, str]) -> Path: ...
+
+
+def build_image(
+    engine: Engine, archive: Path, image: str, options: BuildOptions | None = None, log: list[str] | None = None
+) -> BuiltImage:
+    """Return the image that an engine builds from an archive; its log goes to `log`."""
+    with archive.open("rb") as file:
+        return engine.build(file.fileno(), [image], options or BuildOptions(), [].append if log is None else log.append)
 
 
 def require(*programs: str) -> None:
@@ -180,7 +188,7 @@ def make_base_rootfs() -> Path:
 def import_image(engine: Engine, rootfs: Path, image: str, environment: Mapping[str, str]) -> str:
     """Return `image`, made of a root file system and what its configuration says besides."""
     changes = [f"--change=ENV {name}={value}" for name, value in environment.items()]
-    output = run_engine(engine, "import", *changes, str(rootfs), image, timeout_s=300)
+    output = engine.run("import", *changes, str(rootfs), image, timeout_s=300)
     assert output.code == 0, output.stderr
     return image
 
@@ -197,14 +205,14 @@ def fetch_buildx(engine: Engine, base: str) -> Path:
     )
     container = made.stdout
     try:
-        waited = run_engine(engine, "wait", container, timeout_s=300)
+        waited = engine.run("wait", container, timeout_s=300)
         if waited.stdout != "0":
-            refuse(f"the buildx plugin cannot be had: {run_engine(engine, 'logs', container).stderr[-500:]}")
+            refuse(f"the buildx plugin cannot be had: {engine.run('logs', container).stderr[-500:]}")
         partial = plugin.with_suffix(f".{os.getpid()}")
-        run_engine(engine, "cp", f"{container}:{path}", str(partial))
+        engine.run("cp", f"{container}:{path}", str(partial))
         partial.rename(plugin)
     finally:
-        run_engine(engine, "rm", "--force", container)
+        engine.run("rm", "--force", container)
     return plugin
 
 

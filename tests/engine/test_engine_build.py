@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -16,8 +17,8 @@ from buildkit.engines.discovery import find_engine
 from buildkit.steps.build import build_image
 
 from buildkit.engines.container import inspect_image
-from buildkit.engines.engine import Engine, run_engine
-from buildkit.errors import BuildFailed, LocalError, NotStarted
+from buildkit.engines.engine import Engine
+from buildkit.errors import BuildFailed, NotStarted
 
 if TYPE_CHECKING:
     from tests.engine.services import MakeArchive
@@ -31,9 +32,9 @@ class Interrupted(Exception):
 def engine(request: pytest.FixtureRequest, docker: Engine, containers_storage: Path, tiny_rootfs: Path) -> Engine:
     """Each engine that builds, with the tiny base image in its storage."""
     request.getfixturevalue("tiny_base")
-    found = find_engine(request.param)
-    if found.name != "docker" and run_engine(Engine("podman", "podman"), "image", "exists", "localhost/tiny:1").code:
-        imported = run_engine(Engine("podman", "podman"), "import", str(tiny_rootfs), "localhost/tiny:1")
+    found = find_engine(str(request.param))
+    if found.name != "docker" and Podman("podman").run("image", "exists", "localhost/tiny:1").code:
+        imported = Podman("podman").run("import", str(tiny_rootfs), "localhost/tiny:1")
         assert imported.code == 0, imported.stderr
     return found
 
@@ -42,12 +43,13 @@ def test_an_archive_becomes_an_image_with_all_its_names(engine: Engine, make_arc
     dockerfile = "FROM localhost/tiny:1\nCOPY a /a\nRUN cat /a\nENV A=1\n"
     archive = make_archive({"Dockerfile": dockerfile, "a": f"hello {engine.name}\n"})
     log: list[str] = []
-    tags = ["localhost/two:b"]
-    built = build_image(engine, archive, "localhost/one:a", tags=tags, network="host", report=log.append)
-    assert (built.engine, built.image, built.digest) == (engine.name, "localhost/one:a", None)
+    names = ["localhost/one:a", "localhost/two:b"]
+    with archive.open("rb") as file:
+        built = engine.build(file.fileno(), names, BuildOptions(network="host"), log.append)
+    assert built.digest is None
     assert f"hello {engine.name}" in "\n".join(log)
-    program = Engine("podman", "podman") if engine.name == "buildah" else engine
-    for name in ("localhost/one:a", *tags):
+    program = Podman("podman") if engine.name == "buildah" else engine
+    for name in names:
         assert strip(inspect_image(program, name).image_id) == strip(built.image_id)
     assert inspect_image(program, "localhost/one:a").environment["A"] == "1"
 
@@ -55,9 +57,9 @@ def test_an_archive_becomes_an_image_with_all_its_names(engine: Engine, make_arc
 def test_the_target_is_the_stage_that_was_asked_for(engine: Engine, make_archive: MakeArchive) -> None:
     stages = "FROM localhost/tiny:1 AS first\nENV S=first\nFROM localhost/tiny:1 AS last\nENV S=last\n"
     archive = make_archive({"Dockerfile": stages})
-    program = Engine("podman", "podman") if engine.name == "buildah" else engine
-    for target, stage in ((None, "last"), ("first", "first")):
-        build_image(engine, archive, f"localhost/stage:{stage}", target=target, report=lambda _: None)
+    program = Podman("podman") if engine.name == "buildah" else engine
+    for target, stage in (("", "last"), ("first", "first")):
+        build_image(engine, archive, f"localhost/stage:{stage}", BuildOptions(target=target))
         assert inspect_image(program, f"localhost/stage:{stage}").environment["S"] == stage
 
 
@@ -66,8 +68,9 @@ def test_a_pushed_image_is_pulled_by_the_digest_that_was_reported(
 ) -> None:
     archive = make_archive({"Dockerfile": f"FROM localhost/tiny:1\nENV PUSHED_BY={engine.name}\n"})
     image = f"{registry}/acme/{engine.name}:1"
-    tags = [f"{registry}/acme/{engine.name}:2"]
-    built = build_image(engine, archive, image, tags=tags, push=True, report=lambda _: None)
+    with archive.open("rb") as file:
+        names = [image, f"{registry}/acme/{engine.name}:2"]
+        built = engine.build(file.fileno(), names, BuildOptions(push=True), [].append)
     assert built.digest is not None
     assert built.digest == read_digest(registry, f"acme/{engine.name}", "1")
     assert built.digest == read_digest(registry, f"acme/{engine.name}", "2")
@@ -80,7 +83,7 @@ def test_a_failing_step_ends_the_build_with_the_end_of_its_log(engine: Engine, m
     archive = make_archive({"Dockerfile": f"FROM localhost/tiny:1\nRUN echo the reason; : {'x' * 3000}; exit 3\n"})
     log: list[str] = []
     with pytest.raises(BuildFailed, match=r"the reason(?!; :)") as failure:
-        build_image(engine, archive, "localhost/failed:1", network="host", report=log.append)
+        build_image(engine, archive, "localhost/failed:1", BuildOptions(network="host"), log)
     assert failure.value.exit_code == 6
     assert len(failure.value.message) < 1200
     assert any("the reason" in line for line in log)
@@ -90,7 +93,7 @@ def test_controls_in_the_log_are_escaped(engine: Engine, make_archive: MakeArchi
     step = f"printf '\\033]0;{engine.name} owned\\007\\r\\033[31mred\\n'"
     archive = make_archive({"Dockerfile": f"FROM localhost/tiny:1\nRUN {step}\n"})
     log: list[str] = []
-    build_image(engine, archive, "localhost/controls:1", network="host", report=log.append)
+    build_image(engine, archive, "localhost/controls:1", BuildOptions(network="host"), log)
     assert any("owned" in line for line in log)
     assert all(line.isprintable() for line in log)
 
@@ -98,12 +101,7 @@ def test_controls_in_the_log_are_escaped(engine: Engine, make_archive: MakeArchi
 def test_a_refused_push_says_which_reference(engine: Engine, make_archive: MakeArchive) -> None:
     archive = make_archive({"Dockerfile": "FROM localhost/tiny:1\n"})
     with pytest.raises(BuildFailed, match=r"push 127\.0\.0\.1:1/acme/no:1"):
-        build_image(engine, archive, "127.0.0.1:1/acme/no:1", push=True, report=lambda _: None)
-
-
-def test_an_archive_that_is_not_there_is_named(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match=r"gone\.tar\.gz"):
-        build_image(engine, tmp_path / "gone.tar.gz", "localhost/no:1", report=lambda _: None)
+        build_image(engine, archive, "127.0.0.1:1/acme/no:1", BuildOptions(push=True))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -125,6 +123,23 @@ def test_a_signal_cancels_the_build_and_leaves_no_process(
     assert wait_for_none(str(archive))
 
 
+def test_a_build_is_cancelled_from_another_thread(engine: Engine, make_archive: MakeArchive) -> None:
+    mark = f"32{time.time_ns() % 10**7:07d}"
+    archive = make_archive({"Dockerfile": f"FROM localhost/tiny:1\nRUN echo begun; sleep {mark}\n"})
+    cancelled = threading.Event()
+
+    def report(line: str) -> None:
+        if "begun" in line and "echo" not in line:
+            threading.Timer(0.5, cancelled.set).start()
+
+    with archive.open("rb") as file, pytest.raises(BuildFailed):
+        engine.build(
+            file.fileno(), ["localhost/cancelled:2"], BuildOptions(network="host", cancelled=cancelled), report
+        )
+    assert cancelled.is_set()
+    assert wait_for_none(f"sleep {mark}")
+
+
 def test_an_engine_that_is_gone_is_not_started(docker: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     with pytest.raises(NotStarted, match="nonexistent"):
@@ -140,9 +155,9 @@ def test_a_client_that_lacks_its_plugin_is_passed_over_for_one_that_works(docker
 
 def test_a_named_builder_builds_and_loads_the_image(buildx: Engine, tiny_base: str, make_archive: MakeArchive) -> None:
     archive = make_archive({"Dockerfile": f"FROM {tiny_base}\nENV BY=buildx\n"})
-    built = build_image(buildx, archive, "localhost/buildx:1", report=lambda _: None)
+    built = build_image(buildx, archive, "localhost/buildx:1")
     image = inspect_image(buildx, "localhost/buildx:1")
-    assert (built.engine, built.image_id, built.digest) == ("buildx", image.image_id, None)
+    assert (built.image_id, built.digest) == (image.image_id, None)
     assert image.environment["BY"] == "buildx"
 
 
@@ -150,36 +165,36 @@ def test_a_named_builder_pushes_and_reports_the_registrys_digest(
     buildx: Engine, tiny_base: str, registry: str, make_archive: MakeArchive
 ) -> None:
     archive = make_archive({"Dockerfile": f"FROM {tiny_base}\nENV BY=buildx-push\n"})
-    built = build_image(buildx, archive, f"{registry}/acme/buildx:1", push=True, report=lambda _: None)
+    built = build_image(buildx, archive, f"{registry}/acme/buildx:1", BuildOptions(push=True))
     assert built.digest == read_digest(registry, "acme/buildx", "1")
 
 
 def test_a_builder_that_does_not_exist_is_not_started(buildx: Engine) -> None:
     with pytest.raises(NotStarted, match="no-such-builder"):
-        find_engine("buildx", builder="no-such-builder")
+        find_engine("buildx", ["no-such-builder"])
 
 
 def test_a_builder_whose_engine_is_gone_is_not_started(buildx: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     with pytest.raises(NotStarted, match="nonexistent"):
-        find_engine("buildx", builder="default")
+        find_engine("buildx", ["default"])
 
 
 def start_build(engine: Engine, archive: Path) -> subprocess.Popen[str]:
     """Return a process that builds as the tasks do: signals become exceptions, then exit codes."""
     script = f"""
 import signal, sys
-from pathlib import Path
-from buildkit.steps.build import build_image
-from buildkit.engines.discovery import find_engine
+from buildkit.engines import find_engine
+from buildkit.engines.engine import BuildOptions
 
 def stop(number, frame):
     raise SystemExit(128 + number)
 
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
-build_image(find_engine({engine.name!r}), Path({str(archive)!r}), "localhost/cancelled:1", network="host",
-            report=lambda line: print(line, flush=True))
+with open({str(archive)!r}, "rb") as file:
+    find_engine({engine.name!r}).build(file.fileno(), ["localhost/cancelled:1"], BuildOptions(network="host"),
+                                       lambda line: print(line, flush=True))
 """
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from buildkit.steps.build import build_image
-from buildkit.steps.verify import verify_image
 
 from buildkit.engines.container import inspect_image
-from buildkit.engines.engine import Engine, run_engine
-from tests.engine.services import TRUST_VARIABLES, MakeArchive, make_base_rootfs
+from buildkit.engines.engine import BuildOptions, Engine
+from buildkit.engines.podman import Podman
+from buildkit.models import Target
+from buildkit.settings import Settings
+from buildkit.tasks.verify import VerifyRequest, verify
+from buildkit.ui import Ui
+from buildkit.workspace import Workspace
+from tests.engine.services import TRUST_VARIABLES, MakeArchive, build_image, make_base_rootfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples/agent-server"
-CHAIN = ("version", "dockerfile", "context", "build")
+CHAIN = ("version", "dockerfile", "context", "build", "--network", "host")
 # The desktop's browser alone is larger than all the rest; tests of a feature's own rendering do not need an engine.
 FEATURES = "docker"
 
@@ -109,7 +113,7 @@ COPY --from=server /agent-server /agent-server
 RUN /agent-server/.venv/bin/python -c 'import openhands.agent_server'
 """
     archive = make_archive({"Dockerfile": dockerfile})
-    assert build_image(docker, archive, "localhost/moved:1", network="host", report=lambda _: None).image_id
+    assert build_image(docker, archive, "localhost/moved:1", BuildOptions(network="host")).image_id
 
 
 def test_a_touched_file_leaves_the_third_party_layers_and_pushes_little(
@@ -133,11 +137,11 @@ def test_a_touched_file_leaves_the_analysis_of_the_executable_and_an_import_does
     with append(module, "\nprint('touched')\n"):
         touched = run(*CHAIN, target="binary-minimal")
         assert touched.returncode == 0, touched.stderr[-3000:]
-        assert "touched" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
+        assert "touched" in docker.run("run", "--rm", "--network=none", image, "--help").stdout
     with append(module, "\nimport wave\nprint(wave.__name__)\n"):
         imported = run(*CHAIN, target="binary-minimal")
         assert imported.returncode == 0, imported.stderr[-3000:]
-        assert "wave" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
+        assert "wave" in docker.run("run", "--rm", "--network=none", image, "--help").stdout
     assert [is_analysed(done.stderr) for done in (touched, imported)] == [False, True]
 
 
@@ -165,7 +169,7 @@ def test_a_split_executable_keeps_the_contract_and_a_touched_file_pushes_the_sou
     new = [size for digest, size in second.items() if digest not in first]
     assert len(new) == 1
     assert new[0] < 1_000_000
-    helped = run_engine(docker, "run", "--rm", "--network=none", f"{registry}/acme/split:2", "--help")
+    helped = docker.run("run", "--rm", "--network=none", f"{registry}/acme/split:2", "--help")
     assert "touched" in helped.stdout
 
 
@@ -189,7 +193,7 @@ def test_a_spec_that_needs_the_source_itself_gets_it_and_the_log_says_so(
         done = run(*CHAIN, target="binary-minimal", TARGET_IMAGE="localhost/example:unresolved")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "agent-server.spec is analysed again with every change of the source: " in done.stderr
-    helped = run_engine(docker, "run", "--rm", "--network=none", "localhost/example:unresolved", "--help")
+    helped = docker.run("run", "--rm", "--network=none", "localhost/example:unresolved", "--help")
     assert "--port" in helped.stdout
 
 
@@ -211,7 +215,7 @@ def test_a_version_of_pyinstaller_that_was_not_tested_gets_the_spec_as_it_is(
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"PyInstaller 6\.\S+ is not one of the tested versions", done.stderr)
     assert "data files of the packages are in the executable" in done.stderr
-    assert "--port" in run_engine(docker, "run", "--rm", "--network=none", image, "--help").stdout
+    assert "--port" in docker.run("run", "--rm", "--network=none", image, "--help").stdout
 
 
 def test_a_new_commit_alone_makes_no_new_layer_but_the_last(
@@ -232,7 +236,7 @@ def test_a_pushed_image_is_verified_by_its_digest(run: Run, checkout: Path, regi
     done = run(*CHAIN, "--push", TARGET_IMAGE=image)
     assert done.returncode == 0, done.stderr[-3000:]
     build = read_state(checkout, "source-minimal", "build")
-    run_engine(docker, "image", "rm", image)
+    docker.run("image", "rm", image)
     verified = run("verify", "--image", f"{registry}/acme/pushed@{build['digest']}")
     assert verified.returncode == 0, verified.stdout + verified.stderr[-3000:]
 
@@ -240,11 +244,11 @@ def test_a_pushed_image_is_verified_by_its_digest(run: Run, checkout: Path, regi
 def test_the_same_archive_is_built_by_buildah_and_verified_by_podman(
     run: Run, checkout: Path, containers_storage: Path, source_image: str
 ) -> None:
-    podman = Engine("podman", "podman")
+    podman = Podman("podman")
     changes = [f"--change=ENV {name}={value}" for name, value in TRUST_VARIABLES.items()]
-    imported = run_engine(podman, "import", *changes, str(make_base_rootfs()), "localhost/base:1", timeout_s=300)
+    imported = podman.run("import", *changes, str(make_base_rootfs()), "localhost/base:1", timeout_s=300)
     assert imported.code == 0, imported.stderr
-    built = run("build", ENGINE="buildah")
+    built = run("build", "--network", "host", ENGINE="buildah")
     assert built.returncode == 0, built.stderr[-3000:]
     assert read_state(checkout, "source-minimal", "build")["engine"] == "buildah"
     refused = run("verify", ENGINE="buildah")
@@ -329,22 +333,14 @@ CMD ["--host", "0.0.0.0", "--port", "8000"]
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_broken_contract_is_found_and_nothing_else(
-    docker: Engine, source_image: str, make_archive: MakeArchive, name: str
+    docker: Engine, source_image: str, make_archive: MakeArchive, output_dir: Path, name: str
 ) -> None:
     change, expected = BREAKS[name]
     archive = make_archive({"Dockerfile": f"FROM {source_image}\n{change}\n"})
-    build_image(docker, archive, "localhost/broken:1", network="host", report=lambda _: None)
-    found = verify_image(
-        docker,
-        "localhost/broken:1",
-        target="source-minimal",
-        server_module="openhands.agent_server",
-        server_name="openhands-agent-server",
-        port=8000,
-        expected_sha=inspect_image(docker, source_image).labels["org.opencontainers.image.revision"],
-        health_timeout_s=15,
-        report=lambda _: None,
-    )
+    build_image(docker, archive, "localhost/broken:1", BuildOptions(network="host"))
+    sha = inspect_image(docker, source_image).labels["org.opencontainers.image.revision"]
+    settings = Settings(target=Target.SOURCE_MINIMAL, git_sha=sha)
+    found = verify(Workspace(output_dir), docker, VerifyRequest(settings, "localhost/broken:1", 15), Ui())
     broken = [finding for finding in found.findings if not finding.ok]
     assert {finding.subject for finding in broken} == expected
     assert all(finding.fix and finding.exit_code == 6 for finding in broken)
@@ -353,7 +349,7 @@ def test_a_broken_contract_is_found_and_nothing_else(
 
 def test_a_broken_contract_is_exit_6(run: Run, docker: Engine, source_image: str, make_archive: MakeArchive) -> None:
     archive = make_archive({"Dockerfile": f"FROM {source_image}\nUSER root\n"})
-    build_image(docker, archive, "localhost/broken:2", report=lambda _: None)
+    build_image(docker, archive, "localhost/broken:2")
     done = run("verify", "--image", "localhost/broken:2")
     assert done.returncode == 6, done.stderr
     assert "uid and gid" in done.stdout + done.stderr
@@ -368,7 +364,7 @@ def test_the_server_runs_with_no_more_privilege_than_the_manifest_gives(run: Run
     user = f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
     drop = [f"--cap-drop={name}" for name in container["securityContext"]["capabilities"]["drop"]]
     options = ["--network=none", f"--user={user}", "--security-opt=no-new-privileges", *drop]
-    started = run_engine(docker, "run", "--detach", *options, container["image"], *container["args"])
+    started = docker.run("run", "--detach", *options, container["image"], *container["args"])
     assert started.code == 0, started.stderr
     try:
         path = container["readinessProbe"]["httpGet"]["path"]
@@ -385,14 +381,14 @@ def test_the_server_runs_with_no_more_privilege_than_the_manifest_gives(run: Run
             "--retry-connrefused",
             url,
         )
-        answer = run_engine(docker, *ask, timeout_s=120)
-        assert answer.code == 0, answer.stderr + run_engine(docker, "logs", started.stdout).stderr
+        answer = docker.run(*ask, timeout_s=120)
+        assert answer.code == 0, answer.stderr + docker.run("logs", started.stdout).stderr
     finally:
-        run_engine(docker, "rm", "--force", started.stdout)
+        docker.run("rm", "--force", started.stdout)
 
 
 def test_no_container_is_left_over(docker: Engine) -> None:
-    assert run_engine(docker, "ps", "--all", "--quiet").stdout == ""
+    assert docker.run("ps", "--all", "--quiet").stdout == ""
 
 
 @contextlib.contextmanager
@@ -455,7 +451,7 @@ def compare_executables(engine: Engine, archive: Path) -> dict[str, list[str]]:
         built = subprocess.run(command, stdin=file, env=environment, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-3000:]
     interpreter = ("--rm", "--network=none", "localhost/bundled:1", ".venv/bin/python")
-    compared = run_engine(engine, "run", *interpreter, "-c", COMPARE, timeout_s=300)
+    compared = engine.run("run", *interpreter, "-c", COMPARE, timeout_s=300)
     assert compared.code == 0, compared.stderr[-3000:]
     differences: dict[str, list[str]] = json.loads(compared.stdout.splitlines()[-1])
     return differences
@@ -474,14 +470,14 @@ def read_archive(checkout: Path, target: str) -> Path:
 
 
 def list_layers(engine: Engine, image: str) -> list[str]:
-    output = run_engine(engine, "image", "inspect", "--format={{json .RootFS.Layers}}", image)
+    output = engine.run("image", "inspect", "--format={{json .RootFS.Layers}}", image)
     layers: list[str] = json.loads(output.stdout)
     return layers
 
 
 def try_inside(engine: Engine, image: str, script: str) -> bool:
     command = ("run", "--rm", "--network=none", "--entrypoint=/bin/sh", image, "-c", script)
-    return run_engine(engine, *command).code == 0
+    return engine.run(*command).code == 0
 
 
 def read_state(checkout: Path, target: str, step: str) -> dict[str, Any]:

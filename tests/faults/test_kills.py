@@ -33,15 +33,7 @@ pytestmark = pytest.mark.fault
 KILLS = 168
 BATCHES = 8
 # What a run writes from its settings and the source alone, and so always with the same bytes.
-FIXED = (
-    "version.json",
-    "dockerfile.json",
-    "Dockerfile",
-    "BUILD_INSTRUCTIONS.md",
-    "context.json",
-    ".gitignore",
-    *PROGRAMS,
-)
+FIXED = {"version.json", "dockerfile.json", "Dockerfile", "BUILD_INSTRUCTIONS.md", "context.json", ".gitignore"}
 FIXED |= {"copy_python.py", "health.sh"}
 CHANGING = ("upload.json", "wait.json", ".context-cache")
 INSIDE = "openhands-sdk/openhands/sdk"
