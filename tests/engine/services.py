@@ -49,7 +49,9 @@ def build_image(
 ) -> BuiltImage:
     """Return the image that an engine builds from an archive; its log goes to `log`."""
     with archive.open("rb") as file:
-        return engine.build(file.fileno(), [image], options or BuildOptions(), [].append if log is None else log.append)
+        return engine.build(
+            file.fileno(), [image], options or BuildOptions(), (list[str]() if log is None else log).append
+        )
 
 
 def require(*programs: str) -> None:
@@ -200,8 +202,8 @@ def fetch_buildx(engine: Engine, base: str) -> Path:
         return plugin
     path = "/usr/libexec/docker/cli-plugins/docker-buildx"
     unpack = "cd /tmp && apt-get update -qq && apt-get download -qq docker-buildx && dpkg-deb -x docker-buildx_*.deb /"
-    made = run_engine(
-        engine, "run", "--detach", "--network=host", base, "sh", "-c", f"{unpack} && test -x {path}", timeout_s=300
+    made = engine.run(
+        "run", "--detach", "--network=host", base, "sh", "-c", f"{unpack} && test -x {path}", timeout_s=300
     )
     container = made.stdout
     try:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from buildkit.engines.discovery import find_engine
-from buildkit.steps.build import build_image
 
+from buildkit.engines import find_engine
 from buildkit.engines.container import inspect_image
-from buildkit.engines.engine import Engine
+from buildkit.engines.engine import BuildOptions
+from buildkit.engines.podman import Podman
 from buildkit.errors import BuildFailed, NotStarted
+from tests.engine.services import build_image
 
 if TYPE_CHECKING:
+    from buildkit.engines.engine import Engine
     from tests.engine.services import MakeArchive
 
 
@@ -70,7 +72,7 @@ def test_a_pushed_image_is_pulled_by_the_digest_that_was_reported(
     image = f"{registry}/acme/{engine.name}:1"
     with archive.open("rb") as file:
         names = [image, f"{registry}/acme/{engine.name}:2"]
-        built = engine.build(file.fileno(), names, BuildOptions(push=True), [].append)
+        built = engine.build(file.fileno(), names, BuildOptions(push=True), lambda _: None)
     assert built.digest is not None
     assert built.digest == read_digest(registry, f"acme/{engine.name}", "1")
     assert built.digest == read_digest(registry, f"acme/{engine.name}", "2")
