@@ -227,8 +227,8 @@ def test_many_commands_are_watched_at_once(install: Install) -> None:
 
 def test_a_process_that_outlives_the_command_does_not_hold_it_up(install: Install) -> None:
     program = install("first", "docker", "/bin/sleep 3000 & echo $!; echo done")
-    for run in (run_command([str(program)]).stdout.split, lambda: watch_command([str(program)], print)[1]):
-        pid, done = run()
+    runs = [run_command([str(program)]).stdout.split(), watch_command([str(program)], print)[1]]
+    for pid, done in runs:
         assert done == "done"
         assert wait_for_end(int(pid))
 

@@ -90,7 +90,10 @@ def watch_command(
         for line in _read_lines(process, cancelled):
             last_lines.append(line)
             report(line)
-    return process.returncode, list(last_lines)
+    is_cancelled = cancelled is not None and cancelled.is_set()
+    # podman exits with 0 when it is terminated.
+    code = process.returncode or (128 + signal.SIGTERM if is_cancelled else 0)
+    return code, list(last_lines)
 
 
 @contextlib.contextmanager
