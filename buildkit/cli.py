@@ -19,7 +19,7 @@ from invoke.tasks import Task as InvokeTask
 from buildkit import values
 from buildkit.errors import PROGRAM, LocalError, RuntimeBuildError, SettingError, run
 from buildkit.models import StepResult
-from buildkit.settings import Group, Settings, find_root, load_settings, read_ci, read_environment
+from buildkit.settings import Settings, find_root, load_settings, read_ci, read_environment
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
 from buildkit.task import Flag, Outcome, Run, Task
@@ -83,9 +83,7 @@ def make_collection(tasks_file: str | None, defaults: Mapping[str, Any], *, prog
 
 def make_task(task: Task) -> InvokeTask[Any]:
     """Return the invoke task that runs `task` with its flags."""
-    fields = [
-        item for item in dataclasses.fields(Settings) if item.metadata["group"] in {Group.EVERYWHERE, *task.groups}
-    ]
+    fields = [item for item in dataclasses.fields(Settings) if item.metadata["group"] in {"everywhere", *task.groups}]
     flags = [*(flag for item in fields for flag in _list_flags(item)), *task.flags, _JSON]
 
     def execute(c: Context, **given: Any) -> None:  # noqa: ANN401 - flags of every type

@@ -6,16 +6,38 @@ import difflib
 import os
 import re
 from dataclasses import dataclass, field, fields
-from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from buildkit import values
 from buildkit.envfile import read_env_file
 from buildkit.errors import SettingError, run
 from buildkit.models import FEATURES, UPLOAD_FORMATS, Target
 from buildkit.secret import ApiKey
+from buildkit.values import (
+    optional,
+    parse_archive_name,
+    parse_build_args,
+    parse_features,
+    parse_flag,
+    parse_hosts,
+    parse_integer,
+    parse_key,
+    parse_list,
+    parse_module,
+    parse_number,
+    parse_one_of,
+    parse_packages,
+    parse_program_name,
+    parse_reference,
+    parse_repository,
+    parse_sha,
+    parse_tags,
+    parse_target_image,
+    parse_text,
+    parse_time,
+    parse_url,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +47,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Settings of one group are flags of the same tasks; those in `everywhere` are flags of all, those in `none` of none.
+Group = Literal[
+    "everywhere", "none", "naming", "selection", "target", "dockerfile", "server", "templates", "packing",
+    "api", "image", "upload", "waiting", "cleaning", "engine",
+]  # fmt: skip
+FOR_A_BUILD: tuple[Group, ...] = (
+    "naming", "selection", "target", "dockerfile", "server", "templates", "packing",
+    "api", "image", "upload", "waiting",
+)  # fmt: skip
 ENGINES = ("docker", "buildx", "podman", "buildah")
 _KEY = "RUNTIME_API_KEY"
 _OUR_PREFIX = "RUNTIME_API_"
@@ -52,26 +83,6 @@ _REMOVED = {
 }
 
 
-class Group(Enum):
-    """Settings that are flags of the same tasks."""
-
-    EVERYWHERE = auto()
-    NAMING = auto()
-    SELECTION = auto()
-    TARGET = auto()
-    DOCKERFILE = auto()
-    SERVER = auto()
-    TEMPLATES = auto()
-    PACKING = auto()
-    API = auto()
-    IMAGE = auto()
-    UPLOAD = auto()
-    WAITING = auto()
-    CLEANING = auto()
-    ENGINE = auto()
-    NO_FLAG = auto()
-
-
 def _setting(default: str, parse: Callable[[str, str], T], meaning: str, group: Group) -> T:
     """Return a dataclass field; its metadata is what loading, `--help`, `doctor` and the README's test read."""
     metadata = {"default": default, "parse": parse, "meaning": meaning, "group": group}
@@ -83,120 +94,84 @@ def _setting(default: str, parse: Callable[[str, str], T], meaning: str, group: 
 class Settings:
     """Every setting as a typed value; `Settings()` has the defaults. The variable is the field's name in capitals."""
 
-    output_dir: str = _setting(
-        "./runtime-build", values.parse_text, "directory that all output is written to", Group.EVERYWHERE
-    )
+    output_dir: str = _setting("./runtime-build", parse_text, "directory that all output is written to", "everywhere")
     base_image: Reference = _setting(
         "nikolaik/python-nodejs:python3.12-nodejs22",
-        values.parse_reference,
+        parse_reference,
         "image that every stage starts from",
-        Group.DOCKERFILE,
+        "dockerfile",
     )
-    target: Target = _setting(
-        "binary", values.parse_one_of(Target), f"image to build: {', '.join(Target)}", Group.TARGET
-    )
-    clean_output: bool = _setting(
-        "true", values.parse_flag, "whether `all` clears the output directory first", Group.CLEANING
-    )
+    target: Target = _setting("binary", parse_one_of(Target), f"image to build: {', '.join(Target)}", "target")
+    clean_output: bool = _setting("true", parse_flag, "whether `all` clears the output directory first", "cleaning")
     custom_tags: tuple[str, ...] = _setting(
-        "python", values.parse_tags, "comma-separated tags; the first is the primary tag", Group.NAMING
+        "python", parse_tags, "comma-separated tags; the first is the primary tag", "naming"
     )
     output_name: str | None = _setting(
-        "", values.optional(values.parse_archive_name), "name of the archive; generated if empty", Group.NAMING
+        "", optional(parse_archive_name), "name of the archive; generated if empty", "naming"
     )
     runtime_api_url: str | None = _setting(
-        "",
-        values.optional(values.parse_url),
-        "base URL; if empty, the archive is created and nothing is sent",
-        Group.API,
+        "", optional(parse_url), "base URL; if empty, the archive is created and nothing is sent", "api"
     )
-    runtime_api_key: ApiKey | None = _setting("", values.optional(values.parse_key), "sent as X-API-Key", Group.NO_FLAG)
+    runtime_api_key: ApiKey | None = _setting("", optional(parse_key), "sent as X-API-Key", "none")
 
-    source_dir: str = _setting(".", values.parse_text, "checkout to pack", Group.EVERYWHERE)
-    include: tuple[str, ...] = _setting(
-        "", values.parse_list, "gitignore patterns of additional files to pack", Group.SELECTION
-    )
-    exclude: tuple[str, ...] = _setting(
-        "", values.parse_list, "gitignore patterns of files to leave out", Group.SELECTION
-    )
-    git_sha: str | None = _setting(
-        "", values.optional(values.parse_sha), "commit to use instead of the one git reports", Group.NAMING
-    )
+    source_dir: str = _setting(".", parse_text, "checkout to pack", "everywhere")
+    include: tuple[str, ...] = _setting("", parse_list, "gitignore patterns of additional files to pack", "selection")
+    exclude: tuple[str, ...] = _setting("", parse_list, "gitignore patterns of files to leave out", "selection")
+    git_sha: str | None = _setting("", optional(parse_sha), "commit to use instead of the one git reports", "naming")
     allow_dirty: bool = _setting(
-        "true", values.parse_flag, "whether files that differ from the commit may be packed", Group.NAMING
+        "true", parse_flag, "whether files that differ from the commit may be packed", "naming"
     )
     source_date_epoch: int | None = _setting(
-        "",
-        values.optional(values.parse_time),
-        "modification time of every packed file, instead of the commit's",
-        Group.NO_FLAG,
+        "", optional(parse_time), "modification time of every packed file, instead of the commit's", "none"
     )
     max_context_bytes: int = _setting(
-        "4000000000", values.parse_integer(1, 10**15), "size limit of the build context, uncompressed", Group.PACKING
+        "4000000000", parse_integer(1, 10**15), "size limit of the build context, uncompressed", "packing"
     )
 
     template_dir: str | None = _setting(
-        "", values.optional(values.parse_text), "folder of templates that override ours by name", Group.TEMPLATES
+        "", optional(parse_text), "folder of templates that override ours by name", "templates"
     )
     build_args: dict[str, str] = _setting(
-        "", values.parse_build_args, "NAME=value,… written into the Dockerfile as defaults", Group.DOCKERFILE
+        "", parse_build_args, "NAME=value,… written into the Dockerfile as defaults", "dockerfile"
     )
     extra_packages: tuple[str, ...] = _setting(
-        "", values.parse_packages, "additional system packages to install", Group.DOCKERFILE
+        "", parse_packages, "additional system packages to install", "dockerfile"
     )
     features: frozenset[str] = _setting(
-        ",".join(FEATURES), values.parse_features, "features of the full targets, or none", Group.DOCKERFILE
+        ",".join(FEATURES), parse_features, "features of the full targets, or none", "dockerfile"
     )
     pyinstaller_spec: str | None = _setting(
-        "", values.optional(values.parse_text), "path of the PyInstaller spec; found by name if empty", Group.DOCKERFILE
+        "", optional(parse_text), "path of the PyInstaller spec; found by name if empty", "dockerfile"
     )
     split_executable: bool = _setting(
-        "false",
-        values.parse_flag,
-        "whether the project's own files go into a second, smaller executable",
-        Group.DOCKERFILE,
+        "false", parse_flag, "whether the project's own files go into a second, smaller executable", "dockerfile"
     )
     dockerfile: str | None = _setting(
-        "",
-        values.optional(values.parse_text),
-        "Dockerfile in the source to use instead of our template",
-        Group.DOCKERFILE,
+        "", optional(parse_text), "Dockerfile in the source to use instead of our template", "dockerfile"
     )
-    server_module: str = _setting(
-        "openhands.agent_server", values.parse_module, "module that `python -m` starts", Group.SERVER
-    )
-    server_name: str = _setting(
-        "openhands-agent-server", values.parse_program_name, "name of the executable", Group.SERVER
-    )
-    server_port: int = _setting("8000", values.parse_integer(1, 65535), "port that the server listens on", Group.SERVER)
+    server_module: str = _setting("openhands.agent_server", parse_module, "module that `python -m` starts", "server")
+    server_name: str = _setting("openhands-agent-server", parse_program_name, "name of the executable", "server")
+    server_port: int = _setting("8000", parse_integer(1, 65535), "port that the server listens on", "server")
 
     upload_format: str = _setting(
-        "json", values.parse_one_of(UPLOAD_FORMATS), "format of the upload: json or multipart", Group.UPLOAD
+        "json", parse_one_of(UPLOAD_FORMATS), "format of the upload: json or multipart", "upload"
     )
-    image_name: Reference = _setting(
-        "agent-server", values.parse_repository, "repository below the registry prefix", Group.IMAGE
-    )
+    image_name: Reference = _setting("agent-server", parse_repository, "repository below the registry prefix", "image")
     target_image: Reference | None = _setting(
-        "", values.optional(values.parse_target_image), "full image reference; generated if empty", Group.IMAGE
+        "", optional(parse_target_image), "full image reference; generated if empty", "image"
     )
-    build_timeout: float = _setting(
-        "1800", values.parse_number(1, 86400), "seconds to wait for the image", Group.WAITING
-    )
-    allow_http: bool = _setting(
-        "false", values.parse_flag, "whether a URL without TLS may be on another machine", Group.NO_FLAG
-    )
-    allowed_hosts: tuple[str, ...] = _setting(
-        "", values.parse_hosts, "additional hosts that may receive the API key", Group.NO_FLAG
-    )
+    build_timeout: float = _setting("1800", parse_number(1, 86400), "seconds to wait for the image", "waiting")
+    allow_http: bool = _setting("false", parse_flag, "whether a URL without TLS may be on another machine", "none")
+    allowed_hosts: tuple[str, ...] = _setting("", parse_hosts, "additional hosts that may receive the API key", "none")
 
     engine: str = _setting(
         "auto",
-        values.parse_one_of(("auto", *ENGINES)),
+        parse_one_of(("auto", *ENGINES)),
         f"local engine of `build` and `verify`: auto, {', '.join(ENGINES)}",
-        Group.ENGINE,
+        "engine",
     )
     builder: tuple[str, ...] = _setting(
-        "", values.parse_list, "buildx builders, comma-separated; may be remote or on Kubernetes", Group.ENGINE
+        "", parse_list, "buildx builders, comma-separated; may be remote or on Kubernetes", "engine"
     )
 
 

@@ -9,7 +9,7 @@ from buildkit.models import BuildResult
 from buildkit.record import UPLOAD_STATE, find_open_submission, find_submission, is_same_build, load_inputs
 from buildkit.reference import name_local_image
 from buildkit.runtime_api.protocol import SUCCESS
-from buildkit.settings import Group
+from buildkit.settings import FOR_A_BUILD
 from buildkit.task import Flag, Outcome, Run, Task
 from buildkit.tasks.context import pack_context
 from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
@@ -25,20 +25,6 @@ _FLAGS = (
     Flag("force", "upload even if an earlier build may exist"),
     Flag("skip_existing", "do nothing if this output directory's context has already been built"),
     Flag("no_wait", "stop once the build is submitted, and print the build ID"),
-)
-_GROUPS = (
-    Group.CLEANING,
-    Group.NAMING,
-    Group.SELECTION,
-    Group.TARGET,
-    Group.DOCKERFILE,
-    Group.SERVER,
-    Group.TEMPLATES,
-    Group.PACKING,
-    Group.API,
-    Group.IMAGE,
-    Group.UPLOAD,
-    Group.WAITING,
 )
 
 
@@ -109,4 +95,4 @@ def _find_built(this: Run, api: RuntimeApi, request: UploadRequest) -> BuildResu
     return result
 
 
-TASK = Task("all", all_, _GROUPS, _FLAGS)
+TASK = Task("all", all_, ("cleaning", *FOR_A_BUILD), _FLAGS)

@@ -10,7 +10,6 @@ from buildkit import record
 from buildkit.errors import LocalError, run
 from buildkit.models import LocalBuild
 from buildkit.record import ImageNaming
-from buildkit.settings import Group
 from buildkit.task import Flag, Outcome, Run, Task
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "build",
     main,
-    groups=(Group.IMAGE, Group.ENGINE),
+    groups=("image", "engine"),
     flags=(
         Flag("push", "push the image to its registry"),
         Flag("network", "network of the RUN steps, such as host", takes_value=True),

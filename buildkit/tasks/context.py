@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildkit.display import escape_controls, format_size
 from buildkit.errors import FileChanged, FileVanished, LocalError, run
 from buildkit.models import PROGRAMS, BuildContext, Dockerfile, Version
-from buildkit.settings import Group
 from buildkit.task import Flag, Outcome, Run, Task
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
@@ -223,7 +222,7 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "context",
     main,
-    groups=(Group.SELECTION, Group.PACKING),
+    groups=("selection", "packing"),
     flags=(
         Flag("no_cache", "read every file again, even if none seems to have changed"),
         Flag("files", "list every file that is packed with its size, largest first; packs nothing"),

@@ -11,7 +11,6 @@ from buildkit.errors import LocalError, SettingError, run
 from buildkit.generated import find_programs
 from buildkit.models import PROGRAMS, Dockerfile, Target, Version
 from buildkit.reference import name_local_image
-from buildkit.settings import Group
 from buildkit.task import Outcome, Run, Task
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
@@ -212,4 +211,4 @@ def main(this: Run) -> Outcome:
     return Outcome(this.show_path(this.workspace.path / DOCKERFILE), result)
 
 
-TASK = Task("dockerfile", main, groups=(Group.TARGET, Group.DOCKERFILE, Group.SERVER, Group.TEMPLATES))
+TASK = Task("dockerfile", main, groups=("target", "dockerfile", "server", "templates"))

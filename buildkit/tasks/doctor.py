@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from buildkit.display import format_size
 from buildkit.errors import NotStarted, RuntimeBuildError, SettingError
 from buildkit.models import Finding
-from buildkit.settings import Group
+from buildkit.settings import FOR_A_BUILD
 from buildkit.task import Outcome, Run, Task
 
 if TYPE_CHECKING:
@@ -132,20 +132,4 @@ def _format(value: object) -> str:
     return str(value)
 
 
-TASK = Task(
-    "doctor",
-    main,
-    (
-        Group.NAMING,
-        Group.SELECTION,
-        Group.TARGET,
-        Group.DOCKERFILE,
-        Group.SERVER,
-        Group.TEMPLATES,
-        Group.PACKING,
-        Group.API,
-        Group.IMAGE,
-        Group.UPLOAD,
-        Group.WAITING,
-    ),
-)
+TASK = Task("doctor", main, FOR_A_BUILD)

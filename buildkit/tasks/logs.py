@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from buildkit import record
 from buildkit.runtime_api.protocol import check_build_id
-from buildkit.settings import Group
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
@@ -44,6 +43,6 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "logs",
     main,
-    groups=(Group.API,),
+    groups=("api",),
     flags=(Flag("build_id", "build whose log is shown instead of the one on record", takes_value=True),),
 )

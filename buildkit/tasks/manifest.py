@@ -10,7 +10,6 @@ from buildkit.contract import SESSION_VARIABLES, UID
 from buildkit.errors import SettingError, run
 from buildkit.models import BuildResult, Dockerfile, LocalBuild, Target
 from buildkit.reference import parse_reference
-from buildkit.settings import Group
 from buildkit.task import Flag, Outcome, Run, Task
 from buildkit.values import parse_integer
 from buildkit.workspace import MANIFEST
@@ -122,7 +121,7 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "manifest",
     main,
-    groups=(Group.TARGET, Group.TEMPLATES),
+    groups=("target", "templates"),
     flags=(
         Flag("image", "image reference to start instead of the image that was built last", takes_value=True),
         Flag("name", "name of the Deployment and the Service (default: agent-server)", takes_value=True),

@@ -14,7 +14,6 @@ from buildkit import record
 from buildkit.errors import LocalError, OutcomeUnknown, StoppedWatching, run
 from buildkit.models import Submission
 from buildkit.record import INTENT, SUBMITTED, UPLOAD_STATE, ImageNaming
-from buildkit.settings import Group
 from buildkit.signals import advising
 from buildkit.task import Flag, Outcome, Task
 
@@ -210,6 +209,6 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "upload",
     main,
-    groups=(Group.API, Group.IMAGE, Group.UPLOAD),
+    groups=("api", "image", "upload"),
     flags=(Flag("force", "upload even if an earlier build may exist"),),
 )

@@ -13,7 +13,6 @@ from buildkit.display import escape_controls
 from buildkit.errors import BuildFailed, NotStarted
 from buildkit.models import Dockerfile, LocalBuild, Target, Verification, Version
 from buildkit.reference import parse_reference
-from buildkit.settings import Group
 from buildkit.task import Flag, Outcome, Run, Task
 
 if TYPE_CHECKING:
@@ -231,6 +230,6 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "verify",
     main,
-    groups=(Group.TARGET, Group.ENGINE, Group.SERVER),
+    groups=("target", "engine", "server"),
     flags=(Flag("image", "image reference to check instead of the image that was built last", takes_value=True),),
 )

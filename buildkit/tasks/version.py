@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError
 from buildkit.models import Version
-from buildkit.settings import Group
 from buildkit.task import Outcome, Run, Task
 
 if TYPE_CHECKING:
@@ -66,4 +65,4 @@ def main(this: Run) -> Outcome:
     return Outcome(version.name, version)
 
 
-TASK = Task("version", main, groups=(Group.NAMING, Group.SELECTION))
+TASK = Task("version", main, groups=("naming", "selection"))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from buildkit import record
 from buildkit.errors import BuildFailed, run
 from buildkit.runtime_api.protocol import SUCCESS, check_build_id
-from buildkit.settings import Group
 from buildkit.signals import advising
 from buildkit.task import Flag, Outcome, Task
 
@@ -90,6 +89,6 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "wait",
     main,
-    groups=(Group.API, Group.WAITING),
+    groups=("api", "waiting"),
     flags=(Flag("build_id", "build to wait for instead of the one on record", takes_value=True),),
 )
