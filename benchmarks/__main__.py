@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.trees.split(","):
             print(_measure_tree(name, folder, options), flush=True)
         if options.curve:
-            options.curve.write_text(draw_curve(folder, PACKAGE_ROOT, smoke=options.smoke), encoding="utf-8")
+            draw_curve(options.curve, folder, PACKAGE_ROOT, smoke=options.smoke)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

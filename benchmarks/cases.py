@@ -44,7 +44,7 @@ class Bench:
     @property
     def settings(self) -> dict[str, str]:
         """Environment of our own runs."""
-        return {"TARGET": "source", "PYTHONPATH": str(self.package_root), "WARN_CONTEXT_BYTES": str(10**12)}
+        return {"TARGET": "source", "PYTHONPATH": str(self.package_root)}
 
     @property
     def beside(self) -> Path:

@@ -1,17 +1,18 @@
-"""How time and memory of `context` grow with files and with megabytes."""
+"""How time and memory of `context` grow with files and with megabytes, drawn with matplotlib."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Bench, list_ours
-from benchmarks.chart import Line, Panel, draw
 from benchmarks.measure import Sample, measure_once, take_median
 from benchmarks.trees import Shape, make_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    Point = tuple[int, tuple[Sample, Sample]]
 
 _SMALL_BYTES, _LARGE_BYTES = 1_260, 17_000  # a file of tree c, and one of tree b
 _COUNTS = (1_000, 5_000, 20_000, 100_000)
@@ -19,21 +20,22 @@ _MEGABYTES = (3, 20, 100, 340)
 _RUNS = 3
 
 
-def draw_curve(folder: Path, package_root: Path, *, smoke: bool) -> str:
-    """Return the curves as SVG; trees are made in `folder`, or used where they are."""
+def draw_curve(path: Path, folder: Path, package_root: Path, *, smoke: bool) -> None:
+    """Draw the curves to an SVG file; trees are made in `folder`, or used if they exist."""
     counts, megabytes, runs = ((20, 40), (1, 2), 1) if smoke else (_COUNTS, _MEGABYTES, _RUNS)
-    by_files, by_size = [], []
+    by_files: list[Point] = []
+    by_size: list[Point] = []
     for count in counts:
         shape = Shape(count, count * _SMALL_BYTES, ignored=False)
         by_files.append((count, _measure(folder / f"files-{count}", shape, package_root, runs)))
     for size in megabytes:
         shape = Shape(size * 1_000_000 // _LARGE_BYTES, size * 1_000_000, ignored=False)
         by_size.append((size, _measure(folder / f"megabytes-{size}", shape, package_root, runs)))
-    return draw([*_draw_pair("files of 1.26 kB", by_files), *_draw_pair("megabytes, in files of 17 kB", by_size)])
+    _draw(path, {"files of 1.26 kB": by_files, "megabytes, in files of 17 kB": by_size})
 
 
 def _measure(tree: Path, shape: Shape, package_root: Path, runs: int) -> tuple[Sample, Sample]:
-    """Return a first run and one where nothing changed, medians of a few."""
+    """Return a first run and one with nothing changed, each the median of a few."""
     bench = Bench(tree.name, make_tree(tree, shape), package_root)
     print(f"curve: {tree.name}", file=sys.stderr, flush=True)
     bench.prepare()
@@ -41,11 +43,26 @@ def _measure(tree: Path, shape: Shape, package_root: Path, runs: int) -> tuple[S
     return take_median(first), take_median(unchanged)
 
 
-def _draw_pair(x_name: str, points: list[tuple[int, tuple[Sample, Sample]]]) -> list[Panel]:
-    names = ("first run", "nothing changed")
-    walls = [Line(name, [(x, samples[at].wall_s) for x, samples in points]) for at, name in enumerate(names)]
-    peaks = [Line(name, [(x, samples[at].peak_bytes / 1e6) for x, samples in points]) for at, name in enumerate(names)]
-    return [
-        Panel("wall time of `context`", x_name, "seconds", walls),
-        Panel("peak memory of `context`", x_name, "MB", peaks, log=False),
-    ]
+def _draw(path: Path, rows: dict[str, list[Point]]) -> None:
+    """Draw a row of two charts for each series of points: wall time, and peak memory."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    charts = figure.subplots(len(rows), 2, squeeze=False)
+    for (x_name, points), (walls, peaks) in zip(rows.items(), charts, strict=True):
+        sizes = [size for size, _ in points]
+        for index, name in enumerate(("first run", "nothing changed")):
+            samples = [pair[index] for _, pair in points]
+            walls.plot(sizes, [sample.wall_s for sample in samples], marker="o", label=name)
+            peaks.plot(sizes, [sample.peak_bytes / 1e6 for sample in samples], marker="o", label=name)
+        _label(walls, "wall time of `context`", x_name, "seconds")
+        _label(peaks, "peak memory of `context`", x_name, "MB")
+        walls.set_yscale("log")
+        peaks.set_ylim(bottom=0)
+    figure.savefig(path, format="svg")
+
+
+def _label(chart: Any, title: str, x_name: str, y_name: str) -> None:  # noqa: ANN401 - matplotlib types it as Any
+    chart.set(title=title, xlabel=x_name, ylabel=y_name, xscale="log")
+    chart.grid(visible=True, alpha=0.3)
+    chart.legend()

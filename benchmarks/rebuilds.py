@@ -10,10 +10,12 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from benchmarks.docker import Docker
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -70,28 +72,23 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Bench:
-    """An engine and a registry with nothing in them but the base image, and a checkout for one target.
+    """A fresh engine, and a checkout to build one target of.
 
     Attributes:
-        beside: A folder outside the checkout, for the output directory.
-        inspect: Returns what `image inspect` says of an image.
-        tell: Gets a line for each figure.
-        record: Gets all that the commands say.
+        settings: In addition to those that say what is built and where.
+        log: The output of all commands is appended to it.
     """
 
     target: str
     checkout: Checkout
-    beside: Path
+    engine: Docker
     settings: Mapping[str, str]
-    registry: str
-    inspect: Callable[[str], dict[str, Any]]
-    tell: Callable[[str], None]
-    record: Callable[[str], object]
+    log: Path
 
     def measure(self, module: str) -> Figures:
         """Return the figures; the engine must not have built anything before."""
         cold_s = self.build("cold")
-        first = self.inspect(self.image)
+        first = self.engine.inspect(self.image)
         self.run("verify")
         verified = json.loads((self.output / "verify.json").read_bytes())
         unchanged_s = self.build("nothing changed")
@@ -101,7 +98,7 @@ class Bench:
         touched = self.push("second")
         self.checkout.commit_nothing()
         commit_s = self.build("new commit only")
-        before, after = first["RootFS"]["Layers"], self.inspect(self.image)["RootFS"]["Layers"]
+        before, after = first["RootFS"]["Layers"], self.engine.inspect(self.image)["RootFS"]["Layers"]
         return Figures(
             self.target,
             first["Size"],
@@ -118,41 +115,40 @@ class Bench:
 
     @property
     def image(self) -> str:
-        """Under this name the engine keeps what was built last."""
+        """The name of the image that was built last."""
         return f"localhost/bench:{self.target}"
 
     @property
     def output(self) -> Path:
         """The output directory."""
-        return self.beside / "out"
+        return self.engine.folder / "out"
 
     def build(self, what: str) -> float:
         """Return the seconds that the archive and its image took together."""
         started = time.monotonic()
         self.run("all")
-        self.run("build")
+        self.run("build", "--network", "host")
         seconds = time.monotonic() - started
-        self.tell(f"{self.target}, {what}: {seconds:.1f} s")
+        tell(f"{self.target}, {what}: {seconds:.1f} s")
         return seconds
 
     def push(self, tag: str) -> dict[str, int]:
         """Return what the registry holds of the image that was built last: digest to bytes on the wire."""
-        self.run("build", PUSH="true", TARGET_IMAGE=f"{self.registry}/bench:{tag}")
-        request = urllib.request.Request(
-            f"http://{self.registry}/v2/bench/manifests/{tag}", headers={"Accept": _MANIFEST}
-        )
+        registry = self.engine.registry
+        self.run("build", "--network", "host", "--push", TARGET_IMAGE=f"{registry}/bench:{tag}")
+        request = urllib.request.Request(f"http://{registry}/v2/bench/manifests/{tag}", headers={"Accept": _MANIFEST})
         with urllib.request.urlopen(request, timeout=30) as answer:
             manifest = json.loads(answer.read())
         return {blob["digest"]: blob["size"] for blob in (manifest["config"], *manifest["layers"])}
 
-    def run(self, task: str, **settings: str) -> None:
-        """Run a task as users do, with no settings but ours.
+    def run(self, task: str, *flags: str, **settings: str) -> None:
+        """Run a task as users do, with no other settings than these.
 
         Raises:
             SystemExit: It failed; the message ends with what it said.
         """
-        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "DOCKER_HOST", "DOCKER_CONFIG")}
-        environment |= {
+        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        environment |= self.engine.environment | {
             "PYTHONPATH": str(PACKAGE_ROOT),
             "SOURCE_DIR": str(self.checkout.source),
             "OUTPUT_DIR": str(self.output),
@@ -162,19 +158,20 @@ class Bench:
             **settings,
         }
         done = subprocess.run(
-            [sys.executable, "-m", "buildkit", task],
-            cwd=self.beside,
+            [sys.executable, "-m", "buildkit", task, *flags],
+            cwd=self.engine.folder,
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        self.record(f"## {task}\n{done.stdout}{done.stderr}\n")
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"## {task}\n{done.stdout}{done.stderr}\n")
         if done.returncode:
             said = f"{done.stdout}{done.stderr}"[-_SHOWN_CHARACTERS:]
             stop(f"{self.target}: `{task}` ended with exit code {done.returncode}:\n{said}")
         if task == "verify":
-            self.tell(done.stderr)
+            tell(done.stderr)
 
 
 def clone_checkout(source: Path, folder: Path) -> Checkout:
@@ -200,6 +197,11 @@ def run_git(folder: Path, *arguments: str) -> str:
     if done.returncode:
         stop(f"git {arguments[0]}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def tell(line: str) -> None:
+    """Show how far the benchmark is."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def stop(reason: str) -> NoReturn:

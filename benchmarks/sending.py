@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.__main__ import PACKAGE_ROOT
-from buildkit.steps.wait import choose_pause
+from buildkit.runtime_api.polling import choose_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,12 +36,16 @@ data = base64.b64encode(Path(sys.argv[1]).read_bytes()).decode()
 requests.post(sys.argv[2] + "/build", json={"context": data, "target_image": "a:b"}, timeout=300)
 """
 _OUR_IMPORTS = """
+import os
 from buildkit.runtime_api.client import RuntimeApi
+from buildkit.runtime_api.upload import Upload, UploadAttempt
 from buildkit.secret import ApiKey
 """
 _START = """
+descriptor = os.open(sys.argv[1], os.O_RDONLY)
+upload = Upload(descriptor, "archive", os.fstat(descriptor).st_size, sys.argv[3], ["a:b"], {form!r})
 with RuntimeApi(sys.argv[2], ApiKey("x" * 20)) as api:
-    api.start_build(Path(sys.argv[1]), "a:b", [], upload_format={form!r}, progress=lambda done, total: None)
+    api.start_build(UploadAttempt(upload))
 """
 _CASES = {
     "requests with `json=`": ("import base64, requests", _POST),
@@ -75,11 +80,14 @@ def measure_uploads(megabytes: int, pairs: int) -> list[tuple[str, list[tuple[fl
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in _CASES}
     with tempfile.TemporaryDirectory() as folder, serve_sink() as url:
         archive = Path(folder) / "archive"
-        archive.write_bytes(random.Random(1).randbytes(1_000_000) * megabytes)
+        content = random.Random(1).randbytes(1_000_000) * megabytes
+        archive.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        del content
         for turn in range(pairs + 1):
             for name, (setup, work) in _CASES.items():
                 code = _MEASURE.format(setup=setup, work=work)
-                command = [sys.executable, "-c", code, str(archive), url]
+                command = [sys.executable, "-c", code, str(archive), url, sha256]
                 done = subprocess.run(command, cwd=PACKAGE_ROOT, capture_output=True, text=True, check=True)
                 if turn:  # the first one warms up
                     seconds, used = json.loads(done.stdout)
@@ -104,7 +112,7 @@ def simulate_waiting() -> tuple[int, int, int]:
         elapsed_s = 0.0
         requests += 1
         while elapsed_s < length_s:
-            elapsed_s += choose_pause(elapsed_s, 30, draw.random())
+            elapsed_s += choose_interval(elapsed_s, draw.random())
             requests += 1
         steady += 1 + int(-(-length_s // 5))
         late += elapsed_s - length_s > max(0.05 * length_s, 1.5)

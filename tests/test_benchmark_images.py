@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.images import describe_machine, format_table, main
 from benchmarks.rebuilds import Figures, clone_checkout, count_new_bytes
-from buildkit.engines.engine import Engine
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def test_the_table_has_a_row_for_each_target_and_every_row_its_columns() -> None
 
 
 def test_the_machine_is_described_without_its_name() -> None:
-    line = describe_machine(Engine("docker", "/usr/bin/docker", version="20.10.24"), 262_000_000, 0.31)
+    line = describe_machine("20.10.24", 262_000_000, 0.31)
     assert "docker 20.10.24, base image of 262 MB" in line
     assert os.uname().nodename not in line
     assert "/" not in line
