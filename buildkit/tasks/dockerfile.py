@@ -109,7 +109,7 @@ def _render(tree: SourceTree, request: DockerfileRequest, values: dict[str, Any]
     for path in (*tree.project.members, *filter(None, [spec])):
         if not _COPIED_PATH.fullmatch(path):
             raise LocalError(
-                f"a path cannot be used in a Dockerfile: {path!r}", "rename it, to letters, digits and . _ -"
+                f"a path cannot be used in a Dockerfile: {path!r}", "rename it, using only letters, digits and . _ -"
             )
     text = render_template("Dockerfile.j2", values | {"spec": spec}, request.template_dir)
     return _Rendered(text, str(settings.base_image), None)

@@ -177,8 +177,8 @@ def _save_started(workspace: Workspace, intent: Submission, started: StartedBuil
     build_id = started.build_id
     if started.refused_url:
         ui.warn(
-            f"the server wants to be asked about this build at {started.refused_url}, whose host is not one of "
-            f"ALLOWED_HOSTS and does not receive the key; {intent.runtime_api_url} is asked instead"
+            f"the server reports the status of this build at {started.refused_url}, whose host is not in "
+            f"ALLOWED_HOSTS; the key is not sent there, so {intent.runtime_api_url} is polled instead"
         )
     submission = replace(
         intent,
