@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,33 +66,32 @@ class Workspace(Folder):
             SettingError: It is `/`, a home or a checkout, contains one of `protected`, is a symbolic link, or has files
                 that we did not write.
         """
+        problem = self._find_problem((*protected, _find_home()))
+        if problem is None and self.path.is_dir() and not self._is_ours():
+            problem = f"has files that runtime-build did not write: {self.path}"
+        if problem:
+            raise SettingError(f"OUTPUT_DIR {problem}", _FIX_OUTPUT_DIR)
+
+    def _find_problem(self, protected: Collection[Path]) -> str | None:
+        """Return why we must not write to this directory, or None."""
+        shown = self.path
         try:
             mode = self.path.lstat().st_mode
         except FileNotFoundError:
             mode = stat.S_IFDIR
         except OSError as error:  # its name is too long, or it is below a file or in a folder that we cannot enter
-            raise SettingError(
-                f"OUTPUT_DIR cannot be reached: {self.path}: {error.strerror}", _FIX_OUTPUT_DIR
-            ) from error
-        if stat.S_ISLNK(mode):
-            raise SettingError(f"OUTPUT_DIR is a symbolic link: {self.path}", _FIX_OUTPUT_DIR)
+            return f"cannot be reached: {shown}: {error.strerror}"
         if not stat.S_ISDIR(mode):
-            raise SettingError(f"OUTPUT_DIR is not a folder: {self.path}", _FIX_OUTPUT_DIR)
-        self._check_place((*protected, _find_home()))
-        if self.path.is_dir() and not self._is_ours():
-            raise SettingError(f"OUTPUT_DIR has files that runtime-build did not write: {self.path}", _FIX_OUTPUT_DIR)
-
-    def _check_place(self, protected: Collection[Path]) -> None:
+            return f"is {'a symbolic link' if stat.S_ISLNK(mode) else 'not a folder'}: {shown}"
         real = self.path.resolve()
         if real in {Path("/"), _find_home()} or (real / ".git").exists():
-            raise SettingError(f"OUTPUT_DIR is the root, a home or a checkout: {self.path}", _FIX_OUTPUT_DIR)
-        for path in protected:
-            if path.resolve().is_relative_to(real):
-                raise SettingError(
-                    f"OUTPUT_DIR contains more than our output: {path} is inside {self.path}", _FIX_OUTPUT_DIR
-                )
+            return f"is the root, a home or a checkout: {shown}"
+        inside = next((path for path in protected if path.resolve().is_relative_to(real)), None)
+        if inside is not None:
+            return f"contains more than our output: {inside} is inside {shown}"
         if ".git" in real.parts:
-            raise SettingError(f"OUTPUT_DIR is inside a repository's own folder: {self.path}", _FIX_OUTPUT_DIR)
+            return f"is inside a repository's own folder: {shown}"
+        return None
 
     def _is_ours(self) -> bool:
         """Return whether we wrote it: our marker, or, as in an artifact without hidden files, one of our state files.
@@ -100,17 +99,17 @@ class Workspace(Folder):
         A name alone proves nothing: other programs write a `version.json` too.
         """
         names = {name for name in os.listdir(self.path) if not files.is_temporary(name)}  # left by a run killed early
-        return not names or self._has_marker() or any(self._is_state(name) for name in names & set(_STATES))
+        return (
+            not names
+            or self._has_marker()
+            or any(self._read_record(name).keys() >= {"schema", "made_from"} for name in names & set(_STATES))
+        )
 
     def _has_marker(self) -> bool:
         try:
             return self.read(MARKER).startswith(_SIGNATURE)
         except OSError:
             return False
-
-    def _is_state(self, name: str) -> bool:
-        record = self._read_record(name)
-        return record.keys() >= {"schema", "made_from"}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -119,25 +118,22 @@ class Workspace(Folder):
         Raises:
             LocalError: Another run is using it.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = hold_lock(self.lock_path)
-            lock.__enter__()
-        except BlockingIOError:
-            raise LocalError(
-                f"another run is using {self.name}", "wait for it to end, or set another OUTPUT_DIR"
-            ) from None
-        except OSError as error:
-            raise LocalError(
-                f"cannot lock {self.name} with {self.lock_path.name} beside it: {error.strerror}",
-                f"remove {self.lock_path.name} if it is not a file, or set another OUTPUT_DIR",
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(self.lock_path))
+            except BlockingIOError:
+                fix = "wait for it to end, or set another OUTPUT_DIR"
+                raise LocalError(f"another run is using {self.name}", fix) from None
+            except OSError as error:
+                raise LocalError(
+                    f"cannot lock {self.name} with {self.lock_path.name} beside it: {error.strerror}",
+                    f"remove {self.lock_path.name} if it is not a file, or set another OUTPUT_DIR",
+                ) from error
             if self.path.is_dir():
-                self._sweep()
+                for name in filter(files.is_temporary, os.listdir(self.path)):
+                    self.remove(name)
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
     @contextmanager
     def writing(self, *protected: Path) -> Iterator[None]:
@@ -157,10 +153,6 @@ class Workspace(Folder):
                 self.write(MARKER, _SIGNATURE + b"*\n")
             yield
 
-    def _sweep(self) -> None:
-        for name in filter(files.is_temporary, os.listdir(self.path)):
-            self.remove(name)
-
     def save(self, result: StepResult) -> None:
         """Write `<step>.json`, whole or not at all.
 
@@ -178,21 +170,18 @@ class Workspace(Folder):
         Raises:
             LocalError: It is missing or damaged, or was made from something else; the fix names the task to run.
         """
-        name = f"{kind.step}.json"
+        name, fix = f"{kind.step}.json", f"run {run(kind.step)}"
         try:
             result = parse_state(self.read(name), kind)
         except FileNotFoundError:
-            raise LocalError(f"{self.show(name)} is missing", f"run {run(kind.step)}") from None
-        except OSError as error:
-            raise LocalError(
-                f"{self.show(name)} cannot be read: {error.strerror}", f"run {run(kind.step)} again"
-            ) from error
-        except ValueError as error:
-            raise LocalError(f"{self.show(name)} {error}", f"run {run(kind.step)} again") from error
+            raise LocalError(f"{self.show(name)} is missing", fix) from None
+        except (OSError, ValueError) as error:
+            reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else error
+            raise LocalError(f"{self.show(name)} {reason}", f"{fix} again") from error
         made_from = result.made_from if trace else {}
         changed = next((name for name, digest in made_from.items() if self.digest(name) != digest), None)
         if changed is not None:
-            raise LocalError(f"{self.show(name)} was made from another {changed}", f"run {run(kind.step)} again")
+            raise LocalError(f"{self.show(name)} was made from another {changed}", f"{fix} again")
         return result
 
     def find(self, kind: type[Result]) -> Result | None:
