@@ -23,7 +23,6 @@ from buildkit.settings import Settings, find_root, load_settings, read_ci, read_
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.tasks import NAMES
 from buildkit.ui import Ui, flush_streams
 
 if TYPE_CHECKING:
@@ -33,6 +32,21 @@ if TYPE_CHECKING:
 
     Field = dataclasses.Field[Any]
 
+# In the order in which `--list` shows them; each is a module of `buildkit.tasks` with a `TASK`.
+TASKS = (
+    "version",
+    "dockerfile",
+    "context",
+    "upload",
+    "wait",
+    "all",
+    "build",
+    "verify",
+    "manifest",
+    "logs",
+    "clean",
+    "doctor",
+)
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _CONFIG = "runtime_build"
 _JSON = Flag("json", "print the step's state file instead, and errors as JSON too")
@@ -73,7 +87,7 @@ def make_collection(tasks_file: str | None, defaults: Mapping[str, Any], *, prog
     Args:
         program: How the user starts the tasks; suggested commands are spelled that way.
     """
-    collection = Collection(*(make_task(import_module(f"buildkit.tasks.{name}").TASK) for name in NAMES))
+    collection = Collection(*(make_task(import_module(f"buildkit.tasks.{name}").TASK) for name in TASKS))
     own: dict[str, Any] = {"defaults": dict(defaults), "program": program}
     if tasks_file is not None:
         own["root"] = str(Path(tasks_file).resolve().parent)

@@ -11,22 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from invoke.collection import Collection
 
-# In the order in which `--list` shows them; each is a module of this package with a `TASK`.
-NAMES = (
-    "version",
-    "dockerfile",
-    "context",
-    "upload",
-    "wait",
-    "all",
-    "build",
-    "verify",
-    "manifest",
-    "logs",
-    "clean",
-    "doctor",
-)
-
 
 def make_collection(tasks_file: str | None = None, **defaults: str | float) -> Collection:
     """Return the tasks for a project.
