@@ -483,7 +483,8 @@ def test_two_checkouts_of_one_commit_give_identical_archives(command: Command, t
     def make_all(checkout: Path) -> dict[str, bytes]:
         command.run("all", "--target", "source", "--source-dir", str(checkout), folder=checkout).succeed()
         output = checkout / "runtime-build" if (checkout / "runtime-build").exists() else command.output
-        return {path.name: path.read_bytes() for path in output.iterdir() if path.name != ".context-cache"}
+        found = (path for path in output.rglob("*") if path.is_file() and path.name != ".context-cache")
+        return {path.name: path.read_bytes() for path in found}
 
     first = make_all(command.checkout)
     for name in ("clone", "worktree"):
@@ -498,9 +499,9 @@ def test_an_edit_after_version_stops_context(command: Command) -> None:
     command.run("dockerfile", "--target", "source").succeed()
     command.run("context").succeed()
     (command.checkout / "README.md").write_text("edited")
-    command.run("context").fail(3, "says that the checkout is clean", "README.md", "invoke version")
+    command.run("context").fail(3, "says that the checkout is clean", "README.md", "runtime-build version")
     command.run("version").succeed()
     command.run("dockerfile", "--target", "source").succeed()
     command.run("context").succeed()
     commit_all(command.checkout)
-    command.run("context").fail(3, "invoke version")
+    command.run("context").fail(3, "runtime-build version")

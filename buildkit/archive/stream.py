@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from buildkit.archive.compressor import Compressor, GzipWriter
     from buildkit.archive.digest import Digest
+    from buildkit.source.reader import Update
 
 
 class SecretFound(Exception):
@@ -90,14 +91,16 @@ class TarStream:
             start += len(piece)
             self._advance(len(piece))
 
-    def read_from(self, descriptor: int, size: int) -> int:
-        """Write the next `size` bytes of an open file and return how many of them there were."""
+    def read_from(self, descriptor: int, size: int, update: Update | None) -> int:
+        """Write the next `size` bytes of an open file, pass them to `update`, and return how many there were."""
         left = size
         while left:
-            room = min(left, BLOCK_BYTES - self._used)
-            count = os.readv(descriptor, [memoryview(self._block)[self._used : self._used + room]])
+            room = memoryview(self._block)[self._used : min(self._used + left, BLOCK_BYTES)]
+            count = os.readv(descriptor, [room])
             if not count:
                 break
+            if update:
+                update(room[:count])
             left -= count
             self._advance(count)
         return size - left

@@ -7,21 +7,21 @@ So the first can be used again, as it is, with other generated files.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.archive import tar
 from buildkit.archive.compressor import GzipWriter
 from buildkit.archive.digest import Digest
-from buildkit.archive.packer import Packer, write_generated
+from buildkit.archive.packer import TarSink, write_generated
 from buildkit.archive.refusals import describe_limit, describe_secret, read_lines
 from buildkit.archive.stream import LimitExceeded, PackingOptions, SecretFound, TarStream
 from buildkit.errors import FileChanged, run
+from buildkit.source.reader import TreeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
-
-    from buildkit.archive.fingerprint import StatFingerprint
 
 _COPY_BYTES = 1 << 18
 
@@ -64,11 +64,14 @@ class ArchiveWriter:
         self._context = Digest()
         self._source = SourcePart(0, 0)
 
-    def pack_source(self, source: Path, files: Sequence[str]) -> StatFingerprint:
-        """Write the source as one gzip member and return the fingerprint of its files.
+    def pack_source(
+        self, source: Path, files: Sequence[str], committed: Mapping[str, str] = MappingProxyType({})
+    ) -> TreeReader:
+        """Write the source as one gzip member, and return what was noticed while it was read.
 
         Args:
             files: Sorted POSIX paths of regular files and symbolic links below `source`.
+            committed: Mode and ID of the committed ones, to be compared with what is packed.
 
         Raises:
             FileChanged: A file changed or vanished while it was read.
@@ -76,14 +79,14 @@ class ArchiveWriter:
         """
         try:
             with self._start_member() as stream:
-                packer = Packer(source, stream, self._options.mtime)
-                packer.pack(files)
+                reader = TreeReader(source, TarSink(stream, self._options.mtime), committed)
+                reader.read(files)
         except SecretFound:
             raise describe_secret(self._options.secret, read_lines(source, files)) from None
         except LimitExceeded:
             raise describe_limit(self._options.max_bytes, source, files) from None
         self._source = SourcePart(self._archive.size_bytes, self._context.size_bytes)
-        return packer.fingerprint
+        return reader
 
     def copy_source(self, archive: IO[bytes], part: SourcePart) -> None:
         """Write the source part of an earlier archive, which is decompressed only to digest the tar.

@@ -106,6 +106,7 @@ class PackingRules:
         return (
             self._is_ours(folder)
             or _is_generated(folder)
+            or bool(self._exclude and self._exclude.prunes(folder))
             or any(_NEVER_FOLDER.fullmatch(part) for part in folder.split("/"))
         )
 
