@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SDK = "openhands-sdk/openhands/sdk"
+SECRET_NAMES = """
+    A.P8 a.pk8 a.jks a.keystore a.kdbx a.asc id_rsa.bak id_ed25519_work deploy_key prod-deploy-key Id_Rsa .NPMRC
+    my-service-account.json service_account_prod.json application_default_credentials.json .azure/x .config/gcloud/x
+    .env-prod .env_local prod.env .flaskenv .env~ .m.py.swp .npmrc .yarnrc.yml .pgpass .my.cnf .netrc~ .vault-token
+    .docker/config.json .kube/config x.tfstate x.tfstate.backup x.tfvars x.auto.tfvars.json pip.conf .git-credentials
+    .htpasswd
+"""
+HARMLESS_NAMES = """
+    .env.example .env.sample .env.prod.template example.env .npmrc.dist env id_rsa.pub id_ed25519_work.pub git
+    .github/x pyc config.json gcloud/x service.json terraform.tf x.bak deploy.key.md
+"""
 
 
 def make_tree(source: Path, *, ours: Sequence[str] = (), **patterns: Sequence[str]) -> SourceTree:
@@ -93,6 +104,42 @@ def test_only_what_the_project_names_is_packed_by_default(git_repo: Path) -> Non
         ".ssh/config",
         "sub/.hg/store",
         ".AWS/credentials",
+        *[
+            "A.P8",
+            "a.pk8",
+            "a.jks",
+            "a.keystore",
+            "a.kdbx",
+            "a.asc",
+            "id_rsa.bak",
+            "id_ed25519_work",
+            "deploy_key",
+            "prod-deploy-key",
+        ],
+        *["my-service-account.json", "service_account_prod.json", "application_default_credentials.json"],
+        *[
+            ".env-prod",
+            ".env_local",
+            "prod.env",
+            ".flaskenv",
+            ".env~",
+            ".m.py.swp",
+            ".npmrc",
+            ".yarnrc.yml",
+            ".pgpass",
+            ".my.cnf",
+            ".netrc~",
+        ],
+        *[
+            ".vault-token",
+            ".docker/config.json",
+            ".kube/config",
+            ".azure/x",
+            ".config/gcloud/x",
+            "x.tfstate",
+            "x.tfstate.backup",
+        ],
+        *["x.tfvars", "x.auto.tfvars.json", "pip.conf", ".git-credentials", ".htpasswd", ".NPMRC", "Id_Rsa"],
     ],
 )
 def test_secrets_and_caches_are_never_packed_even_tracked_and_included(git_repo: Path, name: str) -> None:
@@ -101,11 +148,34 @@ def test_secrets_and_caches_are_never_packed_even_tracked_and_included(git_repo:
     if name != ".git":
         run_git(git_repo, "add", "-f", path)
     assert path not in select(git_repo, include=["*"]).files
-    assert explain(git_repo, path, include=["*"]).reason == "version control, caches and secrets are never packed"
+    assert explain(git_repo, path, include=["*"]).reason.startswith("never packed: ")
 
 
 @pytest.mark.parametrize(
-    "name", [".env.example", ".env.sample", "env", "x.env", "id_rsa.pub", "git", ".github/x", "pyc"]
+    "name",
+    [
+        *[
+            ".env.example",
+            ".env.sample",
+            ".env.prod.template",
+            "example.env",
+            ".npmrc.dist",
+            "env",
+            "id_rsa.pub",
+            "id_ed25519_work.pub",
+        ],
+        *[
+            "git",
+            ".github/x",
+            "pyc",
+            "config.json",
+            "gcloud/x",
+            "service.json",
+            "terraform.tf",
+            "x.bak",
+            "deploy.key.md",
+        ],
+    ],
 )
 def test_what_only_looks_like_one_is_packed(git_repo: Path, name: str) -> None:
     put(git_repo, f"{SDK}/{name}")
@@ -115,9 +185,10 @@ def test_what_only_looks_like_one_is_packed(git_repo: Path, name: str) -> None:
 def test_a_private_key_is_told_by_its_content(git_repo: Path) -> None:
     (git_repo / SDK / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
     (git_repo / SDK / "own.pem").write_text("x\n-----BEGIN RSA PRIVATE KEY-----\n")
+    (git_repo / SDK / "OWN.PEM").write_text("-----BEGIN PRIVATE KEY-----\n")
     files = select(git_repo).files
     assert f"{SDK}/ca.pem" in files
-    assert f"{SDK}/own.pem" not in files
+    assert not {f"{SDK}/own.pem", f"{SDK}/OWN.PEM"} & set(files)
 
 
 @pytest.mark.parametrize("in_git", [True, False])
