@@ -32,6 +32,7 @@ class CachedContext(NamedTuple):
         generated_key: Digest of the generated files.
         source: The part of the archive that `source_key` is about.
         different: Mode and ID of each file that was not as it was committed, by path.
+        warnings: What was found in the source.
     """
 
     context: BuildContext
@@ -39,6 +40,7 @@ class CachedContext(NamedTuple):
     generated_key: str
     source: SourcePart
     different: dict[str, str]
+    warnings: list[str]
 
 
 def load_cached(workspace: Workspace) -> CachedContext | None:
@@ -51,7 +53,8 @@ def load_cached(workspace: Workspace) -> CachedContext | None:
         archive_bytes, context_bytes = record["source"]
         source = SourcePart(int(archive_bytes), int(context_bytes))
         different = {str(path): str(found) for path, found in record["different"].items()}
-        return CachedContext(context, record["source_key"], str(record["generated_key"]), source, different)
+        warnings = [str(warning) for warning in record["warnings"]]
+        return CachedContext(context, record["source_key"], str(record["generated_key"]), source, different, warnings)
     except (LocalError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -81,7 +84,12 @@ def make_source_key(
     parts = [
         fingerprint.hexdigest(),
         hashlib.sha256(committed).hexdigest(),
-        [options.mtime, options.compressor.describe(), hashlib.sha256(options.secret).hexdigest(), options.max_bytes],
+        [
+            options.mtime,
+            options.compressor.describe(),
+            hashlib.sha256(b"\0".join(options.secrets)).hexdigest(),
+            options.max_bytes,
+        ],
         [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode],
     ]
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()

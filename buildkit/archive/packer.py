@@ -51,7 +51,7 @@ class TarSink:
 
     def find_path(self, offset: int) -> str:
         """Return the path of the file whose entry contains that byte of the tar."""
-        return self._paths[bisect_right(self._starts, offset) - 1]
+        return self._paths[max(bisect_right(self._starts, offset) - 1, 0)]
 
 
 def write_generated(stream: TarStream, generated: Mapping[str, bytes], mtime: int) -> None:

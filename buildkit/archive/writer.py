@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from buildkit.archive import tar
 from buildkit.archive.compressor import GzipWriter
 from buildkit.archive.digest import Digest
+from buildkit.archive.findings import describe_limit, describe_private_keys, describe_secret, read_lines
 from buildkit.archive.packer import TarSink, write_generated
-from buildkit.archive.refusals import describe_limit, describe_secret, read_lines
 from buildkit.archive.stream import LimitExceeded, PackingOptions, SecretFound, TarStream
 from buildkit.errors import FileChanged, run
 from buildkit.source.reader import TreeReader
@@ -22,6 +22,8 @@ from buildkit.source.reader import TreeReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from buildkit.source.fingerprint import StatFingerprint
 
 _COPY_BYTES = 1 << 18
 
@@ -31,6 +33,19 @@ class SourcePart(NamedTuple):
 
     archive_bytes: int
     context_bytes: int
+
+
+class ReadSource(NamedTuple):
+    """What was found in the source while it was packed.
+
+    Attributes:
+        different: Mode and ID of each file that is not as it was committed, by path.
+        warnings: A sentence for each private key.
+    """
+
+    fingerprint: StatFingerprint
+    different: dict[str, str]
+    warnings: list[str]
 
 
 class PackedArchive(NamedTuple):
@@ -66,8 +81,8 @@ class ArchiveWriter:
 
     def pack_source(
         self, source: Path, files: Sequence[str], committed: Mapping[str, str] = MappingProxyType({})
-    ) -> TreeReader:
-        """Write the source as one gzip member, and return what was noticed while it was read.
+    ) -> ReadSource:
+        """Write the source as one gzip member, and return what was found in it.
 
         Args:
             files: Sorted POSIX paths of regular files and symbolic links below `source`.
@@ -79,14 +94,16 @@ class ArchiveWriter:
         """
         try:
             with self._start_member() as stream:
-                reader = TreeReader(source, TarSink(stream, self._options.mtime), committed)
+                sink = TarSink(stream, self._options.mtime)
+                reader = TreeReader(source, sink, committed)
                 reader.read(files)
         except SecretFound:
-            raise describe_secret(self._options.secret, read_lines(source, files)) from None
+            raise describe_secret(self._options.secrets, read_lines(source, files)) from None
         except LimitExceeded:
             raise describe_limit(self._options.max_bytes, source, files) from None
         self._source = SourcePart(self._archive.size_bytes, self._context.size_bytes)
-        return reader
+        suspects = dict.fromkeys(sink.find_path(mark) for mark in stream.key_marks)
+        return ReadSource(reader.fingerprint, reader.different, describe_private_keys(source, suspects))
 
     def copy_source(self, archive: IO[bytes], part: SourcePart) -> None:
         """Write the source part of an earlier archive, which is decompressed only to digest the tar.
@@ -119,7 +136,7 @@ class ArchiveWriter:
                 stream.write(tar.format_end(stream.size_bytes))
         except SecretFound:
             lines = ((path, data.splitlines()) for path, data in generated.items())
-            raise describe_secret(self._options.secret, lines) from None
+            raise describe_secret(self._options.secrets, lines) from None
         except LimitExceeded:
             raise describe_limit(self._options.max_bytes) from None
         return PackedArchive(

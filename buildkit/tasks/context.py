@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from buildkit.archive.stream import PackingOptions
     from buildkit.archive.writer import PackedArchive
     from buildkit.settings import Settings
+    from buildkit.source.fingerprint import StatFingerprint
     from buildkit.source.tree import SelectedFiles, SourceTree
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
@@ -63,6 +64,8 @@ def pack_context(
     packed = _pack_until_stable(job, previous if use_cache else None)
     programs = [f"{PROGRAM_FOLDER}/{name}" for name in PROGRAMS]
     made_from = workspace.digests("version.json", "dockerfile.json", DOCKERFILE, INSTRUCTIONS, *programs)
+    for warning in packed.warnings:
+        ui.warn(warning)
     context = replace(packed.context, made_from=made_from)
     if previous is None or packed is not previous or context != previous.context:
         workspace.save(context)
@@ -100,7 +103,7 @@ def _choose_options(version: Version, settings: Settings, ui: Ui) -> PackingOpti
         mtime=_NO_TIME if version.commit_time is None else version.commit_time,
         compressor=compressor,
         max_bytes=settings.max_context_bytes,
-        secret=key.reveal().encode("latin-1") if key and key.is_searchable else b"",
+        secrets=key.encoded_forms if key else (),
     )
 
 
@@ -145,11 +148,13 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
 
     name, source, files, options = job.version.archive, job.tree.path, selected.files, job.options
     generated_key = make_generated_key(job.generated)
-    fingerprint, different = None, {}
+    fingerprint: StatFingerprint | None = None
+    different: dict[str, str] = {}
+    warnings: list[str] = []
     if previous:
         archive = job.workspace.path / previous.context.archive
         if fingerprint := match_source(previous, source, selected, options, archive):
-            different = previous.different
+            different, warnings = previous.different, previous.warnings
             _refuse_other_version(job, selected, different)
         if fingerprint and (previous.context.archive, previous.generated_key) == (name, generated_key):
             return previous
@@ -160,8 +165,7 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
             with os.fdopen(job.workspace.open(previous.context.archive), "rb") as earlier:
                 writer.copy_source(earlier, previous.source)
         else:
-            reader = writer.pack_source(source, files, selected.committed)
-            fingerprint, different = reader.fingerprint, reader.different
+            fingerprint, different, warnings = writer.pack_source(source, files, selected.committed)
             _refuse_other_version(job, selected, different)
         packed = writer.finish(job.generated)
     if packed.context_bytes > _WARN_BYTES:
@@ -169,7 +173,7 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
     racy = fingerprint.newest_ns > started_ns - _RACY_NS
     source_key = None if racy else make_source_key(fingerprint, selected, options, job.workspace.path / name)
     context = _describe(job, packed, len(files) + len(job.generated))
-    return CachedContext(context, source_key, generated_key, packed.source, different)
+    return CachedContext(context, source_key, generated_key, packed.source, different, warnings)
 
 
 def _describe(job: _Job, packed: PackedArchive, files: int) -> BuildContext:
