@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import urllib.parse
 from functools import cached_property
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 MASK = "***"
 # Shorter keys occur in other text by chance.
 _MIN_SEARCHABLE = 8
+_LAST_LATIN = 0xFF
 
 
 class ApiKey:
@@ -38,24 +40,59 @@ class ApiKey:
         return len(self._value) >= _MIN_SEARCHABLE
 
     def scrub(self, text: str) -> str:
-        """Return `text` with the key masked, in base64 and URL-encoded forms too."""
+        """Return `text` with the key masked, in each of its encoded forms too."""
         return self._echoes.sub(MASK, text) if self._value else text
 
     @cached_property
+    def encoded_forms(self) -> tuple[bytes, ...]:
+        """The bytes to look for in files: the key as it is, and as common encodings write it."""
+        if not self.is_searchable:
+            return ()
+        wide = [self._value.encode(f"utf-16-{order}", "surrogatepass") for order in ("le", "be")]
+        if self._value.isascii():
+            wide = [wide[0][:-1]]  # which both byte orders contain
+        if all(ord(char) <= _LAST_LATIN for char in self._value):
+            wide.append(self._value.encode("latin-1"))  # as in an HTTP header
+        forms = dict.fromkeys([self._raw, *(form.encode("ascii") for form in self._escaped), *wide])
+        return tuple(form for form in forms if not any(other != form and other in form for other in forms))
+
+    @property
+    def _raw(self) -> bytes:
+        return self._value.encode("utf-8", "surrogateescape")
+
+    @cached_property
+    def _escaped(self) -> list[str]:
+        """The key as base64, hex, URL-encoded and as JSON escapes it; not the key itself."""
+        quoted = {urllib.parse.quote(self._raw, safe=safe) for safe in ("", "/")} | {urllib.parse.quote_plus(self._raw)}
+        units = self._value.encode("utf-16-be", "surrogatepass").hex()
+        numbers = [units[start : start + 4] for start in range(0, len(units), 4)]
+        in_json = json.dumps(self._value)[1:-1]
+        forms = [
+            *_encode_inside(self._raw),
+            *(text for form in quoted for text in (form, re.sub("%..", lambda code: code[0].lower(), form))),
+            *(case(self._raw.hex()) for case in (str.lower, str.upper)),
+            *("".join(f"\\u{case(number)}" for number in numbers) for case in (str.lower, str.upper)),
+            in_json,
+            re.sub(r"(?<=\\u)[0-9a-f]{4}", lambda code: code[0].upper(), in_json),
+        ]
+        return [form for form in dict.fromkeys(forms) if len(form) >= _MIN_SEARCHABLE and form != self._value]
+
+    @cached_property
     def _echoes(self) -> re.Pattern[str]:
-        raw = self._value.encode("utf-8", "surrogateescape")
-        encoded = {encode(raw).decode("ascii").rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)}
-        # Inside a longer text, such as `user:key`, the digits depend on where the key begins.
-        encoded |= {form for form in _encode_inside(raw) if len(form) >= _MIN_SEARCHABLE}
-        # `%2f` and `%2F` are the same byte, so the URL-encoded forms are matched without regard to case.
-        quoted = {urllib.parse.quote(raw, safe=safe) for safe in ("", "/")} | {urllib.parse.quote_plus(raw)}
-        forms = [rf"{re.escape(form)}=*" for form in encoded]
-        forms += [f"(?i:{re.escape(form)})" for form in quoted if form != self._value]
+        whole = [
+            encode(self._raw).decode("ascii").rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)
+        ]
+        forms = [rf"{re.escape(form)}=*" for form in whole]
+        # `%2f` and `%2F` are the same byte, and so are the digits of hex.
+        forms += [rf"{re.escape(form)}=*" if form.isalnum() else f"(?i:{re.escape(form)})" for form in self._escaped]
         return re.compile("|".join([re.escape(self._value), *forms]))
 
 
 def _encode_inside(raw: bytes) -> Iterator[str]:
-    """Yield the base64 digits that depend on the key alone, for each offset modulo 3 at which it may begin."""
+    """Yield the base64 digits that depend on the key alone, for each offset modulo 3 at which it may begin.
+
+    Inside a longer text, such as `user:key`, the digits depend on where the key begins.
+    """
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for before in range(3):
             first, end = -(-before * 4 // 3), (before + len(raw)) * 4 // 3

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.parse
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from buildkit.archive.compressor import BLOCK_BYTES, find_compressor
 from buildkit.archive.stream import PackingOptions
 from buildkit.archive.writer import ArchiveWriter, PackedArchive, SourcePart
 from buildkit.errors import FileChanged, FileVanished, LocalError
+from buildkit.secret import ApiKey
 from tests.pythons import find_other_pythons
 
 MTIME = 1_760_000_000
@@ -32,8 +36,8 @@ TREES = st.dictionaries(
 )
 
 
-def choose(compression: str = "zlib-1", secret: bytes = b"", max_bytes: int = 10**12) -> PackingOptions:
-    return PackingOptions(MTIME, find_compressor(compression), max_bytes, secret)
+def choose(compression: str = "zlib-1", secrets: tuple[bytes, ...] = (), max_bytes: int = 10**12) -> PackingOptions:
+    return PackingOptions(MTIME, find_compressor(compression), max_bytes, secrets)
 
 
 def pack(
@@ -251,14 +255,14 @@ def test_a_secret_is_found_wherever_the_blocks_are_cut(tmp_path: Path, offset: i
     secret = b"s3cr3t-t0k3n"
     (tmp_path / "f").write_bytes(b"." * offset + secret + b"." * 9)
     with pytest.raises(LocalError, match="RUNTIME_API_KEY is in f, line 1"):
-        pack(tmp_path, ["f"], secret=secret)
-    assert pack(tmp_path, ["f"], secret=b"another-token")[1].context_bytes > offset
+        pack(tmp_path, ["f"], secrets=(secret,))
+    assert pack(tmp_path, ["f"], secrets=(b"another-token",))[1].context_bytes > offset
 
 
 def test_a_secret_that_spans_two_files_is_none(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"." * 512 + b"s3cr3t-")
     (tmp_path / "g").write_bytes(b"t0k3n")
-    pack(tmp_path, ["f", "g"], secret=b"s3cr3t-t0k3n")
+    pack(tmp_path, ["f", "g"], secrets=(b"s3cr3t-t0k3n",))
 
 
 def test_a_missing_file_has_vanished(tmp_path: Path) -> None:
@@ -351,3 +355,37 @@ def test_a_sparse_file_beyond_8_gib_has_its_size_in_the_header(tmp_path: Path) -
         member = archive.next()
     assert member is not None
     assert (member.name, member.size) == ("large", size)
+
+
+@pytest.mark.parametrize("offset", [0, 3, BLOCK_BYTES - 512 - 20, BLOCK_BYTES - 512 - 14, BLOCK_BYTES])
+def test_a_private_key_block_is_named_wherever_the_blocks_are_cut(tmp_path: Path, offset: int) -> None:
+    (tmp_path / "a").write_bytes(b"the words PRIVATE KEY alone are fine\n")
+    (tmp_path / "b").write_bytes(b"." * offset + b"\n-----BEGIN RSA PRIVATE KEY-----\n")
+    (tmp_path / "c").write_bytes(b"-----BEGIN PUBLIC KEY-----\n")
+    read = ArchiveWriter(io.BytesIO(), choose()).pack_source(tmp_path, ["a", "b", "c"])
+    assert read.warnings == ["a private key is packed: b, line 2"]
+
+
+@pytest.mark.parametrize("key", ["s3cr3t-t0k3n+/?", "schl\u00fcssel-\u00e9\u00e8", "k\u20acy-\U0001f511-longer"])
+def test_the_key_is_found_in_each_form_that_is_not_encrypted(tmp_path: Path, key: str) -> None:
+    raw = key.encode()
+    pad = [b"", b"u", b"us"]
+    forms = [
+        raw,
+        *(key.encode(f"utf-16-{order}") for order in ("le", "be")),
+        *(encode(before + raw + b"\n") for encode in (base64.b64encode, base64.urlsafe_b64encode) for before in pad),
+        *(raw.hex().encode(), raw.hex().upper().encode()),
+        *(quote(key).encode() for quote in (urllib.parse.quote, urllib.parse.quote_plus)),
+        urllib.parse.quote(key, safe="").lower().encode() if key.islower() else raw,
+        json.dumps(key).encode(),
+        "".join(f"\\u{unit:04x}" for unit in memoryview(key.encode("utf-16-le")).cast("H")).encode(),
+        "".join(f"\\u{unit:04X}" for unit in memoryview(key.encode("utf-16-le")).cast("H")).encode(),
+    ]
+    for form in forms:
+        (tmp_path / "f").write_bytes(b"first\n" + form + b"\n")
+        with pytest.raises(LocalError, match="RUNTIME_API_KEY is in f, line 2") as caught:
+            pack(tmp_path, ["f"], secrets=ApiKey(key).encoded_forms)
+        assert key not in caught.value.message
+        assert key not in ApiKey(key).scrub(form.decode("latin-1"))
+    (tmp_path / "f").write_bytes(raw[:-1] + b" " + raw.hex()[:-2].encode())
+    pack(tmp_path, ["f"], secrets=ApiKey(key).encoded_forms)

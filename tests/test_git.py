@@ -14,8 +14,9 @@ from buildkit.source.git import (
     IgnoredBy,
     explain_ignored,
     find_checkout,
+    find_commit,
     is_checkout,
-    read_commit,
+    read_head,
     run_git,
     stream_git,
 )
@@ -30,32 +31,32 @@ NOBODY = 65534
 
 def test_commit_and_its_time(git_repo: Path) -> None:
     sha = git(git_repo, "rev-parse", "HEAD")
-    assert read_commit(git_repo) == Commit(sha, COMMIT_TIME)
-    assert read_commit(git_repo, sha[:10]) == Commit(sha, COMMIT_TIME)
-    assert read_commit(git_repo, "0" * 40) is None
-    assert read_commit(git_repo, "--output=written") is None
+    assert read_head(git_repo) == Commit(sha, COMMIT_TIME)
+    assert find_commit(git_repo, sha[:10]) == Commit(sha, COMMIT_TIME)
+    assert find_commit(git_repo, "0" * 40) is None
+    assert find_commit(git_repo, "--output=written") is None
     assert not (git_repo / "written").exists()
 
 
 def test_no_commit_yet(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     assert is_checkout(tmp_path)
-    assert read_commit(tmp_path) is None
+    assert read_head(tmp_path) is None
 
 
 def test_detached_and_shallow_checkouts_have_a_commit(git_repo: Path, tmp_path: Path) -> None:
     sha = commit_all(git_repo)
     git(git_repo, "checkout", "-q", "--detach")
-    assert read_commit(git_repo) == Commit(sha, COMMIT_TIME)
+    assert read_head(git_repo) == Commit(sha, COMMIT_TIME)
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{git_repo}", "shallow")
-    assert read_commit(tmp_path / "shallow") == Commit(sha, COMMIT_TIME)
+    assert read_head(tmp_path / "shallow") == Commit(sha, COMMIT_TIME)
 
 
 def test_worktree_and_subfolder_are_of_their_checkout(git_repo: Path, tmp_path: Path) -> None:
     git(git_repo, "worktree", "add", "-q", str(tmp_path / "tree"))
     assert find_checkout(tmp_path / "tree") == tmp_path / "tree"
     assert is_checkout(tmp_path / "tree" / "openhands-sdk")
-    assert read_commit(tmp_path / "tree" / "openhands-sdk") == read_commit(git_repo)
+    assert read_head(tmp_path / "tree" / "openhands-sdk") == read_head(git_repo)
 
 
 def test_outside_git(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_variables_of_a_hook_do_not_lead_elsewhere(
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "no-index"))
-    commit = read_commit(git_repo)
+    commit = read_head(git_repo)
     assert commit is not None
     assert commit.time == COMMIT_TIME
 
@@ -94,14 +95,14 @@ def test_a_checkout_of_another_user_says_how_to_trust_it(git_repo: Path, monkeyp
     monkeypatch.delenv("SUDO_UID", raising=False)
     os.chown(git_repo, NOBODY, NOBODY)
     with pytest.raises(LocalError, match="another user owns it") as caught:
-        read_commit(git_repo)
+        read_head(git_repo)
     assert caught.value.fix == f"git config --global --add safe.directory {git_repo}"
 
 
 def test_a_missing_git_says_how_to_get_it(git_repo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LocalError, match="git is not installed") as caught:
-        read_commit(git_repo)
+        read_head(git_repo)
     assert "apt-get install git" in caught.value.fix
 
 
@@ -109,7 +110,7 @@ def test_a_broken_repository_is_named(git_repo: Path) -> None:
     shutil.rmtree(git_repo / ".git")
     (git_repo / ".git").write_text("gitdir: /nowhere/at/all\n")
     with pytest.raises(LocalError, match="not a git repository"):
-        read_commit(git_repo)
+        read_head(git_repo)
 
 
 def test_a_failing_command_is_an_error_with_what_git_said(git_repo: Path) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import LocalError
+from buildkit.settings import CiEnvironment, Settings
 from buildkit.source.listing import Status, list_files
+from buildkit.source.tree import SourceTree
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:
@@ -22,13 +24,13 @@ def read(source: Path, *roots: str) -> dict[str, set[Status]]:
     """Return all that is said of each file."""
     said = defaultdict(set)
     with list_files(source, roots) as listed:
-        for path, status in listed:
-            said[path].add(status)
+        for file in listed:
+            said[file.path].add(file.status)
     return dict(said)
 
 
 def read_changes(source: Path, *roots: str) -> dict[str, set[Status]]:
-    plain = {Status.UNCHANGED}
+    plain = {Status.TRACKED}
     return {path: statuses - plain for path, statuses in read(source, *roots).items() if statuses != plain}
 
 
@@ -62,22 +64,20 @@ def test_every_way_to_differ_from_the_commit(git_repo: Path) -> None:
     (git_repo / "added.py").write_text("added")
     run_git(git_repo, "add", "added.py")
     assert read_changes(git_repo) == {
-        edited: {Status.CHANGED},
-        gone: {Status.CHANGED, Status.DELETED},
         staged_edit: {Status.STAGED},
         staged_gone: {Status.STAGED},
-        mode: {Status.CHANGED},
-        linked: {Status.CHANGED},
         "new.py": {Status.CHANGED},
         "added.py": {Status.STAGED},
     }
+    changes = SourceTree(git_repo, Settings(include=("*",)), CiEnvironment()).find_changes()
+    assert set(changes) == {*names, "new.py", "added.py"}
 
 
 def test_before_the_first_commit_everything_is_staged_or_untracked(source_tree: Path) -> None:
     run_git(source_tree, "init", "-q")
     run_git(source_tree, "add", "LICENSE")
     assert read(source_tree, "LICENSE", "README.md") == {
-        "LICENSE": {Status.UNCHANGED, Status.STAGED},
+        "LICENSE": {Status.TRACKED, Status.STAGED},
         "README.md": {Status.CHANGED},
     }
 
@@ -125,7 +125,7 @@ def test_submodules_are_listed_by_their_own_index(git_repo: Path, tmp_path: Path
     (git_repo / "vendor" / "inner" / "m.py").write_text("edited")
     said = read(git_repo, "vendor")
     assert sorted(said) == ["vendor/inner/.gitignore", "vendor/inner/m.py"]
-    assert said["vendor/inner/m.py"] == {Status.UNCHANGED, Status.CHANGED}
+    assert said["vendor/inner/m.py"] == {Status.TRACKED}
 
 
 def test_a_submodule_that_is_not_checked_out_has_no_files(git_repo: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_repository_inside_the_tree_is_listed_by_its_own_rules(git_repo: Path)
     (nested / "new.py").touch()
     said = read(git_repo, "openhands-tools/nested")
     assert said == {
-        "openhands-tools/nested/m.py": {Status.UNCHANGED},
+        "openhands-tools/nested/m.py": {Status.TRACKED},
         "openhands-tools/nested/new.py": {Status.CHANGED},
     }
 
@@ -159,14 +159,14 @@ def test_what_a_sparse_checkout_leaves_out_is_absent(git_repo: Path) -> None:
         path for path in said if not os.path.lexists(git_repo / path)
     }
     assert any(Status.ABSENT in statuses for statuses in said.values())
-    assert said[f"{SDK}/__init__.py"] == {Status.UNCHANGED}
+    assert said[f"{SDK}/__init__.py"] == {Status.TRACKED}
 
 
 def test_from_a_subfolder_paths_start_there(git_repo: Path) -> None:
     (git_repo / SDK / "new.py").touch()
     run_git(git_repo, "add", ".")
     said = read(git_repo / "openhands-sdk", "openhands")
-    assert said["openhands/sdk/new.py"] == {Status.UNCHANGED, Status.STAGED}
+    assert said["openhands/sdk/new.py"] == {Status.TRACKED, Status.STAGED}
     assert all(path.startswith("openhands/") for path in said)
 
 

@@ -7,18 +7,19 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.archive.fingerprint import take_fingerprint
 from buildkit.archive.writer import SourcePart
 from buildkit.errors import LocalError
 from buildkit.models import BuildContext
+from buildkit.source.fingerprint import take_fingerprint
 from buildkit.workspace import STAT_CACHE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from buildkit.archive.fingerprint import StatFingerprint
     from buildkit.archive.stream import PackingOptions
+    from buildkit.source.fingerprint import StatFingerprint
+    from buildkit.source.tree import SelectedFiles
     from buildkit.workspace import Workspace
 
 
@@ -30,12 +31,16 @@ class CachedContext(NamedTuple):
             so shortly before it was read that its stat data cannot tell.
         generated_key: Digest of the generated files.
         source: The part of the archive that `source_key` is about.
+        different: Mode and ID of each file that was not as it was committed, by path.
+        warnings: What was found in the source.
     """
 
     context: BuildContext
     source_key: str | None
     generated_key: str
     source: SourcePart
+    different: dict[str, str]
+    warnings: list[str]
 
 
 def load_cached(workspace: Workspace) -> CachedContext | None:
@@ -47,8 +52,10 @@ def load_cached(workspace: Workspace) -> CachedContext | None:
             return None
         archive_bytes, context_bytes = record["source"]
         source = SourcePart(int(archive_bytes), int(context_bytes))
-        return CachedContext(context, record["source_key"], str(record["generated_key"]), source)
-    except (LocalError, OSError, ValueError, TypeError, KeyError, RecursionError):
+        different = {str(path): str(found) for path, found in record["different"].items()}
+        warnings = [str(warning) for warning in record["warnings"]]
+        return CachedContext(context, record["source_key"], str(record["generated_key"]), source, different, warnings)
+    except (LocalError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
@@ -62,16 +69,27 @@ def save_cached(workspace: Workspace, cached: CachedContext) -> None:
     workspace.write(STAT_CACHE, json.dumps(record).encode("ascii"))
 
 
-def make_source_key(fingerprint: StatFingerprint, options: PackingOptions, archive: Path) -> str | None:
-    """Return the digest of the source's files, the options and the archive as they are now; None without archive."""
+def make_source_key(
+    fingerprint: StatFingerprint, selected: SelectedFiles, options: PackingOptions, archive: Path
+) -> str | None:
+    """Return the digest of the source's files, what they are compared with, the options and the archive as they are.
+
+    None if there is no archive.
+    """
     try:
         found = os.lstat(archive)
     except OSError:
         return None
-    secret = hashlib.sha256(options.secret).hexdigest()
+    committed = os.fsencode("\0".join(selected.committed.get(path, "") for path in selected.files))
     parts = [
         fingerprint.hexdigest(),
-        [options.mtime, options.compressor.describe(), secret, options.max_bytes],
+        hashlib.sha256(committed).hexdigest(),
+        [
+            options.mtime,
+            options.compressor.describe(),
+            hashlib.sha256(b"\0".join(options.secrets)).hexdigest(),
+            options.max_bytes,
+        ],
         [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode],
     ]
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
@@ -84,12 +102,16 @@ def make_generated_key(generated: Mapping[str, bytes]) -> str:
 
 
 def match_source(
-    cached: CachedContext, source: Path, files: Sequence[str], options: PackingOptions, archive: Path
+    cached: CachedContext, source: Path, selected: SelectedFiles, options: PackingOptions, archive: Path
 ) -> StatFingerprint | None:
-    """Return the fingerprint of `files` if packing them would certainly give the cached source part again."""
+    """Return the fingerprint of the files if packing them would certainly give the cached source part again.
+
+    Raises:
+        LocalError: A link leaves the tree.
+    """
     if cached.source_key is None:
         return None
-    fingerprint = take_fingerprint(source, files)
-    if fingerprint is None or make_source_key(fingerprint, options, archive) != cached.source_key:
+    fingerprint = take_fingerprint(source, selected.files)
+    if fingerprint is None or make_source_key(fingerprint, selected, options, archive) != cached.source_key:
         return None
     return fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.archive.compressor import BLOCK_BYTES
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
     from buildkit.archive.compressor import Compressor, GzipWriter
     from buildkit.archive.digest import Digest
+    from buildkit.source.reader import Update
+
+
+_KEY_MARK = b"PRIVATE KEY"
 
 
 class SecretFound(Exception):
@@ -28,17 +33,20 @@ class PackingOptions(NamedTuple):
     Attributes:
         mtime: Of every entry, in seconds since the epoch.
         max_bytes: The limit of the tar before compression.
-        secret: Bytes that must not be in the tar; empty if there is nothing to search for.
+        secrets: Bytes that must not be in the tar, none of which contains another.
     """
 
     mtime: int
     compressor: Compressor
     max_bytes: int
-    secret: bytes = b""
+    secrets: tuple[bytes, ...] = ()
 
 
 class TarStream:
     """Cuts one part of a tar into fixed blocks, digests and searches them, and passes them to a gzip member.
+
+    Attributes:
+        key_marks: Where in the tar the words of a private key block are, in bytes from its beginning.
 
     Args:
         digest: Of the whole tar; earlier parts may be in it already.
@@ -53,6 +61,8 @@ class TarStream:
         self._options = options
         self._progress = progress
         self._tail = b""
+        self._overlap = max(len(text) for text in (_KEY_MARK, *options.secrets)) - 1
+        self.key_marks = array("q")
         self._block = gzip.take_block()
         self._used = 0
 
@@ -90,14 +100,16 @@ class TarStream:
             start += len(piece)
             self._advance(len(piece))
 
-    def read_from(self, descriptor: int, size: int) -> int:
-        """Write the next `size` bytes of an open file and return how many of them there were."""
+    def read_from(self, descriptor: int, size: int, update: Update | None) -> int:
+        """Write the next `size` bytes of an open file, pass them to `update`, and return how many there were."""
         left = size
         while left:
-            room = min(left, BLOCK_BYTES - self._used)
-            count = os.readv(descriptor, [memoryview(self._block)[self._used : self._used + room]])
+            room = memoryview(self._block)[self._used : min(self._used + left, BLOCK_BYTES)]
+            count = os.readv(descriptor, [room])
             if not count:
                 break
+            if update:
+                update(room[:count])
             left -= count
             self._advance(count)
         return size - left
@@ -114,19 +126,26 @@ class TarStream:
             self._block = self._gzip.take_block()
 
     def _send(self) -> None:
+        self._search()
         with memoryview(self._block)[: self._used] as filled:
             self._digest.update(filled)
-        if self._options.secret:
-            self._refuse_secret(self._options.secret)
         self._gzip.write(self._block, self._used)
         self._used = 0
         if self.size_bytes > self._options.max_bytes:
             raise LimitExceeded
         self._progress(self.size_bytes, 0)
 
-    def _refuse_secret(self, secret: bytes) -> None:
-        overlap = len(secret) - 1
-        seam = self._tail + bytes(self._block[: min(overlap, self._used)])
-        if secret in seam or self._block.find(secret, 0, self._used) != -1:
-            raise SecretFound
-        self._tail = bytes(self._block[max(self._used - overlap, 0) : self._used])
+    def _search(self) -> None:
+        """Search the block, and the end of the one before it, for secrets and private keys."""
+        seam = self._tail + bytes(self._block[: min(self._overlap, self._used)])
+        for secret in self._options.secrets:
+            if secret in seam or self._block.find(secret, 0, self._used) != -1:
+                raise SecretFound
+        start = self._digest.size_bytes
+        position = self._block.find(_KEY_MARK, 0, self._used)
+        while position != -1:
+            self.key_marks.append(start + position)
+            position = self._block.find(_KEY_MARK, position + 1, self._used)
+        if _KEY_MARK in seam:
+            self.key_marks.append(start - 1)
+        self._tail = bytes(self._block[max(self._used - self._overlap, 0) : self._used])

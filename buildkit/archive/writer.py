@@ -7,21 +7,23 @@ So the first can be used again, as it is, with other generated files.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.archive import tar
 from buildkit.archive.compressor import GzipWriter
 from buildkit.archive.digest import Digest
-from buildkit.archive.packer import Packer, write_generated
-from buildkit.archive.refusals import describe_limit, describe_secret, read_lines
+from buildkit.archive.findings import describe_limit, describe_private_keys, describe_secret, read_lines
+from buildkit.archive.packer import TarSink, write_generated
 from buildkit.archive.stream import LimitExceeded, PackingOptions, SecretFound, TarStream
 from buildkit.errors import FileChanged, run
+from buildkit.source.reader import TreeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from buildkit.archive.fingerprint import StatFingerprint
+    from buildkit.source.fingerprint import StatFingerprint
 
 _COPY_BYTES = 1 << 18
 
@@ -31,6 +33,19 @@ class SourcePart(NamedTuple):
 
     archive_bytes: int
     context_bytes: int
+
+
+class ReadSource(NamedTuple):
+    """What was found in the source while it was packed.
+
+    Attributes:
+        different: Mode and ID of each file that is not as it was committed, by path.
+        warnings: A sentence for each private key.
+    """
+
+    fingerprint: StatFingerprint
+    different: dict[str, str]
+    warnings: list[str]
 
 
 class PackedArchive(NamedTuple):
@@ -64,11 +79,14 @@ class ArchiveWriter:
         self._context = Digest()
         self._source = SourcePart(0, 0)
 
-    def pack_source(self, source: Path, files: Sequence[str]) -> StatFingerprint:
-        """Write the source as one gzip member and return the fingerprint of its files.
+    def pack_source(
+        self, source: Path, files: Sequence[str], committed: Mapping[str, str] = MappingProxyType({})
+    ) -> ReadSource:
+        """Write the source as one gzip member, and return what was found in it.
 
         Args:
             files: Sorted POSIX paths of regular files and symbolic links below `source`.
+            committed: Mode and ID of the committed ones, to be compared with what is packed.
 
         Raises:
             FileChanged: A file changed or vanished while it was read.
@@ -76,14 +94,16 @@ class ArchiveWriter:
         """
         try:
             with self._start_member() as stream:
-                packer = Packer(source, stream, self._options.mtime)
-                packer.pack(files)
+                sink = TarSink(stream, self._options.mtime)
+                reader = TreeReader(source, sink, committed)
+                reader.read(files)
         except SecretFound:
-            raise describe_secret(self._options.secret, read_lines(source, files)) from None
+            raise describe_secret(self._options.secrets, read_lines(source, files)) from None
         except LimitExceeded:
             raise describe_limit(self._options.max_bytes, source, files) from None
         self._source = SourcePart(self._archive.size_bytes, self._context.size_bytes)
-        return packer.fingerprint
+        suspects = dict.fromkeys(sink.find_path(mark) for mark in stream.key_marks)
+        return ReadSource(reader.fingerprint, reader.different, describe_private_keys(source, suspects))
 
     def copy_source(self, archive: IO[bytes], part: SourcePart) -> None:
         """Write the source part of an earlier archive, which is decompressed only to digest the tar.
@@ -116,7 +136,7 @@ class ArchiveWriter:
                 stream.write(tar.format_end(stream.size_bytes))
         except SecretFound:
             lines = ((path, data.splitlines()) for path, data in generated.items())
-            raise describe_secret(self._options.secret, lines) from None
+            raise describe_secret(self._options.secrets, lines) from None
         except LimitExceeded:
             raise describe_limit(self._options.max_bytes) from None
         return PackedArchive(

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
+from buildkit.files import read_bounded
 from buildkit.source.walk import describe_unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-# Set by a hook or another git for its own repository; ours is found from the source directory alone.
-_FOREIGN_VARIABLES = frozenset(
-    {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "RUNTIME_API_KEY"}
-)
+# Variables of git itself come from a hook, or lead elsewhere; those that configure it are the user's own.
+_GIT_VARIABLE = re.compile(r"GIT_(?!CONFIG_|CEILING_|EXEC_PATH)|RUNTIME_API_KEY$")
+_ENVIRONMENT = {
+    "LC_ALL": "C",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",  # a commit is what its ID says
+    "GIT_ATTR_NOSYSTEM": "1",
+    # A partial clone fetches missing objects with programs that its own configuration names.
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",
+}
+# The commands that are run read no file of the work tree except ignore files, so they need no filter or text converter;
+# these are the other programs that a repository's configuration could start.
+_QUIET = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", f"core.attributesFile={os.devnull}")
+_TICK_MS = 500
+_STUCK_S = 5.0  # asleep without a word, as before a FIFO
+_SILENT_S = 120.0  # busy without a word
 _CHUNK_BYTES = 1 << 16
+_LOG_FORMAT = ("--no-show-signature", "--format=%H %ct")
 _UNREADABLE = re.compile(rb"warning: could not open directory '(.*)': (.*)")
 
 
@@ -57,18 +74,39 @@ def is_checkout(source: Path) -> bool:
     )
 
 
-def read_commit(source: Path, revision: str = "HEAD") -> Commit | None:
-    """Return the commit that `revision` names, or None if the checkout has no such commit (yet).
+def read_head(source: Path) -> Commit | None:
+    """Return the commit that is checked out, or None if the checkout has no commit yet.
+
+    Raises:
+        LocalError: git is missing or refuses the repository, or the commit cannot be read.
+    """
+    arguments = ["log", "-1", *_LOG_FORMAT]
+    done = run_git(source, arguments, ok=(0, 128))
+    if done.returncode:
+        if b"does not have any commits yet" in done.stderr:
+            return None
+        _check(source, arguments, done.returncode, done.stderr)
+    return _parse_commit(done.stdout)
+
+
+def find_commit(source: Path, revision: str) -> Commit | None:
+    """Return the commit that `revision` names, or None if the checkout has no such commit.
 
     Raises:
         LocalError: git is missing or refuses the repository.
     """
-    command = ["log", "-1", "--no-show-signature", "--format=%H %ct", "--end-of-options", revision, "--"]
-    done = run_git(source, command, ok=(0, 128))
-    if done.returncode:
-        return None
-    sha, time = done.stdout.decode("ascii").split()
-    return Commit(sha, int(time))
+    done = run_git(source, ["log", "-1", *_LOG_FORMAT, "--end-of-options", revision, "--"], ok=(0, 128))
+    return None if done.returncode else _parse_commit(done.stdout)
+
+
+def _parse_commit(output: bytes) -> Commit:
+    sha, _, moment = output.decode("ascii").strip().partition(" ")
+    if not re.fullmatch("[0-9]{1,10}", moment):
+        raise LocalError(
+            f"commit {sha} has the committer time {moment[:40] or 'none'}, which an archive cannot have",
+            "commit again with a correct clock",
+        )
+    return Commit(sha, int(moment))
 
 
 def explain_ignored(source: Path, path: str) -> IgnoredBy | None:
@@ -96,71 +134,127 @@ def run_git(
     Raises:
         LocalError: git is missing or ended with a code that is not in `ok`.
     """
-    with _running(source, arguments, subprocess.PIPE, subprocess.PIPE if stdin else subprocess.DEVNULL) as process:
-        stdout, stderr = process.communicate(stdin or None)
+    with tempfile.TemporaryFile() as errors, _running(source, arguments, errors, stdin) as process:
+        stdout = b"".join(_read_chunks(source, arguments, process))
+        errors.seek(0)
+        stderr = errors.read()
     _check(source, arguments, process.returncode, stderr, ok)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
 @contextmanager
-def stream_git(source: Path, arguments: Sequence[str]) -> Iterator[Iterator[str]]:
+def stream_git(
+    source: Path, arguments: Sequence[str], prunes: Callable[[str], bool] = lambda _: False
+) -> Iterator[Iterator[str]]:
     """Give an iterator over the entries (ended by NUL) that a git command prints; none of them is kept.
 
     The command starts at once, whenever the first entry is read.
+
+    Args:
+        prunes: Whether it does not matter that git cannot read a folder.
 
     Raises:
         LocalError: As in `run_git`, or git could not read a directory.
     """
     with tempfile.TemporaryFile() as errors, _running(source, arguments, errors) as process:
-        yield _read_entries(source, arguments, process, errors)
+        yield _read_entries(source, arguments, process, _Report(errors, prunes))
+
+
+class _Report(NamedTuple):
+    """What git says on stderr, and whether it does not matter that it cannot read a folder."""
+
+    errors: IO[bytes]
+    prunes: Callable[[str], bool]
 
 
 def _read_entries(
-    source: Path, arguments: Sequence[str], process: subprocess.Popen[bytes], errors: IO[bytes]
+    source: Path, arguments: Sequence[str], process: subprocess.Popen[bytes], report: _Report
 ) -> Iterator[str]:
-    assert process.stdout is not None
     rest = b""
-    while chunk := process.stdout.read(_CHUNK_BYTES):
+    for chunk in _read_chunks(source, arguments, process):
         whole, end, rest = (rest + chunk).rpartition(b"\0")
         if end:
             yield from os.fsdecode(whole).split("\0")
-    process.wait()
-    errors.seek(0)
-    stderr = errors.read()
+    report.errors.seek(0)
+    stderr = report.errors.read()
     _check(source, arguments, process.returncode, stderr)
-    unreadable = [os.fsdecode(name) for name, _ in _UNREADABLE.findall(stderr)]
+    found = [os.fsdecode(name).rstrip("/") for name, _ in _UNREADABLE.findall(stderr)]
+    unreadable = [
+        name for name in (os.path.relpath(name, _find_prefix(source)) for name in found) if not report.prunes(name)
+    ]
     if unreadable:
         raise describe_unreadable(unreadable)
 
 
+def _find_prefix(source: Path) -> str:
+    """Return the path of `source` from the top of its checkout."""
+    return source.relative_to(find_checkout(source) or source).as_posix()
+
+
+def _read_chunks(source: Path, arguments: Sequence[str], process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """Yield what the process prints until it ends.
+
+    Raises:
+        LocalError: It prints nothing for too long: a FIFO is in its way, or a pattern that takes years.
+    """
+    assert process.stdout is not None
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
+    asleep_since = silent_since = time.monotonic()
+    used = None
+    while True:
+        if poll.poll(_TICK_MS):
+            if not (chunk := os.read(process.stdout.fileno(), _CHUNK_BYTES)):
+                break
+            yield chunk
+            asleep_since = silent_since = time.monotonic()
+            continue
+        now, before, used = time.monotonic(), used, _read_cpu_time(process.pid)
+        if used is None or used != before:
+            asleep_since = now
+        if now - asleep_since > _STUCK_S or now - silent_since > _SILENT_S:
+            raise LocalError(
+                f"git {arguments[0]} hangs in {source.name}",
+                f"run `git -C {source} status`; remove what is not a file from .gitignore and .git/info/exclude",
+            )
+    process.wait(_SILENT_S)
+
+
+def _read_cpu_time(pid: int) -> tuple[bytes, ...] | None:
+    """Return the CPU time of a sleeping process; None if it is doing something, or if the system does not say."""
+    try:
+        fields = read_bounded(f"/proc/{pid}/stat", _CHUNK_BYTES).rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return tuple(fields[11:13]) if fields[0] == b"S" else None
+
+
 @contextmanager
 def _running(
-    source: Path, arguments: Sequence[str], stderr: IO[bytes] | int, stdin: int = subprocess.DEVNULL
+    source: Path, arguments: Sequence[str], stderr: IO[bytes], stdin: bytes = b""
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Give the running git, which has ended when the block ends; it is killed if the block fails."""
-    with _start(source, arguments, stderr, stdin) as process:
+    """Give git, started in `source`; it has ended, or is killed, when the block ends."""
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        process = _start(source, arguments, given, stderr)
+    with process:
         try:
             yield process
-        except BaseException:
-            process.kill()
-            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
-def _start(
-    source: Path, arguments: Sequence[str], stderr: IO[bytes] | int, stdin: int = subprocess.DEVNULL
-) -> subprocess.Popen[bytes]:
-    """Return git, started in `source`, without hooks, locks, prompts and pathspec magic."""
-    literal = [] if arguments[0] == "check-ignore" else ["--literal-pathspecs"]  # which that command refuses
-    command = ["git", "--no-optional-locks", *literal, "-c", "core.fsmonitor=false", "-C", str(source)]
-    environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
-    environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+def _start(source: Path, arguments: Sequence[str], stdin: IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Return git without hooks, locks, prompts, pathspec magic and programs of the repository's choice."""
+    literal = [] if arguments[0].startswith("check-") else ["--literal-pathspecs"]  # which those commands refuse
+    quiet = [word for setting in _QUIET for word in ("-c", setting)]
+    command = ["git", "--no-optional-locks", "--no-pager", *literal, *quiet, "-C", str(source), *arguments]
+    environment = {name: value for name, value in os.environ.items() if not _GIT_VARIABLE.match(name)}
     try:
         return subprocess.Popen(
-            [*command, *arguments],
-            env=environment,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
+            command, env=environment | _ENVIRONMENT, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
         )
     except FileNotFoundError as error:
         raise LocalError(

@@ -1,95 +1,113 @@
-"""The files of a checkout as git lists them, and how each differs from the commit."""
+"""The files of a checkout as git lists them, with the mode and ID that each was committed with."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.source.git import find_checkout, run_git, split_entries, stream_git
+from buildkit.source.git import read_head, run_git, split_entries, stream_git
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+_SUBMODULE = "160000 "
 
 
 class Status(Enum):
-    """How a listed file differs from the commit."""
+    """What git says about a listed file, without looking at it."""
 
-    UNCHANGED = "unchanged"
-    CHANGED = "changed"
-    DELETED = "deleted"
-    STAGED = "staged"  # it differs; another entry says whether it exists
+    TRACKED = "tracked"  # as it was committed, unless it is listed as STAGED too
+    CHANGED = "changed"  # untracked, or in conflict
+    STAGED = "staged"  # the index differs from the commit; another entry says whether it exists
     ABSENT = "absent"  # left out by a sparse checkout
 
 
-_STATUS_OF_MARK = {
-    "H": Status.UNCHANGED,
-    "S": Status.UNCHANGED,
-    "M": Status.CHANGED,
-    "C": Status.CHANGED,
-    "?": Status.CHANGED,
-    "R": Status.DELETED,
-}
+class ListedFile(NamedTuple):
+    """A file that git lists.
+
+    Attributes:
+        committed: Mode and ID, as in `100644 4b825dc…`, of a tracked file.
+    """
+
+    path: str
+    status: Status
+    committed: str = ""
 
 
 @contextmanager
 def list_files(
-    source: Path, roots: Sequence[str] = (), *, only_changes: bool = False
-) -> Iterator[Iterator[tuple[str, Status]]]:
+    source: Path, roots: Sequence[str] = (), prunes: Callable[[str], bool] = lambda _: False
+) -> Iterator[Iterator[ListedFile]]:
     """Give an iterator over the files of `source` that git does not ignore; git starts at once.
 
-    Paths are POSIX and relative to `source`, below `roots` if there are any, unordered. A file that differs from the
-    commit is listed again with each difference. Submodules and other repositories inside the tree are listed by their
-    own index and rules.
+    Paths are POSIX and relative to `source`, below `roots` if there are any, unordered. Submodules and other
+    repositories inside the tree are listed by their own index and rules. No file is opened, so no program of the
+    repository's choice has anything to convert.
 
     Args:
-        only_changes: Leave out files that are as they were committed.
+        prunes: Whether nothing below a folder is packed, so that git need not be able to read it.
 
     Raises:
         LocalError: git is missing, refuses the repository, or could not read a directory.
     """
-    cached = [] if only_changes else ["-c"]
-    command = ["ls-files", "-z", "-t", *cached, "-o", "-m", "-d", "--exclude-standard", "--", *roots]
-    with stream_git(source, command) as entries:
-        yield _follow(source, roots, entries, only_changes=only_changes)
+    command = ["ls-files", "-z", "-t", "-s", "-o", "--exclude-standard", "--", *roots]
+    with stream_git(source, command, prunes) as entries:
+        yield _follow(source, roots, entries, prunes)
 
 
 def _follow(
-    source: Path, roots: Sequence[str], entries: Iterable[str], *, only_changes: bool
-) -> Iterator[tuple[str, Status]]:
-    """Yield the entries of `list_files`, from what git lists in the repository itself."""
-    nested = _list_submodules(source, roots)
+    source: Path, roots: Sequence[str], entries: Iterable[str], prunes: Callable[[str], bool]
+) -> Iterator[ListedFile]:
+    """Yield the files of `list_files`, from what git lists in the repository itself."""
+    nested: dict[str, str] = {}
     for entry in entries:
-        mark, path = entry[0], entry[2:]
-        if path.endswith("/"):
-            nested.add(path[:-1])
-        elif mark == "S" and path not in nested and not os.path.lexists(source / path):
-            yield path, Status.ABSENT
-        elif path not in nested:
-            yield path, _STATUS_OF_MARK[mark]
+        file = _parse_entry(entry)
+        if file.path.endswith("/"):
+            nested.setdefault(file.path[:-1], "")
+        elif file.committed.startswith(_SUBMODULE):
+            nested[file.path] = file.committed.removeprefix(_SUBMODULE)
+        elif file.status is Status.ABSENT and os.path.lexists(source / file.path):
+            yield file._replace(status=Status.TRACKED)
+        else:
+            yield file
     for path in _list_staged(source, roots):
         if path not in nested:
-            yield path, Status.STAGED
+            yield ListedFile(path, Status.STAGED)
     for folder in sorted(nested):
-        if os.path.lexists(source / folder / ".git"):
-            with list_files(source / folder, only_changes=only_changes) as inner:
-                yield from ((f"{folder}/{path}", status) for path, status in inner)
+        if not prunes(folder):
+            yield from _list_nested(source / folder, folder, nested[folder])
+
+
+def _parse_entry(entry: str) -> ListedFile:
+    """Return what `? path` or `H 100644 4b825dc… 0<TAB>path` says; one that is skipped may be there all the same."""
+    if entry[0] == "?":
+        return ListedFile(entry[2:], Status.CHANGED)
+    head, _, path = entry.partition("\t")
+    if head[-1] != "0":  # the stage of a conflict
+        return ListedFile(path, Status.CHANGED)
+    return ListedFile(path, Status.ABSENT if entry[0] == "S" else Status.TRACKED, head[2:-2])
+
+
+def _list_nested(source: Path, folder: str, commit: str) -> Iterator[ListedFile]:
+    """Yield the files of a repository inside the tree, and that repository itself if it is at another commit."""
+    if source.is_symlink() or not os.path.lexists(source / ".git"):
+        return
+    with list_files(source) as inner:
+        yield from (ListedFile(f"{folder}/{file.path}", file.status, file.committed) for file in inner)
+    head = read_head(source) if commit else None
+    if head and head.sha != commit:
+        yield ListedFile(folder, Status.STAGED)
 
 
 def _list_staged(source: Path, roots: Sequence[str]) -> Iterable[str]:
     """Return the paths whose index entry differs from the commit; all of them if there is no commit yet."""
     command = ["diff-index", "--cached", "--relative", "--name-only", "--no-renames", "-z", "HEAD", "--", *roots]
     done = run_git(source, command, ok=(0, 128))
-    if done.returncode:
+    if not done.returncode:
+        return split_entries(done.stdout)
+    if read_head(source) is None:
         return split_entries(run_git(source, ["ls-files", "-z", "--", *roots]).stdout)
-    return split_entries(done.stdout)
-
-
-def _list_submodules(source: Path, roots: Sequence[str]) -> set[str]:
-    checkout = find_checkout(source)
-    if checkout is None or not (checkout / ".gitmodules").exists():
-        return set()
-    staged = split_entries(run_git(source, ["ls-files", "-z", "-s", "--", *roots]).stdout)
-    return {entry.partition("\t")[2] for entry in staged if entry.startswith("160000 ")}
+    return split_entries(run_git(source, command).stdout)  # which says what is wrong

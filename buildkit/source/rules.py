@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildkit.errors import LocalError, SettingError
 from buildkit.files import read_bounded
 from buildkit.generated import GENERATED_FOLDER
+from buildkit.source.never import find_never_file, find_never_folder, may_be_private_key
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
 if TYPE_CHECKING:
@@ -20,24 +21,13 @@ if TYPE_CHECKING:
     from buildkit.models import Project
     from buildkit.settings import Settings
     from buildkit.source.ignore import IgnoreRules
+    from buildkit.source.never import NeverPacked
 
 DOCKERIGNORE = ".dockerignore"
 VENV_MARK = "pyvenv.cfg"
 # Files of ours that are packed under these names; the tree's own never are.
 _GENERATED_FILES = frozenset({DOCKERFILE, INSTRUCTIONS})
 
-# Never packed, tracked or not: version control, caches, secrets. Templates of a `.env` are not secret.
-_FOLDERS = (
-    r"\.git|\.hg|\.svn|\.bzr|\.jj|__pycache__|\.mypy_cache|\.pytest_cache|\.ruff_cache|\.tox|\.nox|\.hypothesis"
-    r"|\.ipynb_checkpoints|\.venv|\.uv-cache|\.aws|\.ssh|\.gnupg"
-)
-_FILES = (
-    r"\.env(?:\.(?!(?:example|sample|template|dist)$).*)?|\.envrc|\.netrc|\.pypirc|\.git-credentials|\.dockercfg"
-    r"|id_(?:rsa|dsa|ecdsa|ed25519)(?:_sk)?|.*\.(?:p12|pfx|ppk|pyc|pyo)"
-)
-_NEVER_FOLDER = re.compile(_FOLDERS, re.IGNORECASE)
-_NEVER_NAME = re.compile(f"{_FOLDERS}|{_FILES}", re.IGNORECASE | re.DOTALL)
-_MAYBE_PRIVATE_KEY = (".pem", ".key")
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _KEY_HEAD_BYTES = 1 << 16
 _MAX_IGNORE_BYTES = 16_000_000
@@ -78,12 +68,12 @@ class PackingRules:
 
     def packs(self, path: str) -> bool:
         """Return whether the file at `path` is packed, for a path that git does not ignore."""
-        folder, _, name = path.rpartition("/")
+        folder = path.rpartition("/")[0]
         if folder != self._folder:
             self._folder = folder
             self._folder_closed = self.closes(folder)
             self._folder_inside = self._is_inside(folder)
-        if self._folder_closed or path in self._ours or path in _GENERATED_FILES or self._is_never(path, name):
+        if self._folder_closed or path in self._ours or path in _GENERATED_FILES or self._is_never(path):
             return False
         if self._exclude and self._exclude.excludes(path):
             return False
@@ -106,7 +96,8 @@ class PackingRules:
         return (
             self._is_ours(folder)
             or _is_generated(folder)
-            or any(_NEVER_FOLDER.fullmatch(part) for part in folder.split("/"))
+            or bool(self._exclude and self._exclude.prunes(folder))
+            or _find_never_above(folder) is not None
         )
 
     def explain(self, path: str) -> Verdict | None:
@@ -142,13 +133,15 @@ class PackingRules:
         return Verdict(packed=False, reason="it is not a file, folder or link")
 
     def _explain_never(self, path: str) -> Verdict | None:
-        folder, _, name = path.rpartition("/")
+        folder = path.rpartition("/")[0]
         if self._is_ours(path):
             return Verdict(packed=False, reason="it is our own output")
         if path in _GENERATED_FILES or _is_generated(folder):
             return Verdict(packed=False, reason="a generated file of that name is packed instead")
-        if self.closes(folder) or self._is_never(path, name):
-            return Verdict(packed=False, reason="version control, caches and secrets are never packed")
+        if rule := _find_never_above(folder) or find_never_file(path):
+            return Verdict(packed=False, reason=f"never packed: {rule.reason}")
+        if self._is_never(path):
+            return Verdict(packed=False, reason="never packed: a private key")
         above = accumulate(folder.split("/"), "{}/{}".format) if folder else ()
         if any((self._source / place / VENV_MARK).is_file() for place in above):
             return Verdict(packed=False, reason="it is in a virtual environment")
@@ -173,10 +166,16 @@ class PackingRules:
         """Return whether `folder` is a root of the project or inside one."""
         return any(folder == root or folder.startswith(f"{root}/") for root in self._roots)
 
-    def _is_never(self, path: str, name: str) -> bool:
-        if _NEVER_NAME.fullmatch(name):
+    def _is_never(self, path: str) -> bool:
+        if find_never_file(path):
             return True
-        return name.endswith(_MAYBE_PRIVATE_KEY) and _has_private_key(f"{self._source}/{path}")
+        return may_be_private_key(path) and _has_private_key(f"{self._source}/{path}")
+
+
+def _find_never_above(folder: str) -> NeverPacked | None:
+    """Return the rule by which nothing in `folder` is packed, because of its name or of one above it."""
+    above = accumulate(folder.split("/"), "{}/{}".format)
+    return next((rule for place in above if (rule := find_never_folder(place))), None)
 
 
 def _is_generated(folder: str) -> bool:

@@ -1,4 +1,4 @@
-"""Warnings about the names in the folders of a selection: special files that are skipped, names that fail elsewhere.
+"""What the folders of a selection contain: files that are gone, special files, names that fail elsewhere.
 
 Each folder is listed once and its names are checked together, which costs less than checking every path.
 """
@@ -9,12 +9,14 @@ import os
 import re
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
+from buildkit.source.folders import SourceFolders
+from buildkit.source.walk import describe_unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _MAX_NAMED = 10
@@ -24,51 +26,88 @@ _NOT_ON_WINDOWS = re.compile(
 )
 
 
-def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool]) -> list[str]:
-    """Return a warning for each file that is skipped, and for names that fail on other systems.
+class Survey(NamedTuple):
+    """What was found.
+
+    Attributes:
+        missing: Those of the files that are not there, or are no longer files or links.
+        warnings: A sentence for each file that is skipped, and for names that fail on other systems.
+    """
+
+    missing: list[str]
+    warnings: list[str]
+
+
+def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool]) -> Survey:
+    """Return what the folders of the selected files contain.
 
     Args:
         files: Sorted paths of what is packed.
         packs: Whether a path would be packed if it were a file.
 
     Raises:
-        LocalError: A name has control characters.
+        LocalError: A name has control characters, or a folder cannot be read.
     """
+    missing: list[str] = []
     specials: list[str] = []
     odd: list[str] = []
     twins: list[str] = []
-    for folder in _list_folders(files):
-        prefix = f"{folder}/" if folder else ""
-        names: list[str] = []
-        with os.scandir(f"{source}/{folder}") as entries:
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False) or entry.is_symlink():
-                    names.append(entry.name)
-                elif packs(prefix + entry.name):
-                    specials.append(prefix + entry.name)
-        odd += [path for path in _find_odd(prefix, names) if _is_packed(files, path)]
-        twins += [path for path in _find_twins(prefix, names) if _is_packed(files, path)]
+    with SourceFolders(source) as folders:
+        for folder, selected in _group_by_folder(files):
+            prefix = f"{folder}/" if folder else ""
+            found = _list_names(folders, folder)
+            missing += [prefix + name for name in selected.difference(found.files)]
+            specials += [prefix + name for name in found.specials if packs(prefix + name)]
+            names = [*found.files, *found.folders]
+            odd += [path for path in _find_odd(prefix, names) if _is_packed(files, path)]
+            twins += [path for path in _find_twins(prefix, names) if _is_packed(files, path)]
     _refuse_controls([path for path in odd if _CONTROLS.search(path)])
     warnings = [f"skipped {path}: not a file, folder or link" for path in sorted(specials)]
     if odd:
         warnings.append(f"names that not every system allows: {', '.join(sorted(odd)[:_MAX_NAMED])}")
-    return warnings + _describe_twins(twins)
+    return Survey(sorted(missing), warnings + _describe_twins(twins))
 
 
-def _list_folders(files: Sequence[str]) -> Iterator[str]:
-    """Yield the root and each folder that leads to a file, once; most neighbours share a folder."""
-    seen = {""}
-    yield ""
-    last = ""
+class _Names(NamedTuple):
+    """The names in a folder; links count as files."""
+
+    files: list[str]
+    folders: list[str]
+    specials: list[str]
+
+
+def _list_names(folders: SourceFolders, folder: str) -> _Names:
+    found = _Names([], [], [])
+    try:
+        with os.scandir(folders.enter(folder)) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                    found.files.append(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    found.folders.append(entry.name)
+                else:
+                    found.specials.append(entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # all of it is missing
+    except PermissionError:
+        raise describe_unreadable([folder]) from None
+    return found
+
+
+def _group_by_folder(files: Sequence[str]) -> list[tuple[str, set[str]]]:
+    """Return the root and each folder that leads to a file, with the names of the files that are directly in it."""
+    groups: dict[str, set[str]] = {"": set()}
     for path in files:
-        folder = path.rpartition("/")[0]
-        if folder == last:
-            continue
-        last = folder
-        while folder not in seen:
-            seen.add(folder)
-            yield folder
-            folder = folder.rpartition("/")[0]
+        folder, _, name = path.rpartition("/")
+        group = groups.get(folder)
+        if group is None:
+            group = groups[folder] = set()
+            above = folder.rpartition("/")[0]
+            while above not in groups:
+                groups[above] = set()
+                above = above.rpartition("/")[0]
+        group.add(name)
+    return sorted(groups.items())
 
 
 def _find_odd(prefix: str, names: Sequence[str]) -> list[str]:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
 from buildkit.source import git
-from buildkit.source.listing import Status, list_files
+from buildkit.source.changes import explain_changes
+from buildkit.source.folders import SourceFolders
+from buildkit.source.listing import ListedFile, Status, list_files
 from buildkit.source.project import find_spec, read_project
+from buildkit.source.reader import Discard, TreeReader
 from buildkit.source.rules import VENV_MARK, PackingRules, Verdict
 from buildkit.source.survey import survey_names
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from buildkit.models import Project
@@ -32,13 +35,24 @@ class SelectedFiles(NamedTuple):
 
     Attributes:
         files: Sorted POSIX paths of regular files and symbolic links.
-        changed: Paths, packed or deleted, that differ from the commit; empty outside git.
+        changed: Paths, packed or deleted, that differ from the commit whatever they contain; empty outside git.
         warnings: What was skipped, and names that cause trouble elsewhere; a sentence each.
+        committed: Mode and ID of the other files in the commit, by path; whether they differ is known once they are
+            read.
     """
 
     files: list[str]
     changed: list[str]
     warnings: list[str]
+    committed: dict[str, str] = {}  # noqa: RUF012 - nothing is added to it
+
+
+class _Sifted(NamedTuple):
+    """The listed files that are packed, by name; some may be missing."""
+
+    files: list[str]
+    changed: set[str]
+    committed: dict[str, str]
 
 
 class SourceTree:
@@ -78,7 +92,7 @@ class SourceTree:
         Raises:
             LocalError: git is missing in a checkout, or refuses it.
         """
-        head = git.read_commit(self.path) if self._in_git else None
+        head = git.read_head(self.path) if self._in_git else None
         given = self._settings.git_sha
         github = self._ci.sha if _SHA.fullmatch(self._ci.sha) else None
         if head and github and github != head.sha and given is None:
@@ -92,7 +106,7 @@ class SourceTree:
             return None
         if head and head.sha == sha:
             return head
-        return (git.read_commit(self.path, sha) if self._in_git else None) or git.Commit(sha, None)
+        return (git.find_commit(self.path, sha) if self._in_git else None) or git.Commit(sha, None)
 
     def ref(self, sha: str | None) -> str:
         """Return the branch or tag that a GitHub job builds, if the job is about commit `sha`; otherwise the commit."""
@@ -108,22 +122,33 @@ class SourceTree:
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
         with self._list() as listed:
-            files, changed = self._sift(listed, self._rules)  # git lists while the rules are read
+            found = self._sift(listed, self._rules)  # git lists while the rules are read
+        missing, warnings = survey_names(self.path, found.files, self._rules.packs)
+        files, changed = found.files, found.changed
+        if missing:
+            gone = frozenset(missing)
+            files = [path for path in files if path not in gone]
+            changed |= gone if self._in_git else frozenset()
         self._check_required(files)
-        return SelectedFiles(files, sorted(changed), survey_names(self.path, files, self._rules.packs))
+        return SelectedFiles(files, sorted(changed), warnings, found.committed)
 
-    def find_changed(self) -> list[str]:
-        """Return the `changed` of `select`; if git reports none and no setting adds files, the rules are not needed.
+    def find_changes(self) -> dict[str, str]:
+        """Return the paths, packed or deleted, that differ from the commit, each with the reason if it is not an edit.
 
         Raises:
-            LocalError: As in `select`.
+            LocalError: As in `select`, or a file cannot be read.
         """
-        roots = self.project.roots
-        if self._in_git and not (self._settings.include or self._settings.exclude):
-            with list_files(self.path, roots, only_changes=True) as listed:
-                if next(listed, None) is None:
-                    return []
-        return self.select().changed if self._in_git else []
+        selected = self.select()
+        reader = TreeReader(self.path, Discard(), selected.committed)
+        if selected.committed:
+            reader.read(selected.files)
+        return self.explain_changes(selected, reader.different)
+
+    def explain_changes(self, selected: SelectedFiles, different: Mapping[str, str]) -> dict[str, str]:
+        """Return what `find_changes` does, from what was noticed while the selected files were read."""
+        with SourceFolders(self.path) as folders:
+            edited = explain_changes(self.path, folders, different, selected.committed)
+        return dict(sorted({**dict.fromkeys(selected.changed, ""), **edited}.items()))
 
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.
@@ -146,50 +171,58 @@ class SourceTree:
     def _rules(self) -> PackingRules:
         return PackingRules(self.path, self.project, self._settings, self._ours)
 
-    def _sift(self, listed: Iterable[tuple[str, Status]], rules: PackingRules) -> tuple[list[str], set[str]]:
-        """Return the listed paths that are packed, sorted, and those that differ from the commit."""
+    def _sift(self, listed: Iterable[ListedFile], rules: PackingRules) -> _Sifted:
+        """Return the listed files that are packed, and which of them differ from the commit."""
         files: list[str] = []
+        committed: dict[str, str] = {}
         changed: set[str] = set()
-        deleted: set[str] = set()
-        for path, status in listed:
+        for path, status, entry in listed:
             if not rules.packs(path):
                 continue
             if status is Status.ABSENT:
                 raise LocalError(f"{path} is left out by the sparse checkout", "run `git sparse-checkout disable`")
-            if status is not Status.UNCHANGED:
-                changed.add(path)
-            if status is Status.DELETED:
-                deleted.add(path)
-            elif status is not Status.STAGED:
+            if status is not Status.STAGED:
                 files.append(path)
-        files.sort()  # nearly sorted already; a file that differs from the commit is listed more than once
+            if entry:
+                committed[path] = entry
+            elif self._in_git:
+                changed.add(path)
+        files.sort()  # nearly sorted already; a file in conflict, or that INCLUDE adds, is listed more than once
         environments = tuple(path.removesuffix(VENV_MARK) for path in files if path.endswith(f"/{VENV_MARK}"))
         kept = (path for path, _ in groupby(files))
-        if deleted or environments:
-            kept = (path for path in kept if path not in deleted and not path.startswith(environments))
-        return list(kept), {path for path in changed if not path.startswith(environments)}
+        if environments:
+            kept = (path for path in kept if not path.startswith(environments))
+            changed = {path for path in changed if not path.startswith(environments)}
+        for path in changed:
+            committed.pop(path, None)
+        return _Sifted(list(kept), changed, committed)
+
+    def _prunes(self, folder: str) -> bool:
+        return self._rules.prunes(folder)  # which are not read yet when git starts
 
     @contextmanager
-    def _list(self) -> Iterator[Iterator[tuple[str, Status]]]:
+    def _list(self) -> Iterator[Iterator[ListedFile]]:
         if not self._in_git:
             walked = walk_files(self.path, self.project.roots, self._rules.prunes)
-            yield chain(((path, Status.UNCHANGED) for path in walked), self._list_included())
+            yield chain((ListedFile(path, Status.CHANGED) for path in walked), self._list_included())
             return
-        with list_files(self.path, self.project.roots) as listed:
+        with list_files(self.path, self.project.roots, self._prunes) as listed:
             yield chain(listed, self._list_included())
 
-    def _list_included(self) -> Iterator[tuple[str, Status]]:
+    def _list_included(self) -> Iterator[ListedFile]:
         """Yield what INCLUDE adds, from anywhere below the source, even if git ignores it."""
         if not self._settings.include:
             return
-        statuses: dict[str, Status] = {}
+        known: dict[str, list[ListedFile]] = {}
         if self._in_git:
-            with list_files(self.path) as listed:
-                statuses = {path: status for path, status in listed if self._rules.includes(path)}
-        untracked = Status.CHANGED if self._in_git else Status.UNCHANGED
+            with list_files(self.path, (), self._rules.closes) as listed:
+                for file in listed:
+                    if self._rules.includes(file.path):
+                        known.setdefault(file.path, []).append(file)
+        yield from chain.from_iterable(known.values())
         for path in walk_files(self.path, os.listdir(self.path), self._rules.closes):
-            if self._rules.includes(path):
-                yield path, statuses.get(path, untracked)
+            if path not in known and self._rules.includes(path):
+                yield ListedFile(path, Status.CHANGED)
 
     def _check_required(self, files: Sequence[str]) -> None:
         packed = set(self.project.required).intersection(files)

@@ -15,12 +15,13 @@ from buildkit.task import Flag, Outcome, Run, Task
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from buildkit.archive.cache import CachedContext
     from buildkit.archive.stream import PackingOptions
     from buildkit.archive.writer import PackedArchive
     from buildkit.settings import Settings
+    from buildkit.source.fingerprint import StatFingerprint
     from buildkit.source.tree import SelectedFiles, SourceTree
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
@@ -30,7 +31,6 @@ _NO_TIME = 315532800
 # A file that changed less than this before it was read may change again within one tick of the file system's clock.
 _RACY_NS = 2_000_000_000
 _WARN_BYTES = 100_000_000
-_MAX_NAMED = 5
 
 
 class _Job(NamedTuple):
@@ -62,6 +62,8 @@ def pack_context(
     previous = load_cached(workspace)
     packed = _pack_until_stable(job, previous if use_cache else None)
     made_from = workspace.digests("version.json", "dockerfile.json", DOCKERFILE, INSTRUCTIONS, *PROGRAMS)
+    for warning in packed.warnings:
+        ui.warn(warning)
     context = replace(packed.context, made_from=made_from)
     if previous is None or packed is not previous or context != previous.context:
         workspace.save(context)
@@ -99,7 +101,7 @@ def _choose_options(version: Version, settings: Settings, ui: Ui) -> PackingOpti
         mtime=_NO_TIME if version.commit_time is None else version.commit_time,
         compressor=compressor,
         max_bytes=settings.max_context_bytes,
-        secret=key.reveal().encode("latin-1") if key and key.is_searchable else b"",
+        secrets=key.encoded_forms if key else (),
     )
 
 
@@ -109,13 +111,12 @@ def _pack_until_stable(job: _Job, previous: CachedContext | None) -> CachedConte
     warned: set[str] = set()
     while True:
         selected = job.tree.select()
-        _refuse_other_version(selected, job.version)
         for warning in selected.warnings:
             if warning not in warned:
                 job.ui.warn(warning)
         warned.update(selected.warnings)
         try:
-            return _pack(job, selected.files, previous)
+            return _pack(job, selected, previous)
         except FileChanged as error:
             if not retries[type(error)]:
                 raise
@@ -124,29 +125,35 @@ def _pack_until_stable(job: _Job, previous: CachedContext | None) -> CachedConte
             job.ui.warn(f"{error.message}; reading the tree again")
 
 
-def _refuse_other_version(selected: SelectedFiles, version: Version) -> None:
+def _refuse_other_version(job: _Job, selected: SelectedFiles, different: Mapping[str, str]) -> None:
     """Refuse to put a commit's name on something else, or to call a clean checkout changed."""
-    if version.sha is None or version.dirty is bool(selected.changed):
+    from buildkit.source.changes import name_changes
+
+    changes = job.tree.explain_changes(selected, different)
+    if job.version.sha is None or job.version.dirty is bool(changes):
         return
     message = "version.json says that files differ from the commit, but none does now"
-    if selected.changed:
-        named = ", ".join(selected.changed[:_MAX_NAMED]) + (" …" if len(selected.changed) > _MAX_NAMED else "")
-        message = f"version.json says that the checkout is clean, but {named} differs from the commit"
+    if changes:
+        message = f"version.json says that the checkout is clean, but {name_changes(changes)} differs from the commit"
     raise LocalError(message, f"run {run('version')} and {run('dockerfile')} again")
 
 
-def _pack(job: _Job, files: Sequence[str], previous: CachedContext | None) -> CachedContext:
+def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) -> CachedContext:
     """Return what was packed; the source part of the previous archive is copied if it is up to date."""
     from buildkit.archive.cache import CachedContext, make_generated_key, make_source_key, match_source
     from buildkit.archive.sizes import name_largest
     from buildkit.archive.writer import ArchiveWriter
 
-    name, source, options = job.version.archive, job.tree.path, job.options
+    name, source, files, options = job.version.archive, job.tree.path, selected.files, job.options
     generated_key = make_generated_key(job.generated)
-    fingerprint = None
+    fingerprint: StatFingerprint | None = None
+    different: dict[str, str] = {}
+    warnings: list[str] = []
     if previous:
         archive = job.workspace.path / previous.context.archive
-        fingerprint = match_source(previous, source, files, options, archive)
+        if fingerprint := match_source(previous, source, selected, options, archive):
+            different, warnings = previous.different, previous.warnings
+            _refuse_other_version(job, selected, different)
         if fingerprint and (previous.context.archive, previous.generated_key) == (name, generated_key):
             return previous
     started_ns = time.time_ns()
@@ -156,14 +163,15 @@ def _pack(job: _Job, files: Sequence[str], previous: CachedContext | None) -> Ca
             with os.fdopen(job.workspace.open(previous.context.archive), "rb") as earlier:
                 writer.copy_source(earlier, previous.source)
         else:
-            fingerprint = writer.pack_source(source, files)
+            fingerprint, different, warnings = writer.pack_source(source, files, selected.committed)
+            _refuse_other_version(job, selected, different)
         packed = writer.finish(job.generated)
     if packed.context_bytes > _WARN_BYTES:
         job.ui.warn(name_largest(files, fingerprint.sizes))
     racy = fingerprint.newest_ns > started_ns - _RACY_NS
-    source_key = None if racy else make_source_key(fingerprint, options, job.workspace.path / name)
+    source_key = None if racy else make_source_key(fingerprint, selected, options, job.workspace.path / name)
     context = _describe(job, packed, len(files) + len(job.generated))
-    return CachedContext(context, source_key, generated_key, packed.source)
+    return CachedContext(context, source_key, generated_key, packed.source, different, warnings)
 
 
 def _describe(job: _Job, packed: PackedArchive, files: int) -> BuildContext:

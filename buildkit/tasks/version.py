@@ -9,7 +9,7 @@ from buildkit.models import Version
 from buildkit.task import Outcome, Run, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from buildkit.settings import Settings
     from buildkit.source.tree import SourceTree
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from buildkit.workspace import Workspace
 
 _SHORT = 7
-_MAX_NAMED = 5
 
 
 def describe_version(workspace: Workspace, tree: SourceTree, settings: Settings, ui: Ui) -> Version:
@@ -27,7 +26,7 @@ def describe_version(workspace: Workspace, tree: SourceTree, settings: Settings,
         LocalError: A packed file differs from the commit, and ALLOW_DIRTY is false.
     """
     commit = tree.identify(ui.warn)
-    changed = tree.find_changed()
+    changed = tree.find_changes()
     if commit and changed:
         _report_dirty(changed, settings, ui)
     short_sha = commit.sha[:_SHORT] if commit else "unknown"
@@ -48,8 +47,10 @@ def describe_version(workspace: Workspace, tree: SourceTree, settings: Settings,
     return version
 
 
-def _report_dirty(changed: Sequence[str], settings: Settings, ui: Ui) -> None:
-    named = ", ".join(changed[:_MAX_NAMED]) + (" …" if len(changed) > _MAX_NAMED else "")
+def _report_dirty(changed: Mapping[str, str], settings: Settings, ui: Ui) -> None:
+    from buildkit.source.changes import name_changes
+
+    named = name_changes(changed)
     count = "1 file differs" if len(changed) == 1 else f"{len(changed)} files differ"
     message = f"{count} from the commit: {named}"
     if not settings.allow_dirty:

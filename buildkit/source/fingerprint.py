@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import stat
 import struct
 from array import array
 from typing import TYPE_CHECKING
+
+from buildkit.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,13 +60,41 @@ class StatFingerprint:
 
 
 def take_fingerprint(source: Path, files: Iterable[str]) -> StatFingerprint | None:
-    """Return the fingerprint that packing `files` would give now, without opening them; None if one is missing."""
+    """Return the fingerprint that reading `files` would give now, without opening them; None if one is missing.
+
+    Raises:
+        LocalError: A link leaves the tree, which may be because of a folder that is not packed.
+    """
     fingerprint = StatFingerprint()
-    prefix = f"{source}/"
+    root = os.path.realpath(source)
+    prefix = f"{root}/"
     try:
         for path in files:
             found = os.lstat(prefix + path)
-            fingerprint.add(path, found, os.readlink(prefix + path) if stat.S_ISLNK(found.st_mode) else "")
+            target = ""
+            if stat.S_ISLNK(found.st_mode):
+                target = os.readlink(prefix + path)
+                refuse_escape(root, path, target)
+            fingerprint.add(path, found, target)
     except OSError:
         return None
     return fingerprint
+
+
+def refuse_escape(root: str, path: str, target: str) -> None:
+    """Refuse a symbolic link that leads out of the tree.
+
+    Args:
+        root: The tree, resolved.
+
+    Raises:
+        LocalError: It does.
+    """
+    lexical = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    real = os.path.realpath(f"{root}/{path}")
+    inside = real == root or real.startswith(f"{root}/")
+    if posixpath.isabs(target) or lexical == ".." or lexical.startswith("../") or not inside:
+        raise LocalError(
+            f"the symbolic link {path} leaves the source tree: it points to {target}",
+            "make it relative and inside the tree, or leave it out with EXCLUDE",
+        )
