@@ -213,11 +213,18 @@ def _read_chunks(source: Path, arguments: Sequence[str], process: subprocess.Pop
         if used is None or used != before:
             asleep_since = now
         if now - asleep_since > _STUCK_S or now - silent_since > _SILENT_S:
-            raise LocalError(
-                f"git {arguments[0]} hangs in {source.name}",
-                f"run `git -C {source} status`; remove what is not a file from .gitignore and .git/info/exclude",
-            )
-    process.wait(_SILENT_S)
+            raise _describe_hang(source, arguments)
+    try:
+        process.wait(_SILENT_S)
+    except subprocess.TimeoutExpired as error:
+        raise _describe_hang(source, arguments) from error
+
+
+def _describe_hang(source: Path, arguments: Sequence[str]) -> LocalError:
+    return LocalError(
+        f"git {arguments[0]} hangs in {source.name}",
+        f"run `git -C {source} status`; remove what is not a file from .gitignore and .git/info/exclude",
+    )
 
 
 def _read_cpu_time(pid: int) -> tuple[bytes, ...] | None:
