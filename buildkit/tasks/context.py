@@ -145,6 +145,7 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
     from buildkit.archive.cache import CachedContext, make_generated_key, make_source_key, match_source
     from buildkit.archive.sizes import name_largest
     from buildkit.archive.writer import ArchiveWriter
+    from buildkit.source.fingerprint import keeps_times
 
     name, source, files, options = job.version.archive, job.tree.path, selected.files, job.options
     generated_key = make_generated_key(job.generated)
@@ -170,8 +171,8 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
         packed = writer.finish(job.generated)
     if packed.context_bytes > _WARN_BYTES:
         job.ui.warn(name_largest(files, fingerprint.sizes))
-    racy = fingerprint.newest_ns > started_ns - _RACY_NS
-    source_key = None if racy else make_source_key(fingerprint, selected, options, job.workspace.path / name)
+    is_proof = fingerprint.newest_ns <= started_ns - _RACY_NS and keeps_times(source)
+    source_key = make_source_key(fingerprint, selected, options, job.workspace.path / name) if is_proof else None
     context = _describe(job, packed, len(files) + len(job.generated))
     return CachedContext(context, source_key, generated_key, packed.source, different, warnings)
 
