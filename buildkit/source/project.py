@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import PurePosixPath
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from buildkit.errors import LocalError
 from buildkit.files import read_bounded
 from buildkit.models import Project
+from buildkit.source.folders import SourceFolders
+from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 _TOP_LEVEL_FILES = (
@@ -77,13 +80,16 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
             raise LocalError(f"PYINSTALLER_SPEC names {path!r}, which is missing", "set PYINSTALLER_SPEC to a file")
         return path
     found = [path.name for path in source.glob("*.spec")]
-    for root in roots:
-        for folder, folders, names in os.walk(source / root):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_SPECS_IN)
-            below = PurePosixPath(folder).relative_to(source.as_posix())
-            found += [(below / name).as_posix() for name in names if name.endswith(".spec")]
+    with suppress(LocalError):  # a folder that cannot be read
+        found += (path for path in walk_files(source, roots, _has_no_specs) if path.endswith(".spec"))
+    found = [PurePosixPath(path).as_posix() for path in found]
     preferred = [path for path in found if PurePosixPath(path).name == "agent-server.spec"]
     return min(preferred or found) if preferred or len(found) == 1 else None
+
+
+def _has_no_specs(folder: str) -> bool:
+    name = PurePosixPath(folder).name
+    return name.startswith(".") or name in _NO_SPECS_IN
 
 
 def _find_source_url(source: Path, settings: dict[str, Any], members: Iterable[str]) -> str | None:
@@ -107,7 +113,7 @@ def _load(source: Path, name: str) -> dict[str, Any]:
         raise LocalError(
             f"no pyproject.toml in the source directory {source}", "set SOURCE_DIR to the checkout of the agent server"
         ) from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LocalError(f"{name} cannot be read: {error}", f"correct {name}") from error
 
 
@@ -116,7 +122,7 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     excluded = [_inside(pattern, "tool.uv.workspace.exclude") for pattern in _strings(workspace, "exclude")]
     members = set()
     for pattern in (_inside(text, "tool.uv.workspace.members") for text in _strings(workspace, "members")):
-        found = {path.relative_to(source).as_posix() for path in _glob(source, pattern) if path.is_dir()}
+        found = set(_glob(source, pattern))
         if not found and not any(char in pattern for char in "*?["):
             raise LocalError(
                 f"the workspace member {pattern!r} is missing", "correct tool.uv.workspace in pyproject.toml"
@@ -128,15 +134,55 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     return {name for name in members if name != "." and (source / name / "pyproject.toml").is_file()}
 
 
-def _glob(source: Path, pattern: str) -> list[Path]:
-    if pattern == ".":  # allowed in a workspace, but not in `Path.glob`
-        return [source]
-    try:
-        return list(source.glob(pattern))
-    except ValueError as error:
+def _glob(source: Path, pattern: str) -> Iterator[str]:
+    """Yield the folders that a pattern matches, in one walk of the tree however many `**` it has.
+
+    Each folder is visited with the positions in the pattern at which the names so far may have arrived.
+    """
+    parts = pattern.split("/") if pattern != "." else []
+    if any("**" in part and part != "**" for part in parts):
         raise LocalError(
-            f"{pattern!r} is not a valid pattern: {error}", "correct tool.uv.workspace in pyproject.toml"
-        ) from error
+            f"{pattern!r} is not a valid pattern: `**` stands for whole names",
+            "correct tool.uv.workspace in pyproject.toml",
+        )
+    with SourceFolders(source) as folders:
+        waiting = [("", _skip_stars(parts, {0}))]
+        while waiting:
+            folder, positions = waiting.pop()
+            if len(parts) in positions:
+                yield folder or "."
+            if positions != {len(parts)}:
+                below = ((name, _advance(parts, positions, name)) for name in _list_folders(folders, folder))
+                waiting += [(f"{folder}/{name}".lstrip("/"), reached) for name, reached in below if reached]
+
+
+def _advance(parts: Sequence[str], positions: set[int], name: str) -> set[int]:
+    """Return the positions after one more name."""
+    reached = set()
+    for position in positions - {len(parts)}:
+        if parts[position] == "**":
+            reached.add(position)
+        elif fnmatchcase(name, parts[position]):
+            reached.add(position + 1)
+    return _skip_stars(parts, reached)
+
+
+def _skip_stars(parts: Sequence[str], positions: set[int]) -> set[int]:
+    """Return the positions with those after each `**`, which may stand for no name at all."""
+    for position in sorted(positions):
+        for after in range(position, len(parts)):
+            if parts[after] != "**":
+                break
+            positions = positions | {after + 1}
+    return positions
+
+
+def _list_folders(folders: SourceFolders, folder: str) -> list[str]:
+    try:
+        with os.scandir(folders.enter(folder)) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []  # it cannot be read, or is gone
 
 
 def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:

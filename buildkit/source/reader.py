@@ -83,7 +83,7 @@ class TreeReader:
     def _read_path(self, path: str, folders: SourceFolders) -> None:
         folder, _, name = path.rpartition("/")
         try:
-            at = self._enter(folder, folders)
+            at = folders.enter(folder) if folder == self._folder else self._enter(folder, folders)
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode):
                 self._read_file(path, name, found, at)
@@ -101,12 +101,11 @@ class TreeReader:
             at = folders.enter(folder)
         except NotADirectoryError as error:
             raise FileVanished(f"{folder} is no longer a folder", _AGAIN) from error
-        if folder != self._folder:
-            for place in accumulate(folder.split("/"), "{}/{}".format) if folder else ():
-                if place not in self._known_folders:
-                    self._known_folders.add(place)
-                    self._sink.add_folder(place)
-            self._folder = folder
+        for place in accumulate(folder.split("/"), "{}/{}".format) if folder else ():
+            if place not in self._known_folders:
+                self._known_folders.add(place)
+                self._sink.add_folder(place)
+        self._folder = folder
         return at
 
     def _read_file(self, path: str, name: str, found: os.stat_result, folder: int) -> None:

@@ -132,22 +132,29 @@ class SourceTree:
         self._check_required(files)
         return SelectedFiles(files, sorted(changed), warnings, found.committed)
 
-    def find_changes(self) -> dict[str, str]:
+    def find_changes(self, recall: Callable[[SelectedFiles], dict[str, str] | None] = lambda _: None) -> dict[str, str]:
         """Return the paths, packed or deleted, that differ from the commit, each with the reason if it is not an edit.
+
+        Args:
+            recall: Returns what differs from `committed` if that is known; otherwise the files are read.
 
         Raises:
             LocalError: As in `select`, or a file cannot be read.
         """
         selected = self.select()
-        reader = TreeReader(self.path, Discard(), selected.committed)
-        if selected.committed:
+        different = recall(selected) if selected.committed else {}
+        if different is None:
+            reader = TreeReader(self.path, Discard(), selected.committed)
             reader.read(selected.files)
-        return self.explain_changes(selected, reader.different)
+            different = reader.different
+        return self.explain_changes(selected, different)
 
     def explain_changes(self, selected: SelectedFiles, different: Mapping[str, str]) -> dict[str, str]:
         """Return what `find_changes` does, from what was noticed while the selected files were read."""
-        with SourceFolders(self.path) as folders:
-            edited = explain_changes(self.path, folders, different, selected.committed)
+        edited: dict[str, str] = {}
+        if different:
+            with SourceFolders(self.path) as folders:
+                edited = explain_changes(self.path, folders, different, selected.committed)
         return dict(sorted({**dict.fromkeys(selected.changed, ""), **edited}.items()))
 
     def explain(self, path: str) -> Verdict:
