@@ -110,6 +110,10 @@ class Running:
         """Return what stderr holds so far."""
         return os.pread(self._streams[1].fileno(), 1 << 20, 0).decode()
 
+    def read_out(self) -> str:
+        """Return what stdout holds so far."""
+        return os.pread(self._streams[0].fileno(), 1 << 20, 0).decode()
+
     def wait_for(self, text: str) -> None:
         """Wait until stderr holds the text."""
         deadline = time.monotonic() + HANG_S
