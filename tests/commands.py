@@ -121,10 +121,10 @@ class Running:
             assert time.monotonic() < deadline, f"{text!r} never appeared: {self.read_err()}"
             time.sleep(0.005)
 
-    def wait(self) -> Ended:
+    def wait(self, hang_s: float = HANG_S) -> Ended:
         """Wait for the end of the run, check what no run may do, and return it."""
         try:
-            code = self.process.wait(HANG_S)
+            code = self.process.wait(hang_s)
         except TimeoutError:
             self.signal(signal.SIGKILL)
             raise AssertionError(f"{self.arguments} hangs; so far: {self.read_err()}") from None
