@@ -85,6 +85,7 @@ class Ui:
             append_regular(self._github_output, text.encode("utf-8", "surrogateescape"))
         except OSError as error:
             self.warn(f"GITHUB_OUTPUT cannot be written: {error.strerror}")
+            self._github_output = ""  # one warning is enough
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:

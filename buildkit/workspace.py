@@ -141,7 +141,7 @@ class Workspace(Folder):
 
         Raises:
             SettingError: As in `check`.
-            LocalError: As in `locked`, or it cannot be created.
+            LocalError: As in `locked`, or it cannot be created, or one of our files in it is not a regular file.
         """
         self.check(*protected)
         with self.locked():
@@ -149,9 +149,22 @@ class Workspace(Folder):
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise LocalError(f"cannot create {self.name}: {error.strerror}", "set another OUTPUT_DIR") from error
+            self._check_files()
             if not os.listdir(self.path):
                 self.write(MARKER, _SIGNATURE + b"*\n")
             yield
+
+    def _check_files(self) -> None:
+        """Refuse a link, a FIFO, a device or a folder with the name of one of our files: we never write any of these.
+
+        Raises:
+            LocalError: There is one; it is named.
+        """
+        for name in self._list_ours():
+            if not stat.S_ISREG((self.path / name).lstat().st_mode):
+                raise LocalError(
+                    f"{self.show(name)} is not a regular file", "remove it, then run the same command again"
+                )
 
     def save(self, result: StepResult) -> None:
         """Write `<step>.json`, whole or not at all.

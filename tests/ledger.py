@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-ROWS = 60
+ROWS = 81
 _LARGEST = {"slowest_signal_s", "overrun_s"}
 _PAIRS = {"refused", "accepted"}
 _ROW = re.compile(r"test_(\d{1,2})_")

@@ -140,7 +140,8 @@ class HttpClient:
     def _send(self, pool: httpcore.ConnectionPool, request: Request) -> AbstractContextManager[httpcore.Response]:
         limits = self._network.limits
         query = f"?{urlencode(request.parameters)}" if request.parameters else ""
-        headers = [("Host", urlsplit(request.url).netloc), *self._headers.items(), *request.headers.items()]
+        texts = {"Host": urlsplit(request.url).netloc, **self._headers, **request.headers}
+        headers = [(name.encode("ascii"), text.encode("latin-1")) for name, text in texts.items()]
         timeouts = {"connect": limits.connect_s, "write": limits.stall_s, "read": request.response_s}
         return pool.stream(
             "GET" if request.body is None else "POST",

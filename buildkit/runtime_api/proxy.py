@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -52,8 +53,8 @@ def _is_loopback(host: str) -> bool:
     address = _parse_address(host)
     if address is None:
         return host == "localhost" or host.endswith(".localhost")
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified  # 0.0.0.0 connects to this machine too
 
 
 def _matches(entry: str, host: str, port: int | None) -> bool:
@@ -76,4 +77,8 @@ def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
     try:
         return ipaddress.ip_address(host)
     except ValueError:
+        pass
+    try:  # `127.1`, `0x7f.1` and `2130706433` are addresses as well, to whatever connects
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
         return None

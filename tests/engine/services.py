@@ -58,7 +58,7 @@ def require(*programs: str) -> None:
     """Skip the test, naming the reason, where the machine cannot run it; in CI that is a failure."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        refuse(f"{', '.join(missing)} not installed; `bash tests/engine/install.sh` brings what is needed")
+        refuse(f"{', '.join(missing)} not installed; `bash tests/install.sh` brings what is needed")
     if os.geteuid():
         refuse("an engine of the tests' own needs root")
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Brings what the engine tests need onto a Debian machine; running it again changes nothing.
+# Installs what the tests with real engines and middleboxes need on a Debian machine; running it again changes nothing.
 set -eu
 
-packages="buildah busybox-static debootstrap docker-registry docker.io podman"
+packages="buildah busybox-static debootstrap docker-registry docker.io haproxy nginx-light podman tinyproxy"
 
 # shellcheck disable=SC2086 # a list of names
 if dpkg-query --show --showformat='${Status}\n' $packages 2>/dev/null | grep -c '^install ok installed$' |
@@ -10,7 +10,7 @@ if dpkg-query --show --showformat='${Status}\n' $packages 2>/dev/null | grep -c 
     exit 0
 fi
 
-# No service of a package is started: the tests start an engine and a registry of their own.
+# No service of a package is started: the tests start their own.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
