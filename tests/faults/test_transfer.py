@@ -134,6 +134,7 @@ def test_77_slow_steady_uplink_is_never_a_stall(command: Command, server: Runtim
     assert len(server.builds) == 1
 
 
+@pytest.mark.slow
 def test_77_only_time_without_progress_counts(runtime_api: RuntimeApiServer, tmp_path: Path) -> None:
     """The same, with a limit of one second: none of it passes without progress."""
     archive = tmp_path / "archive.tar.gz"
