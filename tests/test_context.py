@@ -21,7 +21,7 @@ from buildkit.errors import FileChanged, LocalError
 from buildkit.models import BuildContext, Dockerfile, Version
 from buildkit.secret import ApiKey
 from buildkit.settings import CiEnvironment, Settings
-from buildkit.source.git import Commit
+from buildkit.source.checkout import Commit
 from buildkit.source.tree import SelectedFiles, SourceTree
 from buildkit.tasks.context import pack_context
 from buildkit.ui import Ui

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.source.git import read_head, run_git, split_entries, stream_git
+from buildkit.source.checkout import read_head
+from buildkit.source.git import run_git, split_entries, stream_git
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from contextlib import suppress
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from buildkit.errors import LocalError
 from buildkit.files import read_bounded
 from buildkit.models import Project
-from buildkit.source.folders import SourceFolders
+from buildkit.source.members import find_folders
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
 _TOP_LEVEL_FILES = (
@@ -122,7 +121,7 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     excluded = [_inside(pattern, "tool.uv.workspace.exclude") for pattern in _strings(workspace, "exclude")]
     members = set()
     for pattern in (_inside(text, "tool.uv.workspace.members") for text in _strings(workspace, "members")):
-        found = set(_glob(source, pattern))
+        found = set(find_folders(source, pattern))
         if not found and not any(char in pattern for char in "*?["):
             raise LocalError(
                 f"the workspace member {pattern!r} is missing", "correct tool.uv.workspace in pyproject.toml"
@@ -132,57 +131,6 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
         if not (source / name / "pyproject.toml").is_file() and not PurePosixPath(name).name.startswith("."):
             raise LocalError(f"the workspace member {name!r} has no pyproject.toml", f"add {name}/pyproject.toml")
     return {name for name in members if name != "." and (source / name / "pyproject.toml").is_file()}
-
-
-def _glob(source: Path, pattern: str) -> Iterator[str]:
-    """Yield the folders that a pattern matches, in one walk of the tree however many `**` it has.
-
-    Each folder is visited with the positions in the pattern at which the names so far may have arrived.
-    """
-    parts = pattern.split("/") if pattern != "." else []
-    if any("**" in part and part != "**" for part in parts):
-        raise LocalError(
-            f"{pattern!r} is not a valid pattern: `**` stands for whole names",
-            "correct tool.uv.workspace in pyproject.toml",
-        )
-    with SourceFolders(source) as folders:
-        waiting = [("", _skip_stars(parts, {0}))]
-        while waiting:
-            folder, positions = waiting.pop()
-            if len(parts) in positions:
-                yield folder or "."
-            if positions != {len(parts)}:
-                below = ((name, _advance(parts, positions, name)) for name in _list_folders(folders, folder))
-                waiting += [(f"{folder}/{name}".lstrip("/"), reached) for name, reached in below if reached]
-
-
-def _advance(parts: Sequence[str], positions: set[int], name: str) -> set[int]:
-    """Return the positions after one more name."""
-    reached = set()
-    for position in positions - {len(parts)}:
-        if parts[position] == "**":
-            reached.add(position)
-        elif fnmatchcase(name, parts[position]):
-            reached.add(position + 1)
-    return _skip_stars(parts, reached)
-
-
-def _skip_stars(parts: Sequence[str], positions: set[int]) -> set[int]:
-    """Return the positions with those after each `**`, which may stand for no name at all."""
-    for position in sorted(positions):
-        for after in range(position, len(parts)):
-            if parts[after] != "**":
-                break
-            positions = positions | {after + 1}
-    return positions
-
-
-def _list_folders(folders: SourceFolders, folder: str) -> list[str]:
-    try:
-        with os.scandir(folders.enter(folder)) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []  # it cannot be read, or is gone
 
 
 def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ _MAX_NAMED = 10
 _BECAME_SPECIAL = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
 _AGAIN = f"run {run('context')} again"
 _FILE, _EXECUTABLE, _LINK = "100644", "100755", "120000"
-_SHA1_DIGITS = 40
+_SHA1_ENTRY = len("100644 ") + 40
 _BUFFER_BYTES = 1 << 18
 
 
@@ -171,8 +171,10 @@ class Discard:
 
 def start_blob(committed: str, size: int) -> hashlib._Hash:
     """Return the digest of a blob of `size` bytes, of the kind that the committed ID is."""
-    kind = hashlib.sha1 if len(committed) == len(_FILE) + 1 + _SHA1_DIGITS else hashlib.sha256
-    return kind(b"blob %d\0" % size, usedforsecurity=False)
+    head = b"blob %d\0" % size
+    if len(committed) == _SHA1_ENTRY:
+        return hashlib.sha1(head, usedforsecurity=False)
+    return hashlib.sha256(head, usedforsecurity=False)
 
 
 def _is_changed(before: os.stat_result, after: os.stat_result) -> bool:
