@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from buildkit.archive.writer import PackedArchive
     from buildkit.settings import Settings
     from buildkit.source.fingerprint import StatFingerprint
-    from buildkit.source.tree import SelectedFiles, SourceTree
+    from buildkit.source.selection import SelectedFiles
+    from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
