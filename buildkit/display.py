@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import cache
 
 # Cc: ESC, CR, BEL, C1 controls. Cf: bidirectional overrides, zero-width. Cs: names that are not UTF-8.
 # Zl, Zp: line breaks that only some programs see.
@@ -20,9 +21,7 @@ def escape_controls(text: str, *, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        char if char in keep or unicodedata.category(char) not in _UNSAFE_CATEGORIES else _escape(char) for char in text
-    )
+    return text.translate(_make_escapes(keep))
 
 
 def format_size(size_bytes: int) -> str:
@@ -33,6 +32,20 @@ def format_size(size_bytes: int) -> str:
             return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+class _Escapes(dict[int, str]):
+    """What stands for each character, determined when the character first occurs."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = _escape(char) if unicodedata.category(char) in _UNSAFE_CATEGORIES else char
+        return self[code]
+
+
+@cache
+def _make_escapes(keep: str) -> _Escapes:
+    return _Escapes({ord(char): char for char in keep})
 
 
 def _escape(char: str) -> str:

@@ -51,26 +51,29 @@ class ApiKey:
         wide = [self._value.encode(f"utf-16-{order}", "surrogatepass") for order in ("le", "be")]
         if self._value.isascii():
             wide = [wide[0][:-1]]  # which both byte orders contain
-        if all(ord(char) <= _LAST_LATIN for char in self._value):
-            wide.append(self._value.encode("latin-1"))  # as in an HTTP header
-        forms = dict.fromkeys([self._raw, *(form.encode("ascii") for form in self._escaped), *wide])
+        forms = dict.fromkeys([*self._raws, *(form.encode("ascii") for form in self._escaped), *wide])
         return tuple(form for form in forms if not any(other != form and other in form for other in forms))
 
-    @property
-    def _raw(self) -> bytes:
-        return self._value.encode("utf-8", "surrogateescape")
+    @cached_property
+    def _raws(self) -> tuple[bytes, ...]:
+        """The key in UTF-8 and, as in an HTTP header, in latin-1: the same bytes unless it has other than ASCII."""
+        raws = [self._value.encode("utf-8", "surrogateescape")]
+        if all(ord(char) <= _LAST_LATIN for char in self._value):
+            raws.append(self._value.encode("latin-1"))
+        return tuple(dict.fromkeys(raws))
 
     @cached_property
     def _escaped(self) -> list[str]:
         """The key as base64, hex, URL-encoded and as JSON escapes it; not the key itself."""
-        quoted = {urllib.parse.quote(self._raw, safe=safe) for safe in ("", "/")} | {urllib.parse.quote_plus(self._raw)}
+        quoted = [urllib.parse.quote(raw, safe=safe) for raw in self._raws for safe in ("", "/")]
+        quoted += [urllib.parse.quote_plus(raw) for raw in self._raws]
         units = self._value.encode("utf-16-be", "surrogatepass").hex()
         numbers = [units[start : start + 4] for start in range(0, len(units), 4)]
         in_json = json.dumps(self._value)[1:-1]
         forms = [
-            *_encode_inside(self._raw),
+            *(form for raw in self._raws for form in _encode_inside(raw)),
             *(text for form in quoted for text in (form, re.sub("%..", lambda code: code[0].lower(), form))),
-            *(case(self._raw.hex()) for case in (str.lower, str.upper)),
+            *(case(raw.hex()) for raw in self._raws for case in (str.lower, str.upper)),
             *("".join(f"\\u{case(number)}" for number in numbers) for case in (str.lower, str.upper)),
             in_json,
             re.sub(r"(?<=\\u)[0-9a-f]{4}", lambda code: code[0].upper(), in_json),
@@ -79,9 +82,8 @@ class ApiKey:
 
     @cached_property
     def _echoes(self) -> re.Pattern[str]:
-        whole = [
-            encode(self._raw).decode("ascii").rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)
-        ]
+        encoders = (base64.b64encode, base64.urlsafe_b64encode)
+        whole = [encode(raw).decode("ascii").rstrip("=") for raw in self._raws for encode in encoders]
         forms = [rf"{re.escape(form)}=*" for form in whole]
         # `%2f` and `%2F` are the same byte, and so are the digits of hex.
         forms += [rf"{re.escape(form)}=*" if form.isalnum() else f"(?i:{re.escape(form)})" for form in self._escaped]

@@ -110,6 +110,10 @@ class Running:
         """Return what stderr holds so far."""
         return os.pread(self._streams[1].fileno(), 1 << 20, 0).decode()
 
+    def read_out(self) -> str:
+        """Return what stdout holds so far."""
+        return os.pread(self._streams[0].fileno(), 1 << 20, 0).decode()
+
     def wait_for(self, text: str) -> None:
         """Wait until stderr holds the text."""
         deadline = time.monotonic() + HANG_S
@@ -117,10 +121,10 @@ class Running:
             assert time.monotonic() < deadline, f"{text!r} never appeared: {self.read_err()}"
             time.sleep(0.005)
 
-    def wait(self) -> Ended:
+    def wait(self, hang_s: float = HANG_S) -> Ended:
         """Wait for the end of the run, check what no run may do, and return it."""
         try:
-            code = self.process.wait(HANG_S)
+            code = self.process.wait(hang_s)
         except TimeoutError:
             self.signal(signal.SIGKILL)
             raise AssertionError(f"{self.arguments} hangs; so far: {self.read_err()}") from None

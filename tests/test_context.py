@@ -21,7 +21,7 @@ from buildkit.errors import FileChanged, LocalError
 from buildkit.models import BuildContext, Dockerfile, Version
 from buildkit.secret import ApiKey
 from buildkit.settings import CiEnvironment, Settings
-from buildkit.source.git import Commit
+from buildkit.source.checkout import Commit
 from buildkit.source.tree import SelectedFiles, SourceTree
 from buildkit.tasks.context import pack_context
 from buildkit.ui import Ui
@@ -500,3 +500,17 @@ def test_an_edit_after_version_stops_context(command: Command) -> None:
     command.run("context").succeed()
     commit_all(command.checkout)
     command.run("context").fail(3, "runtime-build version")
+
+
+def test_a_link_that_has_come_to_lead_outside_is_refused_from_the_cache_too(settled: Packing) -> None:
+    (settled.source / "way").mkdir()
+    (settled.source / "pkg" / "through").symlink_to("../way/x")
+    time.sleep(2.05)
+    selected = SelectedFiles(["pkg/m.py", "pkg/through"], [], [])
+    settled.pack(selected)
+    assert settled.pack(selected)
+    (settled.source / "way").rmdir()
+    (settled.source / "way").symlink_to(settled.source.parent)
+    for use_cache in (True, False):
+        with pytest.raises(LocalError, match="leaves the source tree"):
+            settled.pack(selected, use_cache=use_cache)

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import LocalError
-from buildkit.source.git import (
-    Commit,
-    IgnoredBy,
-    explain_ignored,
-    find_checkout,
-    find_commit,
-    is_checkout,
-    read_head,
-    run_git,
-    stream_git,
-)
+from buildkit.source.checkout import Commit, IgnoredBy, explain_ignored, find_commit, is_checkout, read_head
+from buildkit.source.git import find_checkout, run_git, stream_git
 from tests.checkouts import COMMIT_TIME, commit_all
 from tests.checkouts import run_git as git
 

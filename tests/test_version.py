@@ -21,7 +21,7 @@ from tests.checkouts import COMMIT_TIME, commit_all, run_git
 
 if TYPE_CHECKING:
     from buildkit.models import Version
-    from buildkit.source.git import Commit
+    from buildkit.source.checkout import Commit
     from tests.commands import Command
 
 OTHER = "0123456789" * 4

@@ -29,6 +29,7 @@ class CachedContext(NamedTuple):
     Attributes:
         source_key: Digest of the stat data of the source's files, the options and the archive; None if a file changed
             so shortly before it was read that its stat data cannot tell.
+        files_key: As `source_key`, without the options and the archive.
         generated_key: Digest of the generated files.
         source: The part of the archive that `source_key` is about.
         different: Mode and ID of each file that was not as it was committed, by path.
@@ -37,6 +38,7 @@ class CachedContext(NamedTuple):
 
     context: BuildContext
     source_key: str | None
+    files_key: str | None
     generated_key: str
     source: SourcePart
     different: dict[str, str]
@@ -54,7 +56,8 @@ def load_cached(workspace: Workspace) -> CachedContext | None:
         source = SourcePart(int(archive_bytes), int(context_bytes))
         different = {str(path): str(found) for path, found in record["different"].items()}
         warnings = [str(warning) for warning in record["warnings"]]
-        return CachedContext(context, record["source_key"], str(record["generated_key"]), source, different, warnings)
+        keys = record["source_key"], record["files_key"], str(record["generated_key"])
+        return CachedContext(context, *keys, source, different, warnings)
     except (LocalError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -69,27 +72,22 @@ def save_cached(workspace: Workspace, cached: CachedContext) -> None:
     workspace.write(STAT_CACHE, json.dumps(record).encode("ascii"))
 
 
-def make_source_key(
-    fingerprint: StatFingerprint, selected: SelectedFiles, options: PackingOptions, archive: Path
-) -> str | None:
-    """Return the digest of the source's files, what they are compared with, the options and the archive as they are.
+def make_files_key(fingerprint: StatFingerprint, selected: SelectedFiles) -> str:
+    """Return the digest of the source's files and of what they are compared with."""
+    committed = "\0".join(selected.committed.get(path, "") for path in selected.files)
+    return hashlib.sha256(f"{fingerprint.hexdigest()}\0{committed}".encode("ascii")).hexdigest()
 
-    None if there is no archive.
-    """
+
+def make_source_key(files_key: str, options: PackingOptions, archive: Path) -> str | None:
+    """Return the digest of the source's files, the options and the archive as they are now; None without archive."""
     try:
         found = os.lstat(archive)
     except OSError:
         return None
-    committed = os.fsencode("\0".join(selected.committed.get(path, "") for path in selected.files))
     parts = [
-        fingerprint.hexdigest(),
-        hashlib.sha256(committed).hexdigest(),
-        [
-            options.mtime,
-            options.compressor.describe(),
-            hashlib.sha256(b"\0".join(options.secrets)).hexdigest(),
-            options.max_bytes,
-        ],
+        files_key,
+        hashlib.sha256(b"\0".join(options.secrets)).hexdigest(),
+        [options.mtime, options.compressor.describe(), options.max_bytes],
         [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode],
     ]
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
@@ -112,6 +110,18 @@ def match_source(
     if cached.source_key is None:
         return None
     fingerprint = take_fingerprint(source, selected.files)
-    if fingerprint is None or make_source_key(fingerprint, selected, options, archive) != cached.source_key:
+    if fingerprint is None:
         return None
-    return fingerprint
+    key = make_source_key(make_files_key(fingerprint, selected), options, archive)
+    return fingerprint if key == cached.source_key else None
+
+
+def recall_different(workspace: Workspace, source: Path, selected: SelectedFiles) -> dict[str, str] | None:
+    """Return which files were not as they were committed when they were last packed, if none has changed since."""
+    cached = load_cached(workspace)
+    if cached is None or cached.files_key is None:
+        return None
+    fingerprint = take_fingerprint(source, selected.files)
+    if fingerprint is None or make_files_key(fingerprint, selected) != cached.files_key:
+        return None
+    return cached.different

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
 MAX_LINE_CHARS = 1_000_000
-TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 10.0
+# A command ends within 10 s of the final status; what has arrived must still be shown in that time.
+TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 8.0
 
 # Colours, cursor movements and window titles (ECMA-48): a log is full of them, and escaped they would hide the words.
 _TERMINAL_SEQUENCE = re.compile(

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import re
 import stat
 import struct
 from array import array
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 _BATCH = 256
+_TIMED_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "overlay"})
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _PACK = struct.Struct("<qqqQI").pack
 
 
@@ -79,6 +82,24 @@ def take_fingerprint(source: Path, files: Iterable[str]) -> StatFingerprint | No
     except OSError:
         return None
     return fingerprint
+
+
+def keeps_times(folder: Path) -> bool:
+    """Return whether the file system of a folder gives each changed file another time, so that times prove something.
+
+    tmpfs, for one, does not if the file is changed through a memory mapping; network file systems may lag behind.
+    """
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return True  # not Linux
+    real = os.path.realpath(folder)
+    kind, longest = "", -1
+    for line in lines:
+        point = _OCTAL.sub(lambda code: chr(int(code[1], 8)), line.split()[4])
+        if len(point) >= longest and (real == point or real.startswith(point.rstrip("/") + "/")):
+            kind, longest = line.partition(" - ")[2].split()[0], len(point)
+    return kind in _TIMED_FILE_SYSTEMS
 
 
 def refuse_escape(root: str, path: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""What git knows about a source tree: its commit, and which rule ignores a path; and how git is run."""
+"""How git is run: without programs of the repository's choice, and never for longer than it has something to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
@@ -38,92 +37,12 @@ _TICK_MS = 500
 _STUCK_S = 5.0  # asleep without a word, as before a FIFO
 _SILENT_S = 120.0  # busy without a word
 _CHUNK_BYTES = 1 << 16
-_LOG_FORMAT = ("--no-show-signature", "--format=%H %ct")
 _UNREADABLE = re.compile(rb"warning: could not open directory '(.*)': (.*)")
-
-
-class IgnoredBy(NamedTuple):
-    """The rule by which git ignores a path."""
-
-    file: str
-    line: int
-    pattern: str
-
-
-class Commit(NamedTuple):
-    """A commit: 40 (or 64) hexadecimal digits, and its committer time in seconds since the epoch, if it is known."""
-
-    sha: str
-    time: int | None
 
 
 def find_checkout(source: Path) -> Path | None:
     """Return the top of the checkout that contains `source`, found by its `.git`, without running git."""
     return next((folder for folder in (source, *source.parents) if (folder / ".git").exists()), None)
-
-
-def is_checkout(source: Path) -> bool:
-    """Return whether `source` belongs to a checkout, and not only to a folder that the checkout ignores.
-
-    Raises:
-        LocalError: git is missing or refuses the repository.
-    """
-    top = find_checkout(source)
-    return top == source or (
-        top is not None and run_git(source, ["check-ignore", "-q", "."], ok=(0, 1)).returncode == 1
-    )
-
-
-def read_head(source: Path) -> Commit | None:
-    """Return the commit that is checked out, or None if the checkout has no commit yet.
-
-    Raises:
-        LocalError: git is missing or refuses the repository, or the commit cannot be read.
-    """
-    arguments = ["log", "-1", *_LOG_FORMAT]
-    done = run_git(source, arguments, ok=(0, 128))
-    if done.returncode:
-        if b"does not have any commits yet" in done.stderr:
-            return None
-        _check(source, arguments, done.returncode, done.stderr)
-    return _parse_commit(done.stdout)
-
-
-def find_commit(source: Path, revision: str) -> Commit | None:
-    """Return the commit that `revision` names, or None if the checkout has no such commit.
-
-    Raises:
-        LocalError: git is missing or refuses the repository.
-    """
-    done = run_git(source, ["log", "-1", *_LOG_FORMAT, "--end-of-options", revision, "--"], ok=(0, 128))
-    return None if done.returncode else _parse_commit(done.stdout)
-
-
-def _parse_commit(output: bytes) -> Commit:
-    sha, _, moment = output.decode("ascii").strip().partition(" ")
-    if not re.fullmatch("[0-9]{1,10}", moment):
-        raise LocalError(
-            f"commit {sha} has the committer time {moment[:40] or 'none'}, which an archive cannot have",
-            "commit again with a correct clock",
-        )
-    return Commit(sha, int(moment))
-
-
-def explain_ignored(source: Path, path: str) -> IgnoredBy | None:
-    """Return the rule by which git ignores `path`, or None if it does not.
-
-    A repository inside the tree has rules of its own; the one around it may ignore all of it.
-    """
-    nested = next((str(folder) for folder in reversed(PurePosixPath(path).parents) if _is_nested(source, folder)), None)
-    done = run_git(source, ["check-ignore", "-v", "-z", "--stdin"], ok=(0, 1), stdin=os.fsencode(f"./{nested or path}"))
-    if not done.returncode:
-        file, line, pattern, _ = split_entries(done.stdout)
-        return IgnoredBy(file, int(line), pattern)
-    return explain_ignored(source / nested, path.removeprefix(f"{nested}/")) if nested else None
-
-
-def _is_nested(source: Path, folder: PurePosixPath) -> bool:
-    return folder.name != "" and (source / folder / ".git").exists()
 
 
 def run_git(
@@ -138,7 +57,7 @@ def run_git(
         stdout = b"".join(_read_chunks(source, arguments, process))
         errors.seek(0)
         stderr = errors.read()
-    _check(source, arguments, process.returncode, stderr, ok)
+    check_done(source, arguments, process.returncode, stderr, ok)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
@@ -177,7 +96,7 @@ def _read_entries(
             yield from os.fsdecode(whole).split("\0")
     report.errors.seek(0)
     stderr = report.errors.read()
-    _check(source, arguments, process.returncode, stderr)
+    check_done(source, arguments, process.returncode, stderr)
     found = [os.fsdecode(name).rstrip("/") for name, _ in _UNREADABLE.findall(stderr)]
     unreadable = [
         name for name in (os.path.relpath(name, _find_prefix(source)) for name in found) if not report.prunes(name)
@@ -213,11 +132,18 @@ def _read_chunks(source: Path, arguments: Sequence[str], process: subprocess.Pop
         if used is None or used != before:
             asleep_since = now
         if now - asleep_since > _STUCK_S or now - silent_since > _SILENT_S:
-            raise LocalError(
-                f"git {arguments[0]} hangs in {source.name}",
-                f"run `git -C {source} status`; remove what is not a file from .gitignore and .git/info/exclude",
-            )
-    process.wait(_SILENT_S)
+            raise _describe_hang(source, arguments)
+    try:
+        process.wait(_SILENT_S)
+    except subprocess.TimeoutExpired as error:
+        raise _describe_hang(source, arguments) from error
+
+
+def _describe_hang(source: Path, arguments: Sequence[str]) -> LocalError:
+    return LocalError(
+        f"git {arguments[0]} hangs in {source.name}",
+        f"run `git -C {source} status`; remove what is not a file from .gitignore and .git/info/exclude",
+    )
 
 
 def _read_cpu_time(pid: int) -> tuple[bytes, ...] | None:
@@ -263,7 +189,8 @@ def _start(source: Path, arguments: Sequence[str], stdin: IO[bytes], stderr: IO[
         ) from error
 
 
-def _check(source: Path, arguments: Sequence[str], code: int, stderr: bytes, ok: Sequence[int] = (0,)) -> None:
+def check_done(source: Path, arguments: Sequence[str], code: int, stderr: bytes, ok: Sequence[int] = (0,)) -> None:
+    """Raise LocalError if git refused the repository, or ended with a code that is not in `ok`."""
     if b"dubious ownership" in stderr or b"unsafe repository" in stderr:
         top = find_checkout(source) or source
         raise LocalError(

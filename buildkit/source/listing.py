@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.source.git import read_head, run_git, split_entries, stream_git
+from buildkit.source.checkout import read_head
+from buildkit.source.git import run_git, split_entries, stream_git
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,14 +64,19 @@ def _follow(
 ) -> Iterator[ListedFile]:
     """Yield the files of `list_files`, from what git lists in the repository itself."""
     nested: dict[str, str] = {}
+    tracked = Status.TRACKED
     for entry in entries:
+        head, _, path = entry.partition("\t")
+        if head.startswith("H 100") and head.endswith(" 0"):  # nearly all of them
+            yield ListedFile(path, tracked, head[2:-2])
+            continue
         file = _parse_entry(entry)
         if file.path.endswith("/"):
             nested.setdefault(file.path[:-1], "")
         elif file.committed.startswith(_SUBMODULE):
             nested[file.path] = file.committed.removeprefix(_SUBMODULE)
         elif file.status is Status.ABSENT and os.path.lexists(source / file.path):
-            yield file._replace(status=Status.TRACKED)
+            yield file._replace(status=tracked)
         else:
             yield file
     for path in _list_staged(source, roots):

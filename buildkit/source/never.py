@@ -89,7 +89,7 @@ _FILES = (
 _TEMPLATES = frozenset({"example", "sample", "template", "dist"})
 _PUBLIC_KEY = ".pub"
 _BACKUPS = ("~", ".bak", ".backup", ".old", ".orig", ".save")
-_MAYBE_PRIVATE_KEY = (".pem", ".key")
+_MAYBE_PRIVATE_KEY = frozenset({".pem", ".key"})
 
 
 def find_never_folder(path: str) -> NeverPacked | None:
@@ -99,16 +99,20 @@ def find_never_folder(path: str) -> NeverPacked | None:
 
 def find_never_file(path: str) -> NeverPacked | None:
     """Return the rule by which the file at `path` is never packed, whatever its folders are called."""
-    return _FOLDER_RULES.find(path) or _FILE_RULES.find(path)
+    return _FILE_RULES.find(path)
 
 
 def may_be_private_key(path: str) -> bool:
     """Return whether only the content of a file of that name tells whether it is a private key."""
-    return path.lower().endswith(_MAYBE_PRIVATE_KEY)
+    return path[-4:].lower() in _MAYBE_PRIVATE_KEY
 
 
 class _Rules:
-    """Finds the rule for a path; how the patterns begin and end sorts out nearly every path at once."""
+    """Finds the rule for a path; how the patterns begin and end sorts out nearly every path at once.
+
+    Args:
+        copies: Whether backups count too, and templates and public keys do not.
+    """
 
     def __init__(self, rules: tuple[NeverPacked, ...], *, copies: bool) -> None:
         self._rules = rules
@@ -122,6 +126,7 @@ class _Rules:
             self._ends += _BACKUPS
 
     def find(self, path: str) -> NeverPacked | None:
+        """Return the first rule about the last name, or the last two names, of a path."""
         name = path[path.rfind("/") + 1 :].lower()
         if not (name in self._names or name.startswith(self._starts) or name.endswith(self._ends)):
             return None
@@ -145,4 +150,4 @@ def _cut(pattern: str) -> str:
 
 
 _FOLDER_RULES = _Rules(_FOLDERS, copies=False)
-_FILE_RULES = _Rules(_FILES, copies=True)
+_FILE_RULES = _Rules((*_FOLDERS, *_FILES), copies=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import PurePosixPath
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from buildkit.errors import LocalError
 from buildkit.files import read_bounded
 from buildkit.models import Project
+from buildkit.source.members import find_folders
+from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,13 +79,16 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
             raise LocalError(f"PYINSTALLER_SPEC names {path!r}, which is missing", "set PYINSTALLER_SPEC to a file")
         return path
     found = [path.name for path in source.glob("*.spec")]
-    for root in roots:
-        for folder, folders, names in os.walk(source / root):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_SPECS_IN)
-            below = PurePosixPath(folder).relative_to(source.as_posix())
-            found += [(below / name).as_posix() for name in names if name.endswith(".spec")]
+    with suppress(LocalError):  # a folder that cannot be read
+        found += (path for path in walk_files(source, roots, _has_no_specs) if path.endswith(".spec"))
+    found = [PurePosixPath(path).as_posix() for path in found]
     preferred = [path for path in found if PurePosixPath(path).name == "agent-server.spec"]
     return min(preferred or found) if preferred or len(found) == 1 else None
+
+
+def _has_no_specs(folder: str) -> bool:
+    name = PurePosixPath(folder).name
+    return name.startswith(".") or name in _NO_SPECS_IN
 
 
 def _find_source_url(source: Path, settings: dict[str, Any], members: Iterable[str]) -> str | None:
@@ -107,7 +112,7 @@ def _load(source: Path, name: str) -> dict[str, Any]:
         raise LocalError(
             f"no pyproject.toml in the source directory {source}", "set SOURCE_DIR to the checkout of the agent server"
         ) from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LocalError(f"{name} cannot be read: {error}", f"correct {name}") from error
 
 
@@ -116,7 +121,7 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     excluded = [_inside(pattern, "tool.uv.workspace.exclude") for pattern in _strings(workspace, "exclude")]
     members = set()
     for pattern in (_inside(text, "tool.uv.workspace.members") for text in _strings(workspace, "members")):
-        found = {path.relative_to(source).as_posix() for path in _glob(source, pattern) if path.is_dir()}
+        found = set(find_folders(source, pattern))
         if not found and not any(char in pattern for char in "*?["):
             raise LocalError(
                 f"the workspace member {pattern!r} is missing", "correct tool.uv.workspace in pyproject.toml"
@@ -126,17 +131,6 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
         if not (source / name / "pyproject.toml").is_file() and not PurePosixPath(name).name.startswith("."):
             raise LocalError(f"the workspace member {name!r} has no pyproject.toml", f"add {name}/pyproject.toml")
     return {name for name in members if name != "." and (source / name / "pyproject.toml").is_file()}
-
-
-def _glob(source: Path, pattern: str) -> list[Path]:
-    if pattern == ".":  # allowed in a workspace, but not in `Path.glob`
-        return [source]
-    try:
-        return list(source.glob(pattern))
-    except ValueError as error:
-        raise LocalError(
-            f"{pattern!r} is not a valid pattern: {error}", "correct tool.uv.workspace in pyproject.toml"
-        ) from error
 
 
 def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ _MAX_NAMED = 10
 _BECAME_SPECIAL = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
 _AGAIN = f"run {run('context')} again"
 _FILE, _EXECUTABLE, _LINK = "100644", "100755", "120000"
-_SHA1_DIGITS = 40
+_SHA1_ENTRY = len("100644 ") + 40
 _BUFFER_BYTES = 1 << 18
 
 
@@ -83,7 +83,7 @@ class TreeReader:
     def _read_path(self, path: str, folders: SourceFolders) -> None:
         folder, _, name = path.rpartition("/")
         try:
-            at = self._enter(folder, folders)
+            at = folders.enter(folder) if folder == self._folder else self._enter(folder, folders)
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode):
                 self._read_file(path, name, found, at)
@@ -101,12 +101,11 @@ class TreeReader:
             at = folders.enter(folder)
         except NotADirectoryError as error:
             raise FileVanished(f"{folder} is no longer a folder", _AGAIN) from error
-        if folder != self._folder:
-            for place in accumulate(folder.split("/"), "{}/{}".format) if folder else ():
-                if place not in self._known_folders:
-                    self._known_folders.add(place)
-                    self._sink.add_folder(place)
-            self._folder = folder
+        for place in accumulate(folder.split("/"), "{}/{}".format) if folder else ():
+            if place not in self._known_folders:
+                self._known_folders.add(place)
+                self._sink.add_folder(place)
+        self._folder = folder
         return at
 
     def _read_file(self, path: str, name: str, found: os.stat_result, folder: int) -> None:
@@ -172,8 +171,10 @@ class Discard:
 
 def start_blob(committed: str, size: int) -> hashlib._Hash:
     """Return the digest of a blob of `size` bytes, of the kind that the committed ID is."""
-    kind = hashlib.sha1 if len(committed) == len(_FILE) + 1 + _SHA1_DIGITS else hashlib.sha256
-    return kind(b"blob %d\0" % size, usedforsecurity=False)
+    head = b"blob %d\0" % size
+    if len(committed) == _SHA1_ENTRY:
+        return hashlib.sha1(head, usedforsecurity=False)
+    return hashlib.sha256(head, usedforsecurity=False)
 
 
 def _is_changed(before: os.stat_result, after: os.stat_result) -> bool:

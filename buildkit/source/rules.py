@@ -60,6 +60,7 @@ class PackingRules:
         self._source = source
         self._roots = frozenset(project.roots)
         self._ours = frozenset(ours)
+        self._replaced = self._ours | _GENERATED_FILES
         self._include = _parse_setting(settings.include, "INCLUDE")
         self._exclude = _parse_setting(settings.exclude, "EXCLUDE")
         self._dockerignore = _read_dockerignore(source)
@@ -73,7 +74,7 @@ class PackingRules:
             self._folder = folder
             self._folder_closed = self.closes(folder)
             self._folder_inside = self._is_inside(folder)
-        if self._folder_closed or path in self._ours or path in _GENERATED_FILES or self._is_never(path):
+        if self._folder_closed or path in self._replaced or self._is_never(path):
             return False
         if self._exclude and self._exclude.excludes(path):
             return False

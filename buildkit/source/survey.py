@@ -97,11 +97,11 @@ def _list_names(folders: SourceFolders, folder: str) -> _Names:
 def _group_by_folder(files: Sequence[str]) -> list[tuple[str, set[str]]]:
     """Return the root and each folder that leads to a file, with the names of the files that are directly in it."""
     groups: dict[str, set[str]] = {"": set()}
+    last, group = "", groups[""]
     for path in files:
         folder, _, name = path.rpartition("/")
-        group = groups.get(folder)
-        if group is None:
-            group = groups[folder] = set()
+        if folder != last:  # most neighbours share a folder
+            last, group = folder, groups.setdefault(folder, set())
             above = folder.rpartition("/")[0]
             while above not in groups:
                 groups[above] = set()

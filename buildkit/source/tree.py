@@ -10,7 +10,7 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
-from buildkit.source import git
+from buildkit.source import checkout
 from buildkit.source.changes import explain_changes
 from buildkit.source.folders import SourceFolders
 from buildkit.source.listing import ListedFile, Status, list_files
@@ -86,13 +86,13 @@ class SourceTree:
         """
         return find_spec(self.path, self.project.roots, named)
 
-    def identify(self, warn: Callable[[str], None]) -> git.Commit | None:
+    def identify(self, warn: Callable[[str], None]) -> checkout.Commit | None:
         """Return the commit that the archive is named after: GIT_SHA, or git's, or GITHUB_SHA, or None.
 
         Raises:
             LocalError: git is missing in a checkout, or refuses it.
         """
-        head = git.read_head(self.path) if self._in_git else None
+        head = checkout.read_head(self.path) if self._in_git else None
         given = self._settings.git_sha
         github = self._ci.sha if _SHA.fullmatch(self._ci.sha) else None
         if head and github and github != head.sha and given is None:
@@ -106,7 +106,7 @@ class SourceTree:
             return None
         if head and head.sha == sha:
             return head
-        return (git.find_commit(self.path, sha) if self._in_git else None) or git.Commit(sha, None)
+        return (checkout.find_commit(self.path, sha) if self._in_git else None) or checkout.Commit(sha, None)
 
     def ref(self, sha: str | None) -> str:
         """Return the branch or tag that a GitHub job builds, if the job is about commit `sha`; otherwise the commit."""
@@ -132,22 +132,29 @@ class SourceTree:
         self._check_required(files)
         return SelectedFiles(files, sorted(changed), warnings, found.committed)
 
-    def find_changes(self) -> dict[str, str]:
+    def find_changes(self, recall: Callable[[SelectedFiles], dict[str, str] | None] = lambda _: None) -> dict[str, str]:
         """Return the paths, packed or deleted, that differ from the commit, each with the reason if it is not an edit.
+
+        Args:
+            recall: Returns what differs from `committed` if that is known; otherwise the files are read.
 
         Raises:
             LocalError: As in `select`, or a file cannot be read.
         """
         selected = self.select()
-        reader = TreeReader(self.path, Discard(), selected.committed)
-        if selected.committed:
+        different = recall(selected) if selected.committed else {}
+        if different is None:
+            reader = TreeReader(self.path, Discard(), selected.committed)
             reader.read(selected.files)
-        return self.explain_changes(selected, reader.different)
+            different = reader.different
+        return self.explain_changes(selected, different)
 
     def explain_changes(self, selected: SelectedFiles, different: Mapping[str, str]) -> dict[str, str]:
         """Return what `find_changes` does, from what was noticed while the selected files were read."""
-        with SourceFolders(self.path) as folders:
-            edited = explain_changes(self.path, folders, different, selected.committed)
+        edited: dict[str, str] = {}
+        if different:
+            with SourceFolders(self.path) as folders:
+                edited = explain_changes(self.path, folders, different, selected.committed)
         return dict(sorted({**dict.fromkeys(selected.changed, ""), **edited}.items()))
 
     def explain(self, path: str) -> Verdict:
@@ -158,14 +165,14 @@ class SourceTree:
         """
         if verdict := self._rules.explain(path):
             return verdict
-        if self._in_git and (rule := git.explain_ignored(self.path, path)):
+        if self._in_git and (rule := checkout.explain_ignored(self.path, path)):
             reason = f"pattern {rule.pattern!r}, and git does not track it"
             return Verdict(packed=False, reason=reason, source=rule.file, line=rule.line)
         return self._rules.explain_default(path)
 
     @cached_property
     def _in_git(self) -> bool:
-        return git.is_checkout(self.path)
+        return checkout.is_checkout(self.path)
 
     @cached_property
     def _rules(self) -> PackingRules:

@@ -140,9 +140,10 @@ def _refuse_other_version(job: _Job, selected: SelectedFiles, different: Mapping
 
 def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) -> CachedContext:
     """Return what was packed; the source part of the previous archive is copied if it is up to date."""
-    from buildkit.archive.cache import CachedContext, make_generated_key, make_source_key, match_source
+    from buildkit.archive.cache import CachedContext, make_files_key, make_generated_key, make_source_key, match_source
     from buildkit.archive.sizes import name_largest
     from buildkit.archive.writer import ArchiveWriter
+    from buildkit.source.fingerprint import keeps_times
 
     name, source, files, options = job.version.archive, job.tree.path, selected.files, job.options
     generated_key = make_generated_key(job.generated)
@@ -168,10 +169,11 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
         packed = writer.finish(job.generated)
     if packed.context_bytes > _WARN_BYTES:
         job.ui.warn(name_largest(files, fingerprint.sizes))
-    racy = fingerprint.newest_ns > started_ns - _RACY_NS
-    source_key = None if racy else make_source_key(fingerprint, selected, options, job.workspace.path / name)
+    is_proof = fingerprint.newest_ns <= started_ns - _RACY_NS and keeps_times(source)
+    files_key = make_files_key(fingerprint, selected) if is_proof else None
+    source_key = make_source_key(files_key, options, job.workspace.path / name) if files_key else None
     context = _describe(job, packed, len(files) + len(job.generated))
-    return CachedContext(context, source_key, generated_key, packed.source, different, warnings)
+    return CachedContext(context, source_key, files_key, generated_key, packed.source, different, warnings)
 
 
 def _describe(job: _Job, packed: PackedArchive, files: int) -> BuildContext:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError
 from buildkit.models import Version
 from buildkit.task import Outcome, Run, Task
+from buildkit.workspace import STAT_CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from buildkit.settings import Settings
-    from buildkit.source.tree import SourceTree
+    from buildkit.source.tree import SelectedFiles, SourceTree
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
@@ -26,7 +28,7 @@ def describe_version(workspace: Workspace, tree: SourceTree, settings: Settings,
         LocalError: A packed file differs from the commit, and ALLOW_DIRTY is false.
     """
     commit = tree.identify(ui.warn)
-    changed = tree.find_changes()
+    changed = tree.find_changes(partial(_recall, workspace, tree))
     if commit and changed:
         _report_dirty(changed, settings, ui)
     short_sha = commit.sha[:_SHORT] if commit else "unknown"
@@ -45,6 +47,15 @@ def describe_version(workspace: Workspace, tree: SourceTree, settings: Settings,
     workspace.save(version)
     ui.publish(short_sha=version.short_sha, tags=",".join(version.tags))
     return version
+
+
+def _recall(workspace: Workspace, tree: SourceTree, selected: SelectedFiles) -> dict[str, str] | None:
+    """Return what the last `context` knows of the files' differences, if it still holds."""
+    if not workspace.exists(STAT_CACHE):
+        return None
+    from buildkit.archive.cache import recall_different
+
+    return recall_different(workspace, tree.path, selected)
 
 
 def _report_dirty(changed: Mapping[str, str], settings: Settings, ui: Ui) -> None:

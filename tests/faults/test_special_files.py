@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.processes import PROGRAM
-from tests.runtime_api import RuntimeApiServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.commands import Command
+    from tests.runtime_api import RuntimeApiServer
 
     Plant = Callable[[Path], None]
 
@@ -124,7 +124,7 @@ _OPEN: list[int] = []
 
 
 @pytest.mark.parametrize(
-    "plant", [os.mkfifo, make_read_fifo, os.mkdir, lambda path: path.symlink_to("/dev/full"), lambda path: None]
+    "plant", [os.mkfifo, make_read_fifo, os.mkdir, lambda path: path.symlink_to("/dev/full"), Path.touch]
 )
 def test_69_outputs_that_cannot_be_written_are_a_warning(
     command: Command, server: RuntimeApiServer, plant: Plant
