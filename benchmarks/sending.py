@@ -38,14 +38,13 @@ requests.post(sys.argv[2] + "/build", json={"context": data, "target_image": "a:
 _OUR_IMPORTS = """
 import os
 from buildkit.runtime_api.client import RuntimeApi
-from buildkit.runtime_api.upload import Upload, UploadAttempt
+from buildkit.runtime_api.upload import UploadAttempt
 from buildkit.secret import ApiKey
 """
 _START = """
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
-upload = Upload(descriptor, "archive", os.fstat(descriptor).st_size, sys.argv[3], ["a:b"], {form!r})
-with RuntimeApi(sys.argv[2], ApiKey("x" * 20)) as api:
-    api.start_build(UploadAttempt(upload))
+attempt = UploadAttempt(descriptor, "archive", sys.argv[3], ["a:b"], {form!r})
+RuntimeApi(sys.argv[2], ApiKey("x" * 20)).start_build(attempt)
 """
 _CASES = {
     "requests with `json=`": ("import base64, requests", _POST),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError, OutcomeUnknown, SettingError, run
@@ -10,7 +12,7 @@ from buildkit.reference import MAX_TAG_LENGTH, Reference, check_tag, parse_refer
 from buildkit.runtime_api.protocol import is_build_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from buildkit.workspace import Workspace
 
@@ -71,6 +73,25 @@ def load_inputs(workspace: Workspace) -> PackedInputs:
     if workspace.digest(archive) != inputs.context.archive_sha256:
         raise LocalError(f"{workspace.show(archive)} is missing or has changed", f"run {run('context')} again")
     return inputs
+
+
+@contextmanager
+def open_archive(workspace: Workspace, context: BuildContext) -> Iterator[int]:
+    """Give a descriptor for reading the archive.
+
+    Raises:
+        LocalError: It cannot be opened.
+    """
+    try:
+        descriptor = workspace.open(context.archive)
+    except OSError as error:
+        raise LocalError(
+            f"cannot read {workspace.show(context.archive)}: {error.strerror}", f"run {run('context')}"
+        ) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def find_submission(workspace: Workspace) -> Submission | None:

@@ -12,9 +12,9 @@ from buildkit.models import BuildContext, Dockerfile, Submission, Target, Versio
 from buildkit.record import ImageNaming
 from buildkit.reference import parse_reference
 from buildkit.runtime_api.client import RuntimeApi
-from buildkit.runtime_api.http import Limits, Network
+from buildkit.runtime_api.http import Network
+from buildkit.runtime_api.policy import Clock
 from buildkit.runtime_api.polling import WatchedBuild, poll_build
-from buildkit.runtime_api.retry import Clock
 from buildkit.secret import ApiKey
 from buildkit.tasks.upload import UploadRequest, upload
 from buildkit.tasks.wait import WaitRequest, wait
@@ -146,27 +146,24 @@ class Steps:
             self.workspace.save(packed)
         if previous := changes.get("previous"):
             Workspace(self.workspace.path).save(previous)
-        with self.open_api() as api:
-            return upload(self.workspace, api, request, self.ui)
+        return upload(self.workspace, self.open_api(), request, self.ui)
 
     def poll(self, build_id: str = "abc123", **changes: Any) -> BuildResult:
         build = WatchedBuild(build_id, changes.get("status_url"), changes.get("target_image"))
         clock = Clock(changes.get("clock", self.clock), changes.get("sleep", self.clock.sleep))
-        with self.open_api(clock) as api:
-            return poll_build(api, build, timeout_s=changes.get("timeout_s", 1800), ui=self.ui)
+        return poll_build(self.open_api(clock), build, timeout_s=changes.get("timeout_s", 1800), ui=self.ui)
 
     def wait(self, workspace: Workspace, build_id: str | None = "abc123", **changes: Any) -> BuildResult:
         """Wait for a build, or for the one on record."""
         workspace.path.mkdir(exist_ok=True)
         clock = Clock(changes.pop("clock", self.clock), self.clock.sleep)
         request = WaitRequest(changes.pop("timeout_s", 1800), build_id, **changes)
-        with self.open_api(clock) as api:
-            return wait(workspace, api, request, self.ui)
+        return wait(workspace, self.open_api(clock), request, self.ui)
 
     def open_api(self, clock: Clock | None = None) -> RuntimeApi:
         names = {"answer_timeout_s": "response_s"}
         limits = {names.get(name, name.replace("_timeout_s", "_s")): value for name, value in self.limits.items()}
-        network = Network(Limits(**limits), dict(os.environ))
+        network = Network(dict(os.environ), **limits)
         return RuntimeApi(self.url, ApiKey(KEY), network=network, clock=clock or Clock(self.clock, self.clock.sleep))
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from buildkit.errors import LocalError, SettingError
 from buildkit.runtime_api.client import RuntimeApi
+from buildkit.runtime_api.policy import Clock, RequestFailed
 from buildkit.runtime_api.protocol import BuildStatus
 from buildkit.runtime_api.response import InvalidResponse, Response, parse_object, parse_retry_after
-from buildkit.runtime_api.retry import Clock, RequestFailed
-from buildkit.runtime_api.upload import Upload, UploadAttempt
+from buildkit.runtime_api.upload import UploadAttempt
 from buildkit.secret import ApiKey
 from tests.misbehaviour import answer
 from tests.runtime_api import KEY, RuntimeApiServer
@@ -33,31 +33,30 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def api(runtime_api: RuntimeApiServer) -> Iterator[RuntimeApi]:
-    with RuntimeApi(runtime_api.url, ApiKey(KEY), clock=Clock(sleep=lambda _: None)) as client:
-        yield client
+def api(runtime_api: RuntimeApiServer) -> RuntimeApi:
+    return RuntimeApi(runtime_api.url, ApiKey(KEY), clock=Clock(sleep=lambda _: None))
 
 
 @pytest.fixture
-def upload(archive: Path) -> Iterator[Upload]:
+def attempt(archive: Path) -> Iterator[UploadAttempt]:
     """The archive, to be sent as one image without additional tags."""
-    with opened(archive) as upload:
-        yield upload
+    with opened(archive) as attempt:
+        yield attempt
 
 
 @contextmanager
-def opened(archive: Path, images: Sequence[str] = ("r/i:a",), upload_format: str = "json") -> Iterator[Upload]:
+def opened(archive: Path, images: Sequence[str] = ("r/i:a",), upload_format: str = "json") -> Iterator[UploadAttempt]:
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     with archive.open("rb") as file:
-        yield Upload(file.fileno(), archive.name, archive.stat().st_size, sha256, images, upload_format)
+        yield UploadAttempt(file.fileno(), archive.name, sha256, images, upload_format)
 
 
 @pytest.mark.parametrize("upload_format", ["json", "multipart"])
 def test_server_gets_the_archive_whole_and_the_image_names(
     api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path, upload_format: str
 ) -> None:
-    with opened(archive, ["r/i:a", "r/i:b", "r/i:c"], upload_format) as upload:
-        started = api.start_build(UploadAttempt(upload))
+    with opened(archive, ["r/i:a", "r/i:b", "r/i:c"], upload_format) as attempt:
+        started = api.start_build(attempt)
     (build,) = runtime_api.builds
     assert started.build_id == build.build_id
     assert (build.target_image, build.tags) == ("r/i:a", ["r/i:b", "r/i:c"])
@@ -69,28 +68,27 @@ def test_server_gets_the_archive_whole_and_the_image_names(
 def test_body_has_exactly_the_length_that_was_announced(tmp_path: Path, upload_format: str, size_bytes: int) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_bytes(b"x" * size_bytes)
-    with opened(path, ["r/i:a"], upload_format) as upload:
-        attempt = UploadAttempt(upload)
+    with opened(path, ["r/i:a"], upload_format) as attempt:
         pieces = list(attempt)
     assert len(b"".join(pieces)) == attempt.total == attempt.sent
     assert max(map(len, pieces)) <= 65_536 + 100
 
 
 def test_json_body_has_no_tags_where_there_are_none(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload
+    api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt
 ) -> None:
-    api.start_build(UploadAttempt(upload))
+    api.start_build(attempt)
     assert set(json.loads(runtime_api.requests[-1].body)) == {"context", "target_image"}
 
 
 def test_archive_cut_while_it_is_sent_starts_no_build(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload, archive: Path
+    api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt, archive: Path
 ) -> None:
     def cut(sent_bytes: int, _total_bytes: int) -> None:
         if sent_bytes < 1000:
             os.truncate(archive, 300_000)
 
-    attempt = UploadAttempt(upload, cut)
+    attempt.draw = cut
     with pytest.raises(LocalError, match="became shorter"):
         api.start_build(attempt)
     assert not attempt.may_have_started
@@ -99,7 +97,7 @@ def test_archive_cut_while_it_is_sent_starts_no_build(
 
 @pytest.mark.parametrize("at_bytes", [0, 1_000_000])
 def test_76_archive_modified_while_it_is_sent_starts_no_build(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload, archive: Path, at_bytes: int
+    api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt, archive: Path, at_bytes: int
 ) -> None:
     def modify(sent_bytes: int, _total_bytes: int) -> None:
         if sent_bytes < 1000:
@@ -109,7 +107,7 @@ def test_76_archive_modified_while_it_is_sent_starts_no_build(
                 file.seek(at_bytes)
                 file.write(bytes([byte ^ 1]))
 
-    attempt = UploadAttempt(upload, modify)
+    attempt.draw = modify
     with pytest.raises(LocalError, match="changed while it was sent"):
         api.start_build(attempt)
     assert not attempt.complete
@@ -118,26 +116,29 @@ def test_76_archive_modified_while_it_is_sent_starts_no_build(
 
 
 def test_archive_replaced_under_its_name_does_not_matter(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload, archive: Path
+    api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt, archive: Path
 ) -> None:
     archive.unlink()
     archive.write_bytes(b"another one")
-    api.start_build(UploadAttempt(upload))
-    assert runtime_api.builds[0].archive_sha256 == upload.sha256
+    api.start_build(attempt)
+    assert runtime_api.builds[0].archive_sha256 == attempt.sha256
 
 
-def test_progress_ends_with_the_whole_length(api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload) -> None:
+def test_progress_ends_with_the_whole_length(
+    api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt
+) -> None:
     seen: list[tuple[int, int]] = []
-    api.start_build(UploadAttempt(upload, lambda *sizes: seen.append(sizes)))
+    attempt.draw = lambda *sizes: seen.append(sizes)
+    api.start_build(attempt)
     assert seen == sorted(seen)
     assert seen[-1] == (runtime_api.bytes_received, runtime_api.bytes_received)
 
 
 def test_every_request_carries_the_key_and_nothing_else_that_is_secret(
-    api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload
+    api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt
 ) -> None:
     api.registry_prefix()
-    api.start_build(UploadAttempt(upload))
+    api.start_build(attempt)
     api.build_status("build-1")
     api.image_exists("r/i:a")
     with api.build_logs("build-1") as lines:
@@ -150,8 +151,7 @@ def test_every_request_carries_the_key_and_nothing_else_that_is_secret(
 @pytest.mark.parametrize("given", ["", "/", "/base", "/base/"])
 def test_base_url_may_have_a_path_and_a_slash(runtime_api: RuntimeApiServer, given: str) -> None:
     runtime_api.always(f"GET {given.rstrip('/')}/registry_prefix", answer(200, {"registry_prefix": "r"}))
-    with RuntimeApi(runtime_api.url + given, ApiKey(KEY)) as api:
-        assert api.registry_prefix() == "r"
+    assert RuntimeApi(runtime_api.url + given, ApiKey(KEY)).registry_prefix() == "r"
 
 
 @pytest.mark.parametrize(
@@ -211,29 +211,31 @@ def test_finished_build_is_believed_under_429(api: RuntimeApi, runtime_api: Runt
     assert api.build_status("b").error == "rate limit of the base image"
 
 
-def test_replica_on_the_same_origin_is_used(api: RuntimeApi, runtime_api: RuntimeApiServer, upload: Upload) -> None:
+def test_replica_on_the_same_origin_is_used(
+    api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt
+) -> None:
     runtime_api.script("POST /build", answer(200, {"build_id": "b", "url": f"{runtime_api.url}/replica-2"}))
-    started = api.start_build(UploadAttempt(upload))
+    started = api.start_build(attempt)
     runtime_api.always("GET /replica-2/build_status", answer(200, {"status": "RUNNING"}))
     assert api.build_status("b", started.status_url).status == "RUNNING"
 
 
 def test_replica_elsewhere_gets_the_key_only_where_its_host_is_allowed(
-    runtime_api: RuntimeApiServer, upload: Upload
+    runtime_api: RuntimeApiServer, attempt: UploadAttempt
 ) -> None:
     with RuntimeApiServer(statuses=["RUNNING"]) as replica:
         body = {"build_id": "b", "url": f"http://localhost:{replica.port}"}
         runtime_api.script("POST /build", answer(200, body), answer(200, body))
-        with RuntimeApi(runtime_api.url, ApiKey(KEY)) as api:
-            started = api.start_build(UploadAttempt(upload))
-            assert (started.status_url, started.refused_url) == (None, body["url"])
-            with pytest.raises(SettingError, match="neither RUNTIME_API_URL nor one of ALLOWED_HOSTS"):
-                api.build_status("b", body["url"])
-            assert not replica.connections
-        with RuntimeApi(runtime_api.url, ApiKey(KEY), allowed_hosts=frozenset({"localhost"})) as api:
-            started = api.start_build(UploadAttempt(upload))
-            assert started.status_url == body["url"]
-            assert api.build_status("b", started.status_url).status == "RUNNING"
+        api = RuntimeApi(runtime_api.url, ApiKey(KEY))
+        started = api.start_build(attempt)
+        assert (started.status_url, started.refused_url) == (None, body["url"])
+        with pytest.raises(SettingError, match="neither RUNTIME_API_URL nor one of ALLOWED_HOSTS"):
+            api.build_status("b", body["url"])
+        assert not replica.connections
+        api = RuntimeApi(runtime_api.url, ApiKey(KEY), allowed_hosts=frozenset({"localhost"}))
+        started = api.start_build(attempt)
+        assert started.status_url == body["url"]
+        assert api.build_status("b", started.status_url).status == "RUNNING"
 
 
 @pytest.mark.parametrize(
@@ -255,8 +257,7 @@ def test_replica_elsewhere_gets_the_key_only_where_its_host_is_allowed(
 )
 def test_key_goes_only_to_the_origin_and_to_allowed_hosts_and_never_in_the_clear(url: str, may: bool) -> None:
     allowed = frozenset({"replica.example.com", "other.example.com:99"})
-    with RuntimeApi("https://api.example.com/", ApiKey(KEY), allowed_hosts=allowed) as api:
-        assert api.may_have_key(url) is may
+    assert RuntimeApi("https://api.example.com/", ApiKey(KEY), allowed_hosts=allowed).may_have_key(url) is may
 
 
 @pytest.mark.parametrize(("exists", "said"), [(True, True), (False, False), ("yes", None), (None, None)])
@@ -271,7 +272,7 @@ def test_probe_tells_served_from_absent_and_posts_nothing(api: RuntimeApi, runti
     runtime_api.always("GET /build", answer(405))
     runtime_api.always("GET /registry_prefix", answer(404))
     probe = api.probe()
-    assert {endpoint.path: endpoint.is_served for endpoint in probe.endpoints} == {
+    assert {path: probe.is_served(path) for path in probe.statuses} == {
         "/build": True,
         "/build_status": True,
         "/build_logs": True,

@@ -5,27 +5,22 @@ from __future__ import annotations
 import json
 import time
 import tracemalloc
-from typing import TYPE_CHECKING
 
 import pytest
 
 from buildkit.runtime_api.client import RuntimeApi
 from buildkit.runtime_api.log import TAIL_LINES, format_line, read_tail
-from buildkit.runtime_api.retry import RequestFailed
+from buildkit.runtime_api.policy import RequestFailed
 from buildkit.secret import ApiKey
 from buildkit.tasks.logs import read_logs
 from tests.misbehaviour import answer, drip, reset_after, send
 from tests.runtime_api import KEY, RuntimeApiServer
 from tests.steps import KeptUi
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @pytest.fixture
-def api(runtime_api: RuntimeApiServer) -> Iterator[RuntimeApi]:
-    with RuntimeApi(runtime_api.url, ApiKey(KEY)) as client:
-        yield client
+def api(runtime_api: RuntimeApiServer) -> RuntimeApi:
+    return RuntimeApi(runtime_api.url, ApiKey(KEY))
 
 
 @pytest.fixture

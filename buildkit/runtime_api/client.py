@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit.display import escape_controls
 from buildkit.errors import OutcomeUnknown, SettingError, run
 from buildkit.runtime_api import policy, protocol
-from buildkit.runtime_api.http import HttpClient, Network, Request, ResponseMissing, read_body
+from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
 from buildkit.runtime_api.log import split_lines
-from buildkit.runtime_api.policy import ACCEPTED
-from buildkit.runtime_api.protocol import BuildStatus, Endpoint, Probe, StartedBuild, parse_origin
-from buildkit.runtime_api.response import InvalidResponse, extract_detail, parse_object, shorten
-from buildkit.runtime_api.retry import Clock, RequestFailed, repeat
+from buildkit.runtime_api.policy import ACCEPTED, Clock, RequestFailed
+from buildkit.runtime_api.protocol import BuildStatus, StartedBuild
+from buildkit.runtime_api.response import (
+    InvalidResponse,
+    extract_detail,
+    parse_object,
+    parse_origin,
+    read_build_id,
+    read_replica,
+    read_status,
+    shorten,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from buildkit.runtime_api.response import Response
     from buildkit.runtime_api.upload import UploadAttempt
@@ -27,15 +35,38 @@ _NETWORK, _CLOCK = Network(), Clock()
 _ABSENT = frozenset({404, 405, 501})
 _NO_CONTENT = 204
 _MIN_TOTAL_S = 0.1
-_SERVER_ERROR = 500
 _UNKNOWN_BUILD = {"build_id": "runtime-build-doctor"}
-_PROBES: tuple[tuple[str, dict[str, str]], ...] = (
-    (protocol.BUILD, {}),
-    (protocol.BUILD_STATUS, _UNKNOWN_BUILD),
-    (protocol.BUILD_LOGS, _UNKNOWN_BUILD),
-    (protocol.REGISTRY_PREFIX, {}),
-    (protocol.IMAGE_EXISTS, {"image": "runtime-build/doctor:none"}),
-)
+_PROBES: dict[str, dict[str, str]] = {
+    protocol.BUILD: {},
+    protocol.BUILD_STATUS: _UNKNOWN_BUILD,
+    protocol.BUILD_LOGS: _UNKNOWN_BUILD,
+    protocol.REGISTRY_PREFIX: {},
+    protocol.IMAGE_EXISTS: {"image": "runtime-build/doctor:none"},
+}
+
+
+class Probe(NamedTuple):
+    """How a server responds to GETs that change nothing.
+
+    Attributes:
+        statuses: HTTP status by path.
+    """
+
+    statuses: dict[str, int]
+
+    @property
+    def is_key_accepted(self) -> bool | None:
+        """Whether the server accepts the key; None if no response tells."""
+        statuses = set(self.statuses.values())
+        return False if statuses & policy.KEY_REFUSED else bool(statuses & ACCEPTED) or None
+
+    def is_served(self, path: str) -> bool | None:
+        """Return whether the server provides the call, or None if its status does not tell."""
+        status = self.statuses[path]
+        if status == policy.NOT_FOUND:
+            # Elsewhere, 404 may mean that there is no such build or image, or that only POST is provided.
+            return False if path == protocol.REGISTRY_PREFIX else None
+        return None if status in policy.KEY_REFUSED or status >= policy.SERVER_ERROR else True
 
 
 class RuntimeApi:
@@ -59,14 +90,8 @@ class RuntimeApi:
         self.clock = clock
         self._key = key
         self._allowed_hosts = allowed_hosts
-        self._limits = network.limits
+        self._network = network
         self._http = HttpClient({"X-API-Key": key.reveal(), "User-Agent": "runtime-build"}, network)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: each request closes its own connection."""
 
     def registry_prefix(self) -> str | None:
         """Return what image names begin with on this server, without a trailing slash, or None.
@@ -74,15 +99,11 @@ class RuntimeApi:
         Raises:
             RequestFailed: The server does not say, even after retries.
         """
-        url = f"{self.url}{protocol.REGISTRY_PREFIX}"
-        request = Request(url, self._limits.read_s)
-        response = repeat(lambda: self._get(request, also=_ABSENT), self.clock)
-        if response.status in _ABSENT:
-            return None
-        prefix = self._parse(response, url).get("registry_prefix")
+        request = self._make_get(protocol.REGISTRY_PREFIX)
+        prefix = policy.repeat(lambda: self._get(request), self.clock).get("registry_prefix")
         if not isinstance(prefix, str | None):
             raise RequestFailed(
-                f"GET {url} returned a registry_prefix that is not text",
+                f"{request} returned a registry_prefix that is not text",
                 f"set TARGET_IMAGE to the full image reference, then run {run('upload')} again",
             )
         return self._clean(prefix or "").rstrip("/") or None
@@ -96,7 +117,7 @@ class RuntimeApi:
             LocalError: The archive cannot be read or has changed, so the server does not have the whole body.
         """
         try:
-            return repeat(lambda: self._post(attempt), self.clock)
+            return policy.repeat(lambda: self._post(attempt), self.clock)
         except RequestFailed as failure:
             if failure.status is None and attempt.may_have_started:
                 raise OutcomeUnknown(
@@ -107,25 +128,21 @@ class RuntimeApi:
             raise
 
     def _post(self, attempt: UploadAttempt) -> StartedBuild:
-        attempt.restart()
-        request = Request(
-            f"{self.url}{protocol.BUILD}",
-            self._limits.response_s,
-            headers={"Content-Type": attempt.content_type, "Content-Length": str(attempt.total)},
-            body=attempt,
-        )
-        try:
-            response = self._http.fetch(request)
-        except ResponseMissing as lost:
-            raise policy.classify_failed_upload(lost, self.url, self._clean(lost.reason), attempt) from lost
+        attempt.sent = 0  # each try begins with a connection, which may fail
+        request = Request(f"{self.url}{protocol.BUILD}", self._network.response_s, body=attempt)
+        response = self._fetch(request)
         if response.status not in ACCEPTED:
-            raise policy.classify_upload_response(response, self.url, self._quote(response), attempt)
+            raise policy.classify_response(request, response, self._quote(response))
         try:
             fields = parse_object(response)
-            build_id = protocol.read_build_id(fields, self._clean)
+            build_id = read_build_id(fields, self._clean)
         except InvalidResponse as invalid:
-            raise policy.classify_started(response, self.url, str(invalid)) from invalid
-        replica = protocol.read_replica(fields)
+            raise OutcomeUnknown(
+                f"{request} returned {response.title} without a usable build ID: {invalid}; "
+                "a build has probably started",
+                policy.UNKNOWN_FIX,
+            ) from invalid
+        replica = read_replica(fields)
         if replica is None or self.may_have_key(replica):
             return StartedBuild(build_id, status_url=replica)
         return StartedBuild(build_id, refused_url=self._clean(replica))
@@ -147,19 +164,16 @@ class RuntimeApi:
                 f"the status of the build is at {base}, which is neither RUNTIME_API_URL nor one of ALLOWED_HOSTS",
                 f"add its host to ALLOWED_HOSTS if it may be sent the key, then run {run('wait')} again",
             )
-        url = f"{base}{protocol.BUILD_STATUS}"
-        request = Request(url, self._limits.read_s, {"build_id": build_id}, total_s=max(_MIN_TOTAL_S, within_s))
-        response = self._get(request, also=frozenset({policy.TOO_MANY}))
-        if response.status in ACCEPTED:
-            return protocol.read_status(self._parse(response, url), self._clean)
-        # Some servers return 429 for a build that has ended, if its own error mentions a rate limit.
-        try:
-            status = protocol.read_status(parse_object(response), self._clean)
-        except InvalidResponse:
-            raise policy.classify_response(response, url, self._quote(response)) from None
-        if status.status not in protocol.ENDED:
-            raise policy.classify_response(response, url, self._quote(response))
-        return status
+        url, total_s = f"{base}{protocol.BUILD_STATUS}", max(_MIN_TOTAL_S, within_s)
+        request = Request(url, self._network.read_s, {"build_id": build_id}, total_s=total_s)
+        response = self._fetch(request)
+        if response.status == policy.TOO_MANY:
+            # Some servers return this for a build that has ended, if its own error mentions a rate limit.
+            with suppress(InvalidResponse):
+                status = read_status(parse_object(response), self._clean)
+                if status.status in protocol.ENDED:
+                    return status
+        return read_status(self._parse(request, response), self._clean)
 
     @contextmanager
     def build_logs(self, build_id: str, *, within_s: float = math.inf) -> Iterator[Iterator[str] | None]:
@@ -172,17 +186,17 @@ class RuntimeApi:
             RequestFailed: The server does not return it.
         """
         url = f"{self.url}{protocol.BUILD_LOGS}"
-        request = Request(url, self._limits.response_s, {"build_id": build_id}, total_s=within_s)
+        request = Request(url, self._network.response_s, {"build_id": build_id}, total_s=within_s)
         try:
             with self._http.open(request) as (head, pieces):
                 if head.status in _ABSENT or head.status == _NO_CONTENT:
                     yield None
                     return
                 if head.status not in ACCEPTED:
-                    raise policy.classify_response(head, url, self._quote(read_body(head, pieces)))
+                    raise policy.classify_response(request, head, self._quote(read_body(head, pieces)))
                 yield (self._key.scrub(line) for line in split_lines(pieces))
-        except ResponseMissing as lost:
-            raise policy.classify_failed_request(lost, url, self._clean(lost.reason)) from lost
+        except ExchangeFailed as failure:
+            raise policy.classify_failure(request, failure, self._clean(failure.reason)) from failure
 
     def image_exists(self, reference: str) -> bool | None:
         """Return whether the server says that it has the image, or None if it does not say. It may be wrong.
@@ -190,20 +204,17 @@ class RuntimeApi:
         Raises:
             RequestFailed: It does not respond.
         """
-        url = f"{self.url}{protocol.IMAGE_EXISTS}"
-        response = self._get(Request(url, self._limits.read_s, {"image": reference}), also=_ABSENT)
-        exists = None if response.status in _ABSENT else self._parse(response, url).get("exists")
+        exists = self._get(self._make_get(protocol.IMAGE_EXISTS, {"image": reference})).get("exists")
         return exists if isinstance(exists, bool) else None
 
     def probe(self) -> Probe:
-        """Return which calls the server provides and whether it accepts the key, using GETs that change nothing.
+        """Return which calls the server provides and whether it accepts the key.
 
         Raises:
             RequestFailed: It cannot be reached.
         """
-        endpoints = tuple(self._probe(path, parameters) for path, parameters in _PROBES)
-        statuses = {endpoint.status for endpoint in endpoints}
-        return Probe(endpoints, False if statuses & policy.KEY_REFUSED else bool(statuses & ACCEPTED) or None)
+        requests = {path: self._make_get(path, parameters) for path, parameters in _PROBES.items()}
+        return Probe({path: self._fetch(request).status for path, request in requests.items()})
 
     def may_have_key(self, url: str) -> bool:
         """Return whether the key may be sent there: to the base URL's origin, and to hosts that the user allows.
@@ -217,32 +228,33 @@ class RuntimeApi:
         is_allowed = not self._allowed_hosts.isdisjoint({host, f"{host}:{port}"})
         return own == other or (is_allowed and scheme in ("https", own[0]))
 
-    def _probe(self, path: str, parameters: dict[str, str]) -> Endpoint:
-        status = self._fetch(Request(f"{self.url}{path}", self._limits.read_s, parameters)).status
-        # 404 may also mean that there is no such build or image, or that only POST is provided there.
-        is_missing = status == policy.NOT_FOUND
-        is_open = status in policy.KEY_REFUSED or status >= _SERVER_ERROR
-        is_open |= is_missing and path != protocol.REGISTRY_PREFIX
-        return Endpoint(path, status, None if is_open else not is_missing)
+    def _make_get(self, path: str, parameters: Mapping[str, str] | None = None) -> Request:
+        return Request(f"{self.url}{path}", self._network.read_s, parameters or {})
 
-    def _get(self, request: Request, *, also: frozenset[int]) -> Response:
-        """Return the response to a GET, with a status of success or one of `also`."""
+    def _get(self, request: Request) -> dict[str, Any]:
+        """Return the JSON object of the response, or an empty one if the server does not provide the call."""
         response = self._fetch(request)
-        if response.status in ACCEPTED or response.status in also:
-            return response
-        raise policy.classify_response(response, request.url, self._quote(response))
+        return {} if response.status in _ABSENT else self._parse(request, response)
 
     def _fetch(self, request: Request) -> Response:
         try:
             return self._http.fetch(request)
-        except ResponseMissing as lost:
-            raise policy.classify_failed_request(lost, request.url, self._clean(lost.reason)) from lost
+        except ExchangeFailed as failure:
+            raise policy.classify_failure(request, failure, self._clean(failure.reason)) from failure
 
-    def _parse(self, response: Response, url: str) -> dict[str, Any]:
+    def _parse(self, request: Request, response: Response) -> dict[str, Any]:
+        """Return the JSON object of a response to a GET; raise if that did not succeed."""
+        if response.status not in ACCEPTED:
+            raise policy.classify_response(request, response, self._quote(response))
         try:
             return parse_object(response)
         except InvalidResponse as invalid:
-            raise policy.classify_invalid(response, url, str(invalid)) from invalid
+            raise RequestFailed(
+                f"{request} returned {response.title}, but {invalid}",
+                "run the same command again; if it keeps failing, RUNTIME_API_URL may not be a Runtime API",
+                status=response.status,
+                retry=policy.TRANSIENT,
+            ) from invalid
 
     def _clean(self, text: str) -> str:
         """Return text from outside without the key and without control characters."""

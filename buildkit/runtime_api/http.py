@@ -8,6 +8,7 @@ import os
 import ssl
 import zlib
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
@@ -19,8 +20,10 @@ from buildkit.runtime_api.response import MAX_BODY_BYTES, Response
 from buildkit.runtime_api.stream import ExchangeNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
+
+    from buildkit.runtime_api.upload import UploadAttempt
 
 _PIECE_BYTES = 64 * 1024
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -32,55 +35,51 @@ _FAILURES = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-BAD_BODY = (*_FAILURES, zlib.error)
 
 
-class Limits(NamedTuple):
-    """How long a server may take, in seconds.
+class Network(NamedTuple):
+    """How requests leave this machine, and how long a server may take, in seconds.
 
     Attributes:
+        environment: Variables that name proxies and certificate authorities.
         connect_s: For the connection, and again for the TLS handshake.
         stall_s: An upload may go without any progress.
         response_s: From the end of an upload to the end of the response; also for a log.
         read_s: From the end of any other request to the end of the response.
     """
 
+    environment: Mapping[str, str] = {}
     connect_s: float = 10
     stall_s: float = 60
     response_s: float = 300
     read_s: float = 30
 
 
-class Network(NamedTuple):
-    """How requests leave this machine.
-
-    Attributes:
-        environment: Variables that name proxies and certificate authorities.
-    """
-
-    limits: Limits = Limits()
-    environment: Mapping[str, str] = {}
-
-
 class Request(NamedTuple):
-    """A request.
+    """A GET, or a POST if there is a body; `str()` names it in messages.
 
     Attributes:
         response_s: Seconds for the response, from the end of the request.
-        body: Yields exactly as many bytes as the header `Content-Length` says.
         total_s: Seconds for everything, beginning with the connection.
     """
 
     url: str
     response_s: float
     parameters: Mapping[str, str] = {}
-    headers: Mapping[str, str] = {}
-    body: Iterable[bytes] | None = None
+    body: UploadAttempt | None = None
     total_s: float = math.inf
 
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return "GET" if self.body is None else "POST"
 
-class ResponseMissing(Exception):
-    """No complete head of a response arrived.
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"
+
+
+class ExchangeFailed(Exception):
+    """No response arrived, or not all of it.
 
     Attributes:
         reason: For people; names the proxy if there is one.
@@ -89,7 +88,7 @@ class ResponseMissing(Exception):
         timed_out: A limit of ours was reached.
     """
 
-    def __init__(self, reason: str, cause: BaseException, *, timed_out: bool = False) -> None:
+    def __init__(self, reason: str, cause: BaseException | None = None, *, timed_out: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_tls = isinstance(cause, ssl.SSLError)
@@ -111,21 +110,17 @@ class HttpClient:
         logging.getLogger("httpcore").setLevel(logging.INFO)
 
     def fetch(self, request: Request) -> Response:
-        """Return the response, with at most `MAX_BODY_BYTES` of its body. A request with a body is a POST.
+        """Return the response, with at most `MAX_BODY_BYTES` of its body.
 
         Raises:
-            ResponseMissing: No complete head of a response arrived.
+            ExchangeFailed: No complete head of a response arrived.
         """
         with self.open(request) as (response, pieces):
             return read_body(response, pieces)
 
     @contextmanager
     def open(self, request: Request) -> Iterator[tuple[Response, Iterator[bytes]]]:
-        """Give the head of the response, and its decoded body as it arrives; reading that may raise one of `BAD_BODY`.
-
-        Raises:
-            ResponseMissing: As in `fetch`.
-        """
+        """Give the head of the response, and its decoded body as it arrives; either may raise `ExchangeFailed`."""
         network = ExchangeNetwork(request.total_s)
         proxy = choose_proxy(request.url, self._network.environment)
         with self._open_pool(request.url, proxy, network) as pool, ExitStack() as stack:
@@ -134,21 +129,22 @@ class HttpClient:
             except (*_FAILURES, UnicodeError) as error:
                 raise _explain(error, network.cause, proxy) from error
             headers = {name.decode("latin-1").title(): text.decode("latin-1") for name, text in received.headers}
-            head = Response(received.status, headers, b"", None)
-            yield head, _decode(received.iter_stream(), headers.get("Content-Encoding", ""))
+            pieces = _decode(received.iter_stream(), headers.get("Content-Encoding", ""))
+            yield Response(received.status, headers, b"", None), pieces
 
     def _send(self, pool: httpcore.ConnectionPool, request: Request) -> AbstractContextManager[httpcore.Response]:
-        limits = self._network.limits
-        query = f"?{urlencode(request.parameters)}" if request.parameters else ""
-        texts = {"Host": urlsplit(request.url).netloc, **self._headers, **request.headers}
-        headers = [(name.encode("ascii"), text.encode("latin-1")) for name, text in texts.items()]
-        timeouts = {"connect": limits.connect_s, "write": limits.stall_s, "read": request.response_s}
+        network, body = self._network, request.body
+        texts = {"Host": urlsplit(request.url).netloc, **self._headers}
+        if body:
+            texts |= {"Content-Type": body.content_type, "Content-Length": str(body.total)}
         return pool.stream(
-            "GET" if request.body is None else "POST",
-            request.url + query,
-            headers=headers,
-            content=None if request.body is None else iter(request.body),
-            extensions={"timeout": timeouts},
+            request.method,
+            f"{request.url}?{urlencode(request.parameters)}" if request.parameters else request.url,
+            headers=[(name.encode("ascii"), text.encode("latin-1")) for name, text in texts.items()],
+            content=iter(body) if body else None,
+            extensions={
+                "timeout": {"connect": network.connect_s, "write": network.stall_s, "read": request.response_s}
+            },
         )
 
     def _open_pool(self, url: str, proxy: str | None, network: ExchangeNetwork) -> httpcore.ConnectionPool:
@@ -156,8 +152,7 @@ class HttpClient:
         if proxy is None:
             return httpcore.ConnectionPool(ssl_context=tls, network_backend=network)
         if not is_usable(proxy):
-            reason = f"the proxy {name_proxy(proxy)} cannot be used: it is not an http(s) URL"
-            raise ResponseMissing(reason, ValueError())
+            raise ExchangeFailed(f"the proxy {name_proxy(proxy)} cannot be used: it is not an http(s) URL")
         parts = urlsplit(proxy)
         return httpcore.HTTPProxy(
             httpcore.URL(scheme=parts.scheme, host=parts.hostname or "", port=parts.port, target="/"),
@@ -178,7 +173,7 @@ class HttpClient:
             return ssl.create_default_context(cafile=path)
         except OSError as error:
             reason = f"the certificate authorities in {path} cannot be read: {error.strerror or error}"
-            raise ResponseMissing(reason, ssl.SSLError()) from error
+            raise ExchangeFailed(reason, ssl.SSLError()) from error
 
 
 def read_body(response: Response, pieces: Iterator[bytes]) -> Response:
@@ -190,35 +185,42 @@ def read_body(response: Response, pieces: Iterator[bytes]) -> Response:
             if len(content) > MAX_BODY_BYTES:
                 problem = "it is larger than 1 MiB"
                 break
-    except BAD_BODY:
-        problem = "it is incomplete or damaged"
-    return Response(response.status, response.headers, bytes(content[:MAX_BODY_BYTES]), problem)
+    except ExchangeFailed as failure:
+        problem = failure.reason
+    return replace(response, body=bytes(content[:MAX_BODY_BYTES]), problem=problem)
 
 
-def _explain(error: Exception, cause: BaseException | None, proxy: str | None) -> ResponseMissing:
+def _explain(error: Exception, cause: BaseException | None, proxy: str | None) -> ExchangeFailed:
     root = cause or error
     reason = getattr(root, "strerror", None) or str(root) or type(root).__name__
     reason = f"{reason}, through the proxy {name_proxy(proxy)}" if proxy else str(reason)
-    return ResponseMissing(reason, root, timed_out=isinstance(error, httpcore.TimeoutException))
+    return ExchangeFailed(reason, root, timed_out=isinstance(error, httpcore.TimeoutException))
 
 
-def _decode(pieces: Iterator[bytes], encodings: str) -> Iterator[bytes]:
-    """Return a body without the compressions that a server may add although it was asked not to."""
-    names = [name for part in encodings.lower().split(",") if (name := part.strip()) not in {"", "identity"}]
-    for name in reversed(names):
-        if name not in _COMPRESSIONS:
-            raise zlib.error(f"unknown encoding {name}")
+def _decode(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield a body without the compression that a server may add although it was asked not to.
+
+    Raises:
+        ExchangeFailed: The connection fails, or the body is not compressed as the server says.
+    """
+    encodings = [name for part in encoding.lower().split(",") if (name := part.strip()) not in {"", "identity"}]
+    if not _COMPRESSIONS.issuperset(encodings):
+        raise ExchangeFailed("its encoding is unknown")
+    for _ in encodings:
         pieces = _inflate(pieces)
-    yield from pieces
+    try:
+        yield from pieces
+    except (*_FAILURES, zlib.error) as error:
+        raise ExchangeFailed("it is incomplete or damaged", error) from error
 
 
 def _inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
     engine = zlib.decompressobj(_GZIP_OR_ZLIB)
     for piece in pieces:
-        rest, full = piece, True
-        while (rest or full) and not engine.eof:
-            data = engine.decompress(rest, _PIECE_BYTES)
-            rest, full = engine.unconsumed_tail, len(data) == _PIECE_BYTES
-            yield data
+        rest = piece
+        while rest and not engine.eof:
+            yield engine.decompress(rest, _PIECE_BYTES)
+            rest = engine.unconsumed_tail
+    yield engine.flush()
     if not engine.eof:
         raise zlib.error("the compressed data ends early")

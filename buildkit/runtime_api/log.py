@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from buildkit.display import escape_controls
 from buildkit.errors import RuntimeBuildError
-from buildkit.runtime_api.http import BAD_BODY
-from buildkit.runtime_api.response import shorten
+from buildkit.runtime_api.http import ExchangeFailed
+from buildkit.runtime_api.response import describe, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,7 +47,7 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
             if size > MAX_LOG_BYTES:
                 yield "(the log is longer than 64 MiB; the rest is left out)"
                 return
-    except BAD_BODY:
+    except ExchangeFailed:
         yield from filter(None, [rest])
         yield "(the log breaks off here)"
         return
@@ -65,12 +65,11 @@ def read_tail(api: RuntimeApi, build_id: str, ui: Ui, *, within_s: float = TAIL_
         return []
     try:
         with api.build_logs(build_id, within_s=min(within_s, TAIL_S)) as lines:
-            kept = _keep_last(lines or ())
+            parts = (part for line in lines or () for part in format_line(line, TAIL_LINE_BYTES))
+            return [shorten(part, TAIL_LINE_BYTES) for part in deque(parts, TAIL_LINES)]
     except RuntimeBuildError as error:
         ui.warn(f"the log cannot be read: {error.message}")
         return []
-    shown = [shorten(part, TAIL_LINE_BYTES) for line in kept for part in format_line(line, TAIL_LINE_BYTES)]
-    return shown[-TAIL_LINES:]
 
 
 def format_line(line: str, limit: int | None = None) -> Iterator[str]:
@@ -86,18 +85,6 @@ def format_line(line: str, limit: int | None = None) -> Iterator[str]:
             yield escape_controls(shown[:limit], keep="\t")
 
 
-def _keep_last(lines: Iterable[str]) -> Iterable[str]:
-    """Return the last lines, as many as are shown, and no more than `MAX_LINE_CHARS` together."""
-    kept: deque[str] = deque()
-    size = 0
-    for line in lines:
-        kept.append(line)
-        size += len(line)
-        while len(kept) > TAIL_LINES or (size > MAX_LINE_CHARS and len(kept) > 1):
-            size -= len(kept.popleft())
-    return kept
-
-
 def _unwrap(line: str) -> list[str]:
     if not line.lstrip().startswith(("{", "[", '"')):
         return [line]
@@ -107,15 +94,10 @@ def _unwrap(line: str) -> list[str]:
         return [line]
     if isinstance(value, dict):
         value = next((value[key] for key in _LIST_KEYS if isinstance(value.get(key), list | str)), [value])
-    entries = value if isinstance(value, list) else [value]
-    return [_describe(entry) for entry in entries]
+    return [_describe(entry) for entry in (value if isinstance(value, list) else [value])]
 
 
 def _describe(entry: object) -> str:
-    if isinstance(entry, str):
-        return entry
     if isinstance(entry, dict):
-        text = next((text for key in _TEXT_KEYS if isinstance(text := entry.get(key), str)), None)
-        if text is not None:
-            return text.rstrip("\n")
-    return json.dumps(entry)
+        entry = next((text for key in _TEXT_KEYS if isinstance(text := entry.get(key), str)), entry)
+    return describe(entry).rstrip("\n")

@@ -15,172 +15,201 @@ that it refused the request. "Sent" is when the whole body has been handed to th
     no response for any other reason                       NotStarted, 3 tries   OutcomeUnknown
 
 429 and 503 are retried when the server asks for it, or with growing pauses; once only if it asks for more than
-MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a response, 6 tries if the server is busy.
+_MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a response, 6 tries if the server is busy.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
+import time
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from buildkit.display import format_size
-from buildkit.errors import OutcomeUnknown, RuntimeBuildError, run
-from buildkit.runtime_api.protocol import BUILD, JSON, MULTIPART
+from buildkit.errors import NotStarted, OutcomeUnknown, RuntimeBuildError, run
+from buildkit.runtime_api.protocol import JSON, MULTIPART
 from buildkit.runtime_api.response import parse_retry_after
-from buildkit.runtime_api.retry import BUSY_TRIES, LOST_TRIES, ONCE, RequestFailed, Retry
 
 if TYPE_CHECKING:
-    from buildkit.runtime_api.http import ResponseMissing
+    from collections.abc import Callable
+
+    from buildkit.runtime_api.http import ExchangeFailed, Request
     from buildkit.runtime_api.response import Response
     from buildkit.runtime_api.upload import UploadAttempt
+
+T = TypeVar("T")
 
 ACCEPTED = frozenset({200, 201, 202})
 REFUSED = frozenset(
     {400, 401, 402, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 417, 421, 422, 426, 428, 431, 451, 501, 505}
 )
-REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
-TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 KEY_REFUSED = frozenset({401, 403})
-NOT_FOUND, TOO_LARGE, TOO_MANY, UNAVAILABLE = 404, 413, 429, 503
+NOT_FOUND, TOO_MANY, SERVER_ERROR, UNAVAILABLE = 404, 429, 500, 503
+_REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 425})
 
-MAX_RETRY_AFTER_S = 300.0
+_LOST_TRIES, _BUSY_TRIES = 3, 6
+_MAX_RETRY_AFTER_S = 300.0
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 30.0
 
-_FORMAT_FIX = "the server may want the other upload format: {other}"
+UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
 _KEY_FIX = f"check RUNTIME_API_KEY; {run('doctor')} shows whether the server accepts it"
-_SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
-_BUSY_FIX = f"wait, then run {run('upload')} again"
-_FIXES = {
-    400: _FORMAT_FIX,
-    401: _KEY_FIX,
-    403: _KEY_FIX,
-    407: "check the user and the password in HTTPS_PROXY",
-    413: f"leave files out with EXCLUDE; {run('context', '--files')} shows the largest ones",
-    415: _FORMAT_FIX,
-    422: _FORMAT_FIX,
-    429: _BUSY_FIX,
-    503: _BUSY_FIX,
-}
+_UPLOAD_FIX = f"wait, then run {run('upload')} again"
 _REACH_FIX = (
     "check RUNTIME_API_URL, the network and any HTTPS_PROXY, then run the same command again; "
     f"{run('doctor')} checks the connection"
 )
 _TLS_FIX = "check RUNTIME_API_URL; for a certificate authority of your own, set REQUESTS_CA_BUNDLE to its file"
-UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
+
+# How the message about a refused upload begins, and what to do, by status.
+_OTHER_FORMAT = (
+    "the server refused the upload (UPLOAD_FORMAT={used}): ",
+    "the server may want the other upload format: {other}",
+)
+_REFUSALS = {
+    400: _OTHER_FORMAT,
+    401: ("", _KEY_FIX),
+    403: ("", _KEY_FIX),
+    404: ("this server does not build anything: ", ""),
+    407: ("", "check the user and the password in HTTPS_PROXY"),
+    413: (
+        "the upload of {size} is too large for the server: ",
+        f"leave files out with EXCLUDE; {run('context', '--files')} shows the largest ones",
+    ),
+    415: _OTHER_FORMAT,
+    422: _OTHER_FORMAT,
+    503: ("", _UPLOAD_FIX),
+}
+_SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
 
 
-def classify_upload_response(response: Response, url: str, detail: str, attempt: UploadAttempt) -> RuntimeBuildError:
-    """Return the error for a response to `POST /build` whose status is not one of `ACCEPTED`.
+class Clock(NamedTuple):
+    """Time and chance; replaced in tests, so that no test waits."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+    random: Callable[[], float] = random.random
+
+
+class Retry(NamedTuple):
+    """Whether a failed request may be repeated.
+
+    Attributes:
+        tries: How many times the same request may be made in all.
+        after_s: What the server asked for.
+        is_transient: It may be over soon: whoever polls should continue.
+    """
+
+    tries: int = 1
+    after_s: float | None = None
+    is_transient: bool = False
+
+
+NEVER, TRANSIENT = Retry(), Retry(_LOST_TRIES, is_transient=True)
+
+
+class RequestFailed(NotStarted):
+    """The Runtime API gave no usable response, and no build was started.
+
+    Attributes:
+        status: HTTP status; None if there was no response.
+    """
+
+    def __init__(self, message: str, fix: str, *, status: int | None = None, retry: Retry = NEVER) -> None:
+        super().__init__(message, fix)
+        self.status = status
+        self.retry = retry
+
+
+def classify_response(request: Request, response: Response, detail: str) -> RuntimeBuildError:
+    """Return the error for a response whose status is not one of `ACCEPTED`.
 
     Args:
-        detail: What its body says, safe to show.
+        detail: What its body says, safe to show, as the rest of a sentence.
     """
-    title, status = f"POST {url}{BUILD} returned {response.title}", response.status
-    if status == TOO_MANY or (_is_busy(response) and not attempt.complete):
-        return _classify_busy(response, title + detail, _BUSY_FIX)
-    if _is_redirect(response):
-        return _classify_redirect(response, title)
-    if status not in REFUSED and attempt.complete:
+    status, upload = response.status, request.body
+    title = f"{request} returned {response.title}"
+    is_sent = upload is not None and upload.complete
+    if status == TOO_MANY or (status == UNAVAILABLE and "Retry-After" in response.headers and not is_sent):
+        return _classify_busy(
+            response, title + detail, _UPLOAD_FIX if upload else "wait, then run the same command again"
+        )
+    if status in _REDIRECTS and "Location" in response.headers:
+        target = _name_target(response.headers["Location"])
+        return RequestFailed(
+            f"{title}: it redirects to {target}, which is not followed because the key would be sent along",
+            "set RUNTIME_API_URL to the server that is meant",
+            status=status,
+        )
+    if is_sent and status not in REFUSED:
         return OutcomeUnknown(f"{title}, so a build may or may not have started{detail}", UNKNOWN_FIX)
-    fix = _FIXES.get(status, _SERVER_FIX)
-    if fix == _FORMAT_FIX:
-        used = attempt.upload.upload_format
-        title = f"the server refused the upload (UPLOAD_FORMAT={used}): {title}"
-        fix = fix.format(other=run("upload", "--upload-format", MULTIPART if used == JSON else JSON))
-    if status == NOT_FOUND:
-        title = f"this server does not build anything: {title}"
-    if status == TOO_LARGE:
-        title = f"the upload of {format_size(attempt.total)} is too large for the server: {title}"
-    return RequestFailed(title + detail, fix, status=status)
+    if upload:
+        return _classify_refusal(upload, title + detail, status)
+    is_transient = status in _TRANSIENT or status >= SERVER_ERROR or status < 300  # noqa: PLR2004 - RFC 9110
+    fix = _KEY_FIX if status in KEY_REFUSED else _REACH_FIX
+    return RequestFailed(title + detail, fix, status=status, retry=TRANSIENT if is_transient else NEVER)
 
 
-def classify_failed_upload(lost: ResponseMissing, url: str, reason: str, attempt: UploadAttempt) -> RuntimeBuildError:
-    """Return the error for a `POST /build` without a response.
+def classify_failure(request: Request, failure: ExchangeFailed, reason: str) -> RuntimeBuildError:
+    """Return the error for a request without a response.
 
     Args:
-        reason: Why, safe to show.
+        reason: The failure's, safe to show.
     """
-    if attempt.complete:
+    url, upload = request.url, request.body
+    if upload and upload.complete:
         return OutcomeUnknown(
             f"the whole upload was sent to {url}, but no response came back ({reason}): "
             "a build may or may not have started",
             UNKNOWN_FIX,
         )
-    if not attempt.sent:
-        if lost.is_tls:
-            return RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX)
-        return RequestFailed(f"no connection to {url}: {reason}", _REACH_FIX, retry=Retry(LOST_TRIES))
-    done = f"{format_size(attempt.sent)} of {format_size(attempt.total)}"
-    if lost.timed_out:
-        return RequestFailed(f"{url} stopped reading after {done} of the upload", _BUSY_FIX)
-    tries = LOST_TRIES if lost.connection_lost or not lost.is_tls else ONCE
-    return RequestFailed(f"the upload to {url} was interrupted after {done}: {reason}", _REACH_FIX, retry=Retry(tries))
-
-
-def classify_started(response: Response, url: str, problem: str) -> OutcomeUnknown:
-    """Return the error for an accepted `POST /build` whose response has no usable build ID."""
-    return OutcomeUnknown(
-        f"POST {url}{BUILD} returned {response.title} without a usable build ID: {problem}; "
-        "a build has probably started",
-        UNKNOWN_FIX,
-    )
-
-
-def classify_response(response: Response, url: str, detail: str) -> RequestFailed:
-    """Return the error for a response to a GET whose status is not one of `ACCEPTED`."""
-    title, status = f"GET {url} returned {response.title}", response.status
-    if _is_busy(response):
-        return _classify_busy(response, title + detail, "wait, then run the same command again")
-    if _is_redirect(response):
-        return _classify_redirect(response, title)
-    is_transient = status in TRANSIENT or status >= 500 or status < 300  # noqa: PLR2004 - the classes of RFC 9110
-    fix = _KEY_FIX if status in KEY_REFUSED else _REACH_FIX
-    retry = Retry(LOST_TRIES, is_transient=True) if is_transient else Retry()
-    return RequestFailed(title + detail, fix, status=status, retry=retry)
-
-
-def classify_failed_request(lost: ResponseMissing, url: str, reason: str) -> RequestFailed:
-    """Return the error for a GET without a response."""
-    if lost.is_tls:
-        retry = Retry(is_transient=lost.connection_lost)
+    if upload and upload.sent:
+        done = f"{format_size(upload.sent)} of {format_size(upload.total)}"
+        if failure.timed_out:
+            return RequestFailed(f"{url} stopped reading after {done} of the upload", _UPLOAD_FIX)
+        retry = TRANSIENT if failure.connection_lost or not failure.is_tls else NEVER
+        return RequestFailed(f"the upload to {url} was interrupted after {done}: {reason}", _REACH_FIX, retry=retry)
+    if failure.is_tls:
+        retry = Retry(is_transient=failure.connection_lost)
         return RequestFailed(f"no secure connection to {url}: {reason}", _TLS_FIX, retry=retry)
-    retry = Retry(LOST_TRIES, is_transient=True)
-    return RequestFailed(f"no response from {url}: {reason}", _REACH_FIX, retry=retry)
+    return RequestFailed(f"no response from {url}: {reason}", _REACH_FIX, retry=TRANSIENT)
 
 
-def classify_invalid(response: Response, url: str, problem: str) -> RequestFailed:
-    """Return the error for a GET that succeeds with an unusable body."""
-    return RequestFailed(
-        f"GET {url} returned {response.title}, but {problem}",
-        "run the same command again; if it keeps failing, RUNTIME_API_URL may not be a Runtime API",
-        status=response.status,
-        retry=Retry(LOST_TRIES, is_transient=True),
-    )
+def repeat(request: Callable[[], T], clock: Clock) -> T:
+    """Return what `request` returns, repeating it as far as its failures allow."""
+    made = 0
+    while True:
+        made += 1
+        try:
+            return request()
+        except RequestFailed as failure:
+            if made >= failure.retry.tries:
+                raise
+            pause_s = failure.retry.after_s
+        clock.sleep(choose_backoff(made, clock) if pause_s is None else pause_s)
 
 
-def _is_busy(response: Response) -> bool:
-    return response.status == TOO_MANY or (response.status == UNAVAILABLE and "Retry-After" in response.headers)
-
-
-def _is_redirect(response: Response) -> bool:
-    return response.status in REDIRECTS and "Location" in response.headers
+def choose_backoff(failures: int, clock: Clock) -> float:
+    """Return the seconds to wait after so many failures in a row; random, so that clients do not return all at once."""
+    limit_s = min(_FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16), _MAX_BACKOFF_S)
+    return limit_s * (1 + clock.random()) / 2
 
 
 def _classify_busy(response: Response, message: str, fix: str) -> RequestFailed:
     after_s = parse_retry_after(response.headers)
-    is_long = after_s is not None and after_s > MAX_RETRY_AFTER_S
+    is_long = after_s is not None and after_s > _MAX_RETRY_AFTER_S
     if is_long:
         message = f"{message}; it asks to come back after {after_s:.0f} s, which is too long to wait"
-    retry = Retry(ONCE if is_long else BUSY_TRIES, after_s, is_transient=True)
+    retry = Retry(1 if is_long else _BUSY_TRIES, after_s, is_transient=True)
     return RequestFailed(message, fix, status=response.status, retry=retry)
 
 
-def _classify_redirect(response: Response, title: str) -> RequestFailed:
-    return RequestFailed(
-        f"{title}: it redirects to {_name_target(response.headers['Location'])}, which is not followed "
-        "because the key would be sent along",
-        "set RUNTIME_API_URL to the server that is meant",
-        status=response.status,
-    )
+def _classify_refusal(upload: UploadAttempt, message: str, status: int) -> RequestFailed:
+    start, fix = _REFUSALS.get(status, ("", ""))
+    used = upload.upload_format
+    start = start.format(used=used, size=format_size(upload.total))
+    fix = fix.format(other=run("upload", "--upload-format", MULTIPART if used == JSON else JSON))
+    return RequestFailed(start + message, fix or _SERVER_FIX, status=status)
 
 
 def _name_target(location: str) -> str:

@@ -1,4 +1,4 @@
-"""What a Runtime API response says: bounded, checked, and made safe to show."""
+"""What a Runtime API response says: bounded, each value checked and made safe to show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from buildkit.errors import SettingError
+from buildkit.reference import parse_reference
+from buildkit.runtime_api.protocol import BuildStatus, is_build_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +25,10 @@ _MAX_PAGE_CHARS = 16 * 1024
 _UNSEEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*>")
 _DETAIL_KEYS = ("error", "message", "detail")
+
+_URL = re.compile(r"[!-~]{1,2048}")
+_MAX_STATUS_BYTES, _MAX_IMAGE_BYTES = 64, 256
+_PORTS = {"http": 80, "https": 443}
 
 
 class InvalidResponse(ValueError):
@@ -68,6 +77,55 @@ def parse_object(response: Response) -> dict[str, Any]:
     return value
 
 
+def read_build_id(fields: Mapping[str, Any], clean: Callable[[str], str]) -> str:
+    """Return the build ID, which some servers give as a number.
+
+    Raises:
+        InvalidResponse: There is none, or it is invalid.
+    """
+    value = fields.get("build_id")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidResponse("it is missing" if value is None else f"it is a {type(value).__name__}")
+    build_id = str(value)
+    if not is_build_id(build_id) or clean(build_id) != build_id:
+        raise InvalidResponse("it is not 1 to 256 of A-Z a-z 0-9 _ . : / -")
+    return build_id
+
+
+def read_replica(fields: Mapping[str, Any]) -> str | None:
+    """Return the URL of the replica to poll, or None if the response does not name a plain http or https URL."""
+    url = fields.get("url")
+    return url if isinstance(url, str) and _URL.fullmatch(url) and parse_origin(url) else None
+
+
+def read_status(fields: Mapping[str, Any], clean: Callable[[str], str]) -> BuildStatus:
+    """Return the state of a build; values of a wrong type count as missing.
+
+    Args:
+        clean: Masks secrets and escapes control characters.
+    """
+    status, image, error = (fields.get(name) for name in ("status", "image", "error"))
+    is_image = isinstance(image, str) and _is_reference(image) and clean(image) == image
+    return BuildStatus(
+        status=shorten(clean(status.strip().upper()), _MAX_STATUS_BYTES) or None if isinstance(status, str) else None,
+        image=str(image) if is_image else None,
+        error=shorten(clean(describe(error))) if error else None,
+        invalid_image=shorten(clean(describe(image)), _MAX_IMAGE_BYTES) if image and not is_image else None,
+    )
+
+
+def parse_origin(url: str) -> tuple[str, str, int] | None:
+    """Return scheme, host and port of a URL, or None if it is not one or has a user, a query or a fragment."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        return None
+    return parts.scheme, parts.hostname, port or _PORTS[parts.scheme]
+
+
 def extract_detail(response: Response, scrub: Callable[[str], str]) -> str:
     """Return what the body of an error says, for people; of any length, and not yet made safe for a terminal.
 
@@ -109,6 +167,14 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         return None
     now = _parse_date(headers.get("Date", "")) or datetime.now(UTC)
     return max(0.0, (until - now).total_seconds())
+
+
+def _is_reference(text: str) -> bool:
+    try:
+        parse_reference(text)
+    except SettingError:
+        return False
+    return True
 
 
 def _parse_date(value: str) -> datetime | None:

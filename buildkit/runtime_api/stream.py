@@ -40,22 +40,21 @@ class ExchangeNetwork(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Return a connection."""
-        with self.remembering():
-            left_s = self.limit(timeout, httpcore.ConnectTimeout)
+        with self.operation(timeout, httpcore.ConnectTimeout) as left_s:
             return _LimitedStream(self, self._network.connect_tcp(host, port, left_s, local_address, socket_options))
 
-    def limit(self, timeout: float | None, expired: type[httpcore.TimeoutException]) -> float:
-        """Return the seconds that one operation may take; raise `expired` if there are none left."""
-        left = min(math.inf if timeout is None else timeout, self._ends - time.monotonic())
-        if left <= 0:
-            raise expired("timed out")
-        return left
-
     @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Remember why the block failed: httpcore drops the cause on the way up."""
+    def operation(self, timeout: float | None, expired: type[httpcore.TimeoutException]) -> Iterator[float]:
+        """Give the seconds that one operation may take, and remember why it fails: httpcore drops the cause.
+
+        Args:
+            expired: Raised if there is no time left.
+        """
         try:
-            yield
+            left_s = min(math.inf if timeout is None else timeout, self._ends - time.monotonic())
+            if left_s <= 0:
+                raise expired("timed out")
+            yield left_s
         except (httpcore.NetworkError, httpcore.TimeoutException) as error:
             self.cause = error.__cause__ or error
             raise
@@ -75,19 +74,18 @@ class _LimitedStream(httpcore.NetworkStream):
         if self._early:
             early, self._early = self._early[:max_bytes], self._early[max_bytes:]
             return early
-        with self._network.remembering():
-            limit_s = self._network.limit(timeout, httpcore.ReadTimeout)
+        with self._network.operation(timeout, httpcore.ReadTimeout) as left_s:
             now = time.monotonic()
-            self._deadline = now + limit_s if self._deadline is None else self._deadline
+            self._deadline = now + left_s if self._deadline is None else self._deadline
             if self._deadline <= now:
                 raise httpcore.ReadTimeout("the response was not complete in time")
-            return self._stream.read(max_bytes, min(limit_s, self._deadline - now))
+            return self._stream.read(max_bytes, min(left_s, self._deadline - now))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send everything. `timeout` is the time without progress; a response that came early ends the request."""
-        with self._network.remembering():
+        with self._network.operation(timeout, httpcore.WriteTimeout) as left_s:
             try:
-                self._stream.write(buffer, self._network.limit(timeout, httpcore.WriteTimeout))
+                self._stream.write(buffer, left_s)
             except httpcore.WriteTimeout as stalled:
                 # TLS session tickets also make a socket readable, so only what can be read counts as a response.
                 try:
@@ -96,17 +94,16 @@ class _LimitedStream(httpcore.NetworkStream):
                     raise stalled from stalled.__cause__
                 raise httpcore.WriteError("the server responded before it had read the request") from stalled
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._stream.close()
-
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         """Return the connection with TLS on top."""
-        with self._network.remembering():
-            timeout = self._network.limit(timeout, httpcore.ConnectTimeout)
-            return _LimitedStream(self._network, self._stream.start_tls(ssl_context, server_hostname, timeout))
+        with self._network.operation(timeout, httpcore.ConnectTimeout) as left_s:
+            return _LimitedStream(self._network, self._stream.start_tls(ssl_context, server_hostname, left_s))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
 
     def get_extra_info(self, info: str) -> object:
         """Return what httpcore asks for, such as the TLS object."""

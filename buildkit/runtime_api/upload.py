@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pybase64 import b64encode
 
@@ -22,45 +22,36 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 3 * 16 * 1024
 
 
-@dataclass(frozen=True)
-class Upload:
-    """What is sent.
+@dataclass
+class UploadAttempt:
+    """An upload, sent once or several times over; it alone knows what a server can have received.
 
     Attributes:
         descriptor: Of the archive, open for reading; the caller closes it.
         name: Of the archive, for messages.
         sha256: Of the archive, in hex: a server gets the last block only if that is what was sent before it.
         images: Full image references; the first is the target image.
-    """
-
-    descriptor: int
-    name: str
-    size_bytes: int
-    sha256: str
-    images: Sequence[str]
-    upload_format: str
-
-
-class UploadAttempt:
-    """An upload on its way, sent once or several times over; it alone knows what a server can have received.
-
-    Args:
         draw: Called with the bytes sent and their total, only to show them.
-
-    Attributes:
         sent: Bytes of the body handed to the network, in the latest try.
         total: Bytes of the body.
         may_have_started: A server may have had the whole body, and has not refused it.
     """
 
-    def __init__(self, upload: Upload, draw: Callable[[int, int], None] | None = None) -> None:
-        self.upload = upload
-        self._draw = draw
-        frame = _frame_json(upload.images) if upload.upload_format == JSON else _frame_multipart(upload.images)
-        self._prefix, self._suffix, self.content_type = frame
-        self.sent = 0
-        self.total = len(self._prefix) + 4 * ((upload.size_bytes + 2) // 3) + len(self._suffix)
-        self.may_have_started = False
+    descriptor: int
+    name: str
+    sha256: str
+    images: Sequence[str]
+    upload_format: str
+    draw: Callable[[int, int], None] | None = None
+    sent: int = field(default=0, init=False)
+    total: int = field(init=False)
+    may_have_started: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        frame = _frame_json if self.upload_format == JSON else _frame_multipart
+        self._prefix, self._suffix, self.content_type = frame(self.images)
+        self._size_bytes = os.fstat(self.descriptor).st_size
+        self.total = len(self._prefix) + 4 * ((self._size_bytes + 2) // 3) + len(self._suffix)
 
     @property
     def complete(self) -> bool:
@@ -68,12 +59,11 @@ class UploadAttempt:
         return self.sent >= self.total
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the body from its beginning, as a new try.
+        """Yield the body from its beginning.
 
         Raises:
             LocalError: The archive cannot be read or has changed; the server does not get the end of it.
         """
-        self.sent = 0
         yield self._hand_out(self._prefix)
         digest = hashlib.sha256()
         held = b""
@@ -82,68 +72,49 @@ class UploadAttempt:
                 yield self._hand_out(held)
             digest.update(block)
             held = b64encode(block)
-        if digest.hexdigest() != self.upload.sha256:
+        if digest.hexdigest() != self.sha256:
             raise self._refuse("changed")
         yield self._hand_out(held + self._suffix)
-
-    def restart(self) -> None:
-        """Forget what the latest try sent: the next one begins with a connection, which may fail."""
-        self.sent = 0
 
     def _hand_out(self, piece: bytes) -> bytes:
         self.sent += len(piece)
         self.may_have_started |= self.complete
-        if self._draw:
-            self._draw(self.sent, self.total)
+        if self.draw:
+            self.draw(self.sent, self.total)
         return piece
 
     def _read_blocks(self) -> Iterator[bytes]:
-        upload = self.upload
-        for offset in range(0, upload.size_bytes, _BLOCK_BYTES):
-            wanted = min(_BLOCK_BYTES, upload.size_bytes - offset)
+        for offset in range(0, self._size_bytes, _BLOCK_BYTES):
+            wanted = min(_BLOCK_BYTES, self._size_bytes - offset)
             try:
-                block = os.pread(upload.descriptor, wanted, offset)
+                block = os.pread(self.descriptor, wanted, offset)
             except OSError as error:
-                raise LocalError(
-                    f"cannot read {upload.name}: {error.strerror or error}", f"run {run('context')} again"
-                ) from error
+                raise LocalError(f"cannot read {self.name}: {error.strerror}", f"run {run('context')} again") from error
             if len(block) < wanted:
                 raise self._refuse("became shorter")
             yield block
 
     def _refuse(self, what: str) -> LocalError:
-        return LocalError(
-            f"{self.upload.name} {what} while it was sent", f"run {run('context')}, then {run('upload')} again"
-        )
+        return LocalError(f"{self.name} {what} while it was sent", f"run {run('context')}, then {run('upload')} again")
 
 
-class _Frame(NamedTuple):
-    """What surrounds the archive in a body."""
-
-    prefix: bytes
-    suffix: bytes
-    content_type: str
-
-
-def _frame_json(images: Sequence[str]) -> _Frame:
+def _frame_json(images: Sequence[str]) -> tuple[bytes, bytes, str]:
+    """Return what comes before and after the archive, and the content type."""
     target_image, *tags = images
-    fields: dict[str, str | list[str]] = {"target_image": target_image}
-    if tags:
-        fields["tags"] = tags
+    fields = {"target_image": target_image, **({"tags": tags} if tags else {})}
     prefix = json.dumps(fields)[:-1] + ', "context": "'
-    return _Frame(prefix.encode("ascii"), b'"}', "application/json")
+    return prefix.encode("ascii"), b'"}', "application/json"
 
 
-def _frame_multipart(images: Sequence[str]) -> _Frame:
+def _frame_multipart(images: Sequence[str]) -> tuple[bytes, bytes, str]:
+    """Return what comes before and after the archive, and the content type."""
     boundary = secrets.token_hex(16)
+    opening = f"--{boundary}\r\nContent-Disposition: form-data; name="
     names = ["target_image", *["tags"] * (len(images) - 1)]
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{image}\r\n'
-        for name, image in zip(names, images, strict=True)
-    ]
-    parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="context"; filename="context.tar.gz"\r\n\r\n')
-    return _Frame(
-        "".join(parts).encode("utf-8"),
+    parts = [f'{opening}"{name}"\r\n\r\n{image}\r\n' for name, image in zip(names, images, strict=True)]
+    prefix = "".join([*parts, f'{opening}"context"; filename="context.tar.gz"\r\n\r\n'])
+    return (
+        prefix.encode("utf-8"),
         f"\r\n--{boundary}--\r\n".encode("ascii"),
         f"multipart/form-data; boundary={boundary}",
     )

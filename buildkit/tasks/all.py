@@ -39,8 +39,7 @@ def all_(this: Run) -> Outcome:
         this.ui.publish(archive=this.show_path(this.workspace.path / context.archive))
         if this.settings.runtime_api_url is None:
             return _explain_unsent(this, context)
-        with this.open_api() as api:
-            return _build_remotely(this, api)
+        return _build_remotely(this, this.open_api())
 
 
 def _clean(this: Run) -> None:

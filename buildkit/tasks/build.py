@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from buildkit import record
-from buildkit.errors import LocalError, run
 from buildkit.models import LocalBuild
 from buildkit.record import ImageNaming
 from buildkit.task import Flag, Outcome, Run, Task
@@ -45,16 +43,9 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
 
     inputs = record.load_inputs(workspace)
     images = request.naming.name_images(inputs)
-    try:
-        archive = workspace.open(inputs.context.archive)
-    except OSError as error:
-        shown = workspace.show(inputs.context.archive)
-        raise LocalError(f"cannot read {shown}: {error.strerror}", f"run {run('context')}") from error
     ui.report(f"building {images[0]} with {engine}")
-    try:
+    with record.open_archive(workspace, inputs.context) as archive:
         image = engine.build(archive, images, BuildOptions(request.push, request.network), ui.report)
-    finally:
-        os.close(archive)
     made_from = workspace.digests("context.json")
     built = LocalBuild(engine.name, images[0], image.image_id, image.digest, image.elapsed_s, made_from=made_from)
     workspace.save(built)

@@ -47,8 +47,7 @@ def _list_findings(this: Run) -> Iterator[Finding]:
     if this.settings.runtime_api_url is None:
         yield Finding("Runtime API", ok=True, detail=_NO_API)
         return
-    with this.open_api() as api:
-        yield from check_api(api)
+    yield from check_api(this.open_api())
 
 
 def check_git(tree: SourceTree) -> Finding:
@@ -115,8 +114,8 @@ def check_api(api: RuntimeApi) -> list[Finding]:
             exit_code=NotStarted.exit_code,
         ),
         *(
-            Finding(endpoint.path, ok=True, detail=f"{words[endpoint.is_served]} (HTTP {endpoint.status})")
-            for endpoint in probe.endpoints
+            Finding(path, ok=True, detail=f"{words[probe.is_served(path)]} (HTTP {status})")
+            for path, status in probe.statuses.items()
         ),
     ]
 

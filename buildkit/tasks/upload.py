@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,12 +16,12 @@ from buildkit.signals import advising
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from buildkit.record import PackedInputs
     from buildkit.runtime_api.client import RuntimeApi
     from buildkit.runtime_api.protocol import StartedBuild
-    from buildkit.runtime_api.upload import Upload
+    from buildkit.runtime_api.upload import UploadAttempt
     from buildkit.task import Run
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
@@ -59,6 +57,8 @@ def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui
         LocalError: Something is missing or has changed since it was packed.
         StoppedWatching: The build was started, but its ID could not be saved; the message has the ID.
     """
+    from buildkit.runtime_api.upload import UploadAttempt
+
     inputs = record.load_inputs(workspace)
     previous = None if request.force else _find_pending(workspace, api, request, inputs)
     if previous is not None:
@@ -69,9 +69,11 @@ def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui
         return previous
     prefix = None if request.naming.target_image else api.registry_prefix()
     images = request.naming.name_images(inputs, prefix)
-    with _open_archive(workspace, inputs, images, request.upload_format) as sending:
-        intent = _describe_intent(workspace, api, inputs, images)
-        started = _send(workspace, api, intent, sending, ui)
+    intent = _describe_intent(workspace, api, inputs, images)
+    name, sha256 = workspace.show(inputs.context.archive), inputs.context.archive_sha256
+    with record.open_archive(workspace, inputs.context) as archive, ui.progress("uploading") as draw:
+        attempt = UploadAttempt(archive, name, sha256, images, request.upload_format, draw)
+        started = _send(workspace, api, intent, attempt)
     # Reported before it is saved: if the disk is full, this line is the only record.
     ui.report(f"Build initiated with ID: {started.build_id}")
     with advising(f"build {started.build_id} is still running; {run('wait', '--build-id', started.build_id)} resumes"):
@@ -99,26 +101,6 @@ def _find_pending(
     return previous if same and not record.has_ended(workspace, previous) else None
 
 
-@contextmanager
-def _open_archive(
-    workspace: Workspace, inputs: PackedInputs, images: Sequence[str], upload_format: str
-) -> Iterator[Upload]:
-    """Give the upload, whose archive is opened once."""
-    from buildkit.runtime_api.upload import Upload
-
-    context = inputs.context
-    name = workspace.show(context.archive)
-    try:
-        descriptor = workspace.open(context.archive)
-    except OSError as error:
-        raise LocalError(f"cannot read {name}: {error.strerror}", f"run {run('context')}") from error
-    try:
-        size_bytes = os.fstat(descriptor).st_size
-        yield Upload(descriptor, name, size_bytes, context.archive_sha256, images, upload_format)
-    finally:
-        os.close(descriptor)
-
-
 def _describe_intent(workspace: Workspace, api: RuntimeApi, inputs: PackedInputs, images: Sequence[str]) -> Submission:
     target_image, *tags = images
     context_sha256 = inputs.context.context_sha256
@@ -136,25 +118,25 @@ def _describe_intent(workspace: Workspace, api: RuntimeApi, inputs: PackedInputs
     )
 
 
-def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, sending: Upload, ui: Ui) -> StartedBuild:
+def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: UploadAttempt) -> StartedBuild:
     """Return the started build. The intent stays on record unless it is certain that nothing was started."""
-    from buildkit.runtime_api.upload import UploadAttempt
-
     earlier = _read_earlier(workspace)
-    with ui.progress("uploading") as draw:
-        attempt = UploadAttempt(sending, draw)
-        try:
-            workspace.save(intent)
-            return api.start_build(attempt)
-        except BaseException as error:  # an interruption as well, at whatever point it comes
-            if attempt.may_have_started or isinstance(error, OutcomeUnknown):
-                with advising(f"a build may have been started; {run('upload')} says what is known about it"):
-                    raise
-            _restore(workspace, earlier)
-            raise
+    try:
+        workspace.save(intent)
+        return api.start_build(attempt)
+    except BaseException as error:  # an interruption as well, at whatever point it comes
+        if attempt.may_have_started or isinstance(error, OutcomeUnknown):
+            with advising(f"a build may have been started; {run('upload')} says what is known about it"):
+                raise
+        if earlier is None:
+            workspace.remove(UPLOAD_STATE)
+        else:
+            workspace.write(UPLOAD_STATE, earlier)
+        raise
 
 
 def _read_earlier(workspace: Workspace) -> bytes | None:
+    """Return what is on record about an earlier submission, whatever its state, or None."""
     try:
         return workspace.read(UPLOAD_STATE)
     except FileNotFoundError:
@@ -164,13 +146,6 @@ def _read_earlier(workspace: Workspace) -> bytes | None:
             f"{workspace.show(UPLOAD_STATE)} cannot be read: {error.strerror}",
             "remove it, then run the same command again",
         ) from error
-
-
-def _restore(workspace: Workspace, earlier: bytes | None) -> None:
-    if earlier is None:
-        workspace.remove(UPLOAD_STATE)
-    else:
-        workspace.write(UPLOAD_STATE, earlier)
 
 
 def _save_started(workspace: Workspace, intent: Submission, started: StartedBuild, ui: Ui) -> Submission:
@@ -201,8 +176,8 @@ def _save_started(workspace: Workspace, intent: Submission, started: StartedBuil
 def main(this: Run) -> Outcome:
     """Send the archive to the Runtime API, which builds it: prints the build ID."""
     this.require_api()
-    with this.writing(), this.open_api() as api:
-        submission = upload(this.workspace, api, UploadRequest.from_run(this), this.ui)
+    with this.writing():
+        submission = upload(this.workspace, this.open_api(), UploadRequest.from_run(this), this.ui)
     return Outcome(str(submission.build_id), submission)
 
 

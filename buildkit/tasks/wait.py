@@ -81,8 +81,8 @@ def main(this: Run) -> Outcome:
     """Wait until the build has ended: prints the image reference."""
     this.require_api()
     request = WaitRequest(this.settings.build_timeout, check_build_id(this.flags.get("build_id")))
-    with this.writing(), this.open_api() as api:
-        result = wait(this.workspace, api, request, this.ui)
+    with this.writing():
+        result = wait(this.workspace, this.open_api(), request, this.ui)
     return Outcome(result.image or "", result)
 
 
