@@ -20,7 +20,7 @@ from tests.steps import Steps
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A shell starts a job in the background with SIGINT ignored, and the commands that the tests interrupt would inherit that.
+# A shell starts background jobs with SIGINT ignored, and the commands that the tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
