@@ -13,6 +13,7 @@ import sys
 import tarfile
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 DOCKERFILE = b"ARG BASE=debian:12\nFROM ${BASE} AS base\nFROM base\nRUN true\n"
 LIMITS = Limits(10_000_000, 50_000_000)
 Entry = tuple[str, bytes | str | dict[str, object]]
+
+compress_bytes = partial(gzip.compress, mtime=0)  # pytest names cases after their data, which must always be the same
 
 
 def pack(*entries: Entry, kind: int = tarfile.PAX_FORMAT) -> bytes:
@@ -51,14 +54,14 @@ def pack(*entries: Entry, kind: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def compress(*entries: Entry) -> bytes:
-    return gzip.compress(pack(*entries))
+    return compress_bytes(pack(*entries))
 
 
 GOOD = compress(
     ("./", {"type": tarfile.DIRTYPE}), ("./Dockerfile", DOCKERFILE), ("a/b.py", b"x" * 700), ("l", "a/b.py")
 )
-SOURCE = gzip.compress(tar.format_file("src/m.py", 3, 0, executable=False) + b"abc" + tar.format_padding(3))
-LINK_SOURCE = gzip.compress(tar.format_symlink("out", "/etc", 0))
+SOURCE = compress_bytes(tar.format_file("src/m.py", 3, 0, executable=False) + b"abc" + tar.format_padding(3))
+LINK_SOURCE = compress_bytes(tar.format_symlink("out", "/etc", 0))
 SOURCE_SHA256, LINK_SHA256 = hashlib.sha256(SOURCE).hexdigest(), hashlib.sha256(LINK_SOURCE).hexdigest()
 BUILD = Build(
     id="b", status="QUEUED", target_image="a:b", tags=(), base_image="", owner="o", context_sha256="",
@@ -131,7 +134,7 @@ def test_two_members_are_one_archive(contexts: Contexts) -> None:
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_paths_of_any_format_are_read(contexts: Contexts, kind: int) -> None:
     path = "/".join(["folder" * 5] * 6) if kind == tarfile.USTAR_FORMAT else "ü" * 120 + "/" + "b" * 200
-    data = gzip.compress(pack((path, b"1"), ("Dockerfile", DOCKERFILE), ("to", "x" * 90), kind=kind))
+    data = compress_bytes(pack((path, b"1"), ("Dockerfile", DOCKERFILE), ("to", "x" * 90), kind=kind))
     assert contexts.list_files(store(contexts, data))[0] == (path, 1)
 
 
@@ -141,8 +144,8 @@ def test_paths_of_any_format_are_read(contexts: Contexts, kind: int) -> None:
         (b"", "the context is empty"),
         (b"hello", "not gzip"),
         (b"PK\3\4" * 100, "not gzip"),
-        (gzip.compress(b""), "its tar has no end"),
-        (gzip.compress(b"hello " * 1000), "not a tar"),
+        (compress_bytes(b""), "its tar has no end"),
+        (compress_bytes(b"hello " * 1000), "not a tar"),
         (compress(), "no Dockerfile at its top level"),
         (compress(("a/Dockerfile", DOCKERFILE)), "no Dockerfile at its top level"),
         (compress(("Dockerfile", "a/Dockerfile")), "no Dockerfile at its top level"),
@@ -162,12 +165,12 @@ def test_paths_of_any_format_are_read(contexts: Contexts, kind: int) -> None:
         (compress(("a\x1b[31m/../b", b"")), r"a\x1b[31m"),
         (compress(("Dockerfile", b" " * 1_000_001)), "the size of 'Dockerfile' in the tar is invalid"),
         (compress(("Dockerfile", DOCKERFILE))[:-9], "the context is cut"),
-        (gzip.compress(pack(("Dockerfile", DOCKERFILE))[:1024]), "its tar has no end"),
-        (gzip.compress(pack(("Dockerfile", DOCKERFILE))[:520]), "its tar has no end"),
-        (gzip.compress(pack(("Dockerfile", DOCKERFILE)) + b"more"), "after the end of the tar"),
+        (compress_bytes(pack(("Dockerfile", DOCKERFILE))[:1024]), "its tar has no end"),
+        (compress_bytes(pack(("Dockerfile", DOCKERFILE))[:520]), "its tar has no end"),
+        (compress_bytes(pack(("Dockerfile", DOCKERFILE)) + b"more"), "after the end of the tar"),
         (GOOD + b"more", "the context is damaged"),
-        (gzip.compress(bytes(60_000_000)), "larger than 50000000 bytes once it is decompressed"),
-        (gzip.compress(tar.format_file("big", 8**11 - 1, 0, executable=False)), "its tar has no end"),
+        (compress_bytes(bytes(60_000_000)), "larger than 50000000 bytes once it is decompressed"),
+        (compress_bytes(tar.format_file("big", 8**11 - 1, 0, executable=False)), "its tar has no end"),
     ],
 )
 @pytest.mark.parametrize("size", [1000, 1 << 20])
@@ -194,7 +197,7 @@ def test_a_context_that_is_too_large_is_rejected_at_once(contexts: Contexts, tmp
     [
         (GOOD, "without the end of the tar"),
         (b"", "without the end of the tar"),
-        (gzip.compress(tar.format_file("a", 9, 0, executable=False)), "without the end of the tar"),
+        (compress_bytes(tar.format_file("a", 9, 0, executable=False)), "without the end of the tar"),
         (SOURCE[:-2], "the context is cut"),
         (compress(("../a", b"")), "leads out"),
     ],
@@ -245,7 +248,7 @@ except OSError as error:
     assert error.errno == errno.EFBIG
     sys.exit(7)
 """
-    data = gzip.compress(pack(("Dockerfile", DOCKERFILE), ("r", os.urandom(3_000_000))), 0)
+    data = compress_bytes(pack(("Dockerfile", DOCKERFILE), ("r", os.urandom(3_000_000))), 0)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "c")], input=data, check=False)
     assert done.returncode == 7
     assert not list((tmp_path / "c").iterdir())
@@ -261,7 +264,7 @@ def test_damage_of_the_gzip_anywhere_gives_no_other_error(
     contexts.delete_unused(set())
     is_stored = False
     with suppress(Rejected):
-        store(contexts, damaged if compressed else gzip.compress(damaged))
+        store(contexts, damaged if compressed else compress_bytes(damaged))
         is_stored = True
     assert len(list((tmp_path / "contexts").iterdir())) == is_stored
 
@@ -279,7 +282,7 @@ def test_a_damaged_header_with_a_right_checksum_gives_no_other_error(
             data[start + 148 : start + 156] = b" " * 8
             data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
     with suppress(Rejected):
-        store(contexts, gzip.compress(data))
+        store(contexts, compress_bytes(data))
 
 
 def test_memory_does_not_grow_with_the_context(contexts: Contexts) -> None:
@@ -287,9 +290,9 @@ def test_memory_does_not_grow_with_the_context(contexts: Contexts) -> None:
     limits = Limits(1 << 30, 1 << 40)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with contexts.receive(limits) as receiver:
-        receiver.write(gzip.compress(tar.format_file("big", 200 << 20, 0, executable=False), 0))
+        receiver.write(compress_bytes(tar.format_file("big", 200 << 20, 0, executable=False), 0))
         for _ in range(200):
-            receiver.write(gzip.compress(block, 0))
-        receiver.write(gzip.compress(pack(("Dockerfile", DOCKERFILE))))
+            receiver.write(compress_bytes(block, 0))
+        receiver.write(compress_bytes(pack(("Dockerfile", DOCKERFILE))))
         assert receiver.finish().size_bytes > 200 << 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024

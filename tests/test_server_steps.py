@@ -83,6 +83,13 @@ def test_podmans_lines_become_steps() -> None:
     assert steps[1].lines[0] == (3, "#5 DONE 1s")
 
 
+def test_only_the_end_of_a_long_step_is_kept() -> None:
+    (step,) = parse_steps(["#1 [1/1] RUN make", *(f"#1 0.1 line {number}" for number in range(10_000))])
+    assert step.dropped + len(step.lines) == 10_000
+    assert len(step.lines) < 1000
+    assert step.lines[-1] == (10_001, "line 9999")
+
+
 def test_the_title_of_a_step_is_read_from_its_first_line() -> None:
     assert read_title("#7 [2/3] RUN make") == "[2/3] RUN make"
     assert read_title("#7 exporting to image") == "exporting to image"

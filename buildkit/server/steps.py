@@ -23,6 +23,7 @@ _PODMAN_ERROR = re.compile(r"Error: |.*error building at STEP ")
 
 RUNNING, DONE, CACHED, FAILED, CANCELLED = "running", "done", "cached", "failed", "cancelled"
 _ENDS = {"DONE": DONE, "CACHED": CACHED, "CANCELED": CANCELLED, "ERROR": FAILED}
+_KEPT_LINES = 300  # of each step, at least: a log may be of any length
 # What becomes of a step whose end the log does not show, by the first word of our note on the end of the build.
 _NOTED_ENDS = {"SUCCESS": DONE, "FAILURE": FAILED}
 
@@ -35,7 +36,8 @@ class Step:
         title: The instruction with its place, such as `[builder 2/5] RUN make`.
         state: `running`, `done`, `cached`, `failed` or `cancelled`.
         duration_s: None if it has not ended, or the engine does not say.
-        lines: Its output, each with its line number in the log, from 1.
+        lines: The end of its output, each line with its number in the log, from 1.
+        dropped: How many lines of output came before those.
     """
 
     title: str
@@ -43,6 +45,15 @@ class Step:
     state: str = RUNNING
     duration_s: float | None = None
     lines: list[tuple[int, str]] = field(default_factory=list)
+    dropped: int = 0
+
+    def add_line(self, number: int, text: str) -> None:
+        """Add a line of output."""
+        self.lines.append((number, text))
+        excess = len(self.lines) - _KEPT_LINES
+        if excess > _KEPT_LINES:
+            del self.lines[:excess]
+            self.dropped += excess
 
 
 def format_note(text: str) -> str:
@@ -88,7 +99,7 @@ class _AttemptReader:
         """Read the next line."""
         if line.startswith(_NOTE):
             self._end_with_note(line.removeprefix(_NOTE))
-            self.rest.lines.append((number, line))
+            self.rest.add_line(number, line)
         elif match := _PODMAN_TITLE.fullmatch(line):
             self._end_podman_step()
             self._podman_step = self._begin(Step(line, match["stage"] or ""))
@@ -97,7 +108,7 @@ class _AttemptReader:
         elif match := _BUILDKIT.fullmatch(line):
             self._read_buildkit(match["number"], number, match["rest"])
         else:
-            self.rest.lines.append((number, line))
+            self.rest.add_line(number, line)
 
     def _begin(self, step: Step) -> Step:
         self.steps.append(step)
@@ -120,9 +131,9 @@ class _AttemptReader:
             step.state = _ENDS[match["word"]]
             step.duration_s = float(match["seconds"]) if match["seconds"] else step.duration_s
             if match["reason"]:
-                step.lines.append((number, match["reason"]))
+                step.add_line(number, match["reason"])
         elif text not in {step.title, "..."}:  # what BuildKit repeats when it comes back to a step
-            step.lines.append((number, _OUTPUT_TIME.sub("", text, count=1) if _OUTPUT_TIME.match(text) else text))
+            step.add_line(number, _OUTPUT_TIME.sub("", text, count=1) if _OUTPUT_TIME.match(text) else text)
 
     def _read_podman(self, step: Step, number: int, line: str) -> None:
         if line.startswith(_PODMAN_CACHED):
@@ -131,7 +142,7 @@ class _AttemptReader:
             step.state = FAILED
         elif line.startswith("COMMIT "):
             self._end_podman_step()
-        step.lines.append((number, line))
+        step.add_line(number, line)
 
     def _end_podman_step(self) -> None:
         if self._podman_step and self._podman_step.state == RUNNING:

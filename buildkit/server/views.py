@@ -106,7 +106,8 @@ def _describe(step: Step) -> StepRow:
     title = instruction if bracket and place.startswith("[") else step.title
     shown = _OPEN_LINES if step.state in {FAILED, RUNNING} else _CLOSED_LINES
     lines = [Line(number, text) for number, text in step.lines[-shown:]]
-    return StepRow(step.stage, title or "Other messages", step.state, outcome, lines, len(step.lines) - len(lines))
+    hidden = step.dropped + len(step.lines) - len(lines)
+    return StepRow(step.stage, title or "Other messages", step.state, outcome, lines, hidden)
 
 
 def _read_repository(image: str) -> str:
