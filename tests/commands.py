@@ -27,7 +27,8 @@ __all__ = ["HANG_S", "PACKAGE_ROOT", "PROGRAM", "SOURCE", "Command", "Ended", "R
 
 # The target that every small tree can be packed for.
 SOURCE = {"TARGET": "source-minimal"}
-HANG_S = 60.0
+# More than the minute without progress after which an upload is given up.
+HANG_S = 120.0
 # Python reads these once, when an interpreter starts.
 _READ_AT_START = ("PYTHON", "LANG", "LC_", "TZ")
 

@@ -91,7 +91,7 @@ class Exchange:
 
     def wait_for_end(self) -> None:
         """Do nothing until the server is closed."""
-        self.server.closing.wait(60)
+        self.server.closing.wait(120)  # longer than any limit of the client, but for the one of a response
 
 
 class RuntimeApiServer:
