@@ -44,6 +44,7 @@ TASKS = (
     "verify",
     "manifest",
     "logs",
+    "serve",
     "clean",
     "doctor",
 )

@@ -30,6 +30,7 @@ from buildkit.values import (
     parse_packages,
     parse_program_name,
     parse_reference,
+    parse_registry_prefix,
     parse_repository,
     parse_sha,
     parse_tags,
@@ -50,7 +51,7 @@ T = TypeVar("T")
 # Settings of one group are flags of the same tasks; those in `everywhere` are flags of all, those in `none` of none.
 Group = Literal[
     "everywhere", "none", "naming", "selection", "target", "dockerfile", "server", "templates", "packing",
-    "api", "image", "upload", "waiting", "cleaning", "engine",
+    "api", "image", "upload", "waiting", "cleaning", "engine", "serve",
 ]  # fmt: skip
 FOR_A_BUILD: tuple[Group, ...] = (
     "naming", "selection", "target", "dockerfile", "server", "templates", "packing",
@@ -167,11 +168,20 @@ class Settings:
     engine: str = _setting(
         "auto",
         parse_one_of(("auto", *ENGINES)),
-        f"local engine of `build` and `verify`: auto, {', '.join(ENGINES)}",
+        f"local engine of `build`, `verify` and `serve`: auto, {', '.join(ENGINES)}",
         "engine",
     )
     builder: tuple[str, ...] = _setting(
         "", parse_list, "buildx builders, comma-separated; may be remote or on Kubernetes", "engine"
+    )
+
+    serve_host: str = _setting("127.0.0.1", parse_text, "address that `serve` listens on", "serve")
+    serve_port: int = _setting("8010", parse_integer(0, 65535), "port of `serve`; 0 picks a free one", "serve")
+    serve_data: str = _setting("./runtime-server", parse_text, "directory of `serve`: builds, logs and keys", "serve")
+    serve_workers: int = _setting("2", parse_integer(1, 1000), "builds at a time on each builder", "serve")
+    serve_queue: int = _setting("1000", parse_integer(1, 1_000_000), "how many builds may wait in the queue", "serve")
+    registry_prefix: str | None = _setting(
+        "", optional(parse_registry_prefix), "where `serve` pushes images; if empty, they stay in the engine", "serve"
     )
 
 

@@ -76,10 +76,10 @@ class Run:
 
     def __post_init__(self) -> None:
         self.settings = self.loaded.settings
-        self.source = self._locate(self.settings.source_dir).resolve()
-        path = self._locate(self.settings.output_dir)
+        self.source = self.locate(self.settings.source_dir).resolve()
+        path = self.locate(self.settings.output_dir)
         self.workspace = Workspace(path.parent.resolve() / path.name)
-        self.template_dir = self._locate(self.settings.template_dir) if self.settings.template_dir else None
+        self.template_dir = self.locate(self.settings.template_dir) if self.settings.template_dir else None
 
     @cached_property
     def tree(self) -> SourceTree:
@@ -143,6 +143,6 @@ class Run:
         """Return a path as somebody in the working directory would type it."""
         return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
-    def _locate(self, path: str) -> Path:
+    def locate(self, path: str) -> Path:
         """Return a path as a shell would: `~` is the home, and relative paths start from the root."""
         return Path(os.path.normpath(self.root / os.path.expanduser(path)))

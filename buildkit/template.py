@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 # In a wheel the templates are in the package, in a checkout next to it.
-_PACKAGED = (Path(__file__).parent / "templates", Path(__file__).parents[1] / "templates")
+FOLDERS = (Path(__file__).parent / "templates", Path(__file__).parents[1] / "templates")
 _BUILT_IN = "built-in"
 _MAX_BYTES = 4_000_000
 
@@ -120,7 +120,7 @@ def _find_file(name: str, template_dir: Path | None) -> tuple[bytes, Path]:
     plain = name.removeprefix(f"{_BUILT_IN}/")
     overrides = [template_dir] if template_dir and plain == name else []
     if ".." not in plain.split("/") and not PurePosixPath(plain).is_absolute():
-        for folder in (*overrides, *_PACKAGED):
+        for folder in (*overrides, *FOLDERS):
             try:
                 return read_bounded(folder / plain, _MAX_BYTES, follow=True), folder / plain
             except (FileNotFoundError, NotADirectoryError):
@@ -138,7 +138,7 @@ def _join_words(words: Iterable[str]) -> str:
 
 def _find_place(error: BaseException, name: str, template_dir: Path | None) -> str:
     """Return the template and the line: Jinja puts those of its templates into the traceback."""
-    folders = [*([template_dir] if template_dir else []), *_PACKAGED]
+    folders = [*([template_dir] if template_dir else []), *FOLDERS]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         for folder in folders:
             if Path(frame.filename).is_relative_to(folder):

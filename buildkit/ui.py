@@ -47,6 +47,10 @@ class Ui:
         """Write a warning."""
         self._write(sys.stderr, f"{_PREFIX}warning: {escape_controls(self._spell(line))}\n")
 
+    def offer(self, text: str) -> None:
+        """Write lines on stderr without a prefix, because they are there to be copied."""
+        self._write(sys.stderr, f"{escape_controls(text, keep=chr(10))}\n")
+
     def show(self, text: str) -> None:
         """Write a result, if there is one: the only thing that goes to stdout."""
         if text:

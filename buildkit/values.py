@@ -164,6 +164,18 @@ def parse_repository(value: str, name: str) -> Reference:
     return parsed
 
 
+def parse_registry_prefix(value: str, name: str) -> str:
+    """Return what the names of pushed images start with: a registry, perhaps with the beginning of a repository."""
+    prefix = value.rstrip("/")
+    try:
+        sample = reference.parse_reference(f"{prefix}/image", name)
+    except SettingError as error:
+        raise SettingError(f"{name} is not a registry: {value!r}", f"set {name}=registry.example.com/team") from error
+    if sample.registry is None:
+        raise SettingError(f"{name} does not start with a registry: {value!r}", f"set {name}=docker.io/{prefix}")
+    return prefix
+
+
 def parse_module(value: str, name: str) -> str:
     """Return the dotted name of a module."""
     word = "[A-Za-z_][A-Za-z0-9_]*"

@@ -8,7 +8,7 @@ import re
 import stat
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from buildkit import files
 from buildkit.errors import LocalError, SettingError, run
@@ -41,11 +41,18 @@ _OURS = frozenset(
     }
 )
 _ARCHIVE = re.compile(r"agent-server-(?:[0-9a-f]{7}|unknown)-[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.tar\.gz")
-_FIX_OUTPUT_DIR = "set OUTPUT_DIR to a folder that does not exist yet, such as ./runtime-build"
 
 
 class Workspace(Folder):
-    """One output directory; nothing exists there until `writing` has created it."""
+    """One output directory; nothing exists there until `writing` has created it.
+
+    Attributes:
+        setting: The setting that names the directory, for messages.
+        example: A value of it that always works.
+    """
+
+    setting: ClassVar[str] = "OUTPUT_DIR"
+    example: ClassVar[str] = "./runtime-build"
 
     @property
     def lock_path(self) -> Path:
@@ -70,7 +77,10 @@ class Workspace(Folder):
         if problem is None and self.path.is_dir() and not self._is_ours():
             problem = f"has files that runtime-build did not write: {self.path}"
         if problem:
-            raise SettingError(f"OUTPUT_DIR {problem}", _FIX_OUTPUT_DIR)
+            raise SettingError(
+                f"{self.setting} {problem}",
+                f"set {self.setting} to a folder that does not exist yet, such as {self.example}",
+            )
 
     def _find_problem(self, protected: Collection[Path]) -> str | None:
         """Return why we must not write to this directory, or None."""
@@ -123,12 +133,12 @@ class Workspace(Folder):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(hold_lock(self.lock_path))
             except BlockingIOError:
-                fix = "wait for it to end, or set another OUTPUT_DIR"
+                fix = f"wait for it to end, or set another {self.setting}"
                 raise LocalError(f"another run is using {self.name}", fix) from None
             except OSError as error:
                 raise LocalError(
                     f"cannot lock {self.name} with {self.lock_path.name} beside it: {error.strerror}",
-                    f"remove {self.lock_path.name} if it is not a file, or set another OUTPUT_DIR",
+                    f"remove {self.lock_path.name} if it is not a file, or set another {self.setting}",
                 ) from error
             if self.path.is_dir():
                 for name in filter(files.is_temporary, os.listdir(self.path)):
@@ -148,7 +158,9 @@ class Workspace(Folder):
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise LocalError(f"cannot create {self.name}: {error.strerror}", "set another OUTPUT_DIR") from error
+                raise LocalError(
+                    f"cannot create {self.name}: {error.strerror}", f"set another {self.setting}"
+                ) from error
             self._check_files()
             if not os.listdir(self.path):
                 self.write(MARKER, _SIGNATURE + b"*\n")
@@ -220,7 +232,7 @@ class Workspace(Folder):
         if not self._has_marker():
             raise SettingError(
                 f"{self.name} does not have our marker ({MARKER}), so nothing in it is removed",
-                "remove it by hand, set CLEAN_OUTPUT=false, or set another OUTPUT_DIR",
+                f"remove it by hand, set CLEAN_OUTPUT=false, or set another {self.setting}",
             )
         ours = self._list_ours()
         for name in ours:

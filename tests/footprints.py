@@ -58,7 +58,8 @@ def list_files(folder: Path, excluded: set[str]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     waiting = [str(folder)]
     while waiting:
-        with contextlib.suppress(PermissionError), os.scandir(waiting.pop()) as entries:
+        # A folder may also be one that the test itself moves in the meantime.
+        with contextlib.suppress(PermissionError, FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.path in excluded and not entry.is_symlink():
                     continue

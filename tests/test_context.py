@@ -22,7 +22,8 @@ from buildkit.models import BuildContext, Dockerfile, Version
 from buildkit.secret import ApiKey
 from buildkit.settings import CiEnvironment, Settings
 from buildkit.source.checkout import Commit
-from buildkit.source.tree import SelectedFiles, SourceTree
+from buildkit.source.selection import SelectedFiles
+from buildkit.source.tree import SourceTree
 from buildkit.tasks.context import pack_context
 from buildkit.ui import Ui
 from buildkit.workspace import Workspace

@@ -12,12 +12,14 @@ import pytest
 from buildkit.errors import LocalError, SettingError
 from buildkit.settings import CiEnvironment, Settings
 from buildkit.source.rules import Verdict
-from buildkit.source.tree import SelectedFiles, SourceTree
+from buildkit.source.tree import SourceTree
 from tests.checkouts import commit_all, run_git
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from buildkit.source.selection import SelectedFiles
 
 SDK = "openhands-sdk/openhands/sdk"
 SECRET_NAMES = """

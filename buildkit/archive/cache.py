@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from buildkit.archive.stream import PackingOptions
     from buildkit.source.fingerprint import StatFingerprint
-    from buildkit.source.tree import SelectedFiles
+    from buildkit.source.selection import SelectedFiles
     from buildkit.workspace import Workspace
 
 

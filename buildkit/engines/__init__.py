@@ -44,3 +44,15 @@ def find_engine(name: str = "auto", builders: Sequence[str] = ()) -> Engine:
     chosen = Buildx("docker", builders[0]) if builders else _KINDS[names[0]](names[0])
     advice = _AUTO_ADVICE if len(names) > 1 else chosen.advice
     raise NotStarted(f"no container engine responds: {'; '.join(refusals)}", advice)
+
+
+def list_engines(name: str = "auto", builders: Sequence[str] = ()) -> list[Engine]:
+    """Return the engines that a server uses, of which some may not respond yet: one for each builder, otherwise one."""
+    if builders:
+        program = next(list_programs(Buildx.command), Buildx.command)
+        return [Buildx(program, builder) for builder in builders]
+    try:
+        return [find_engine(name)]
+    except NotStarted:
+        kind = _KINDS[_AUTO_ORDER[0] if name == "auto" else name]
+        return [kind(kind.command)]

@@ -7,12 +7,18 @@ import re
 from typing import TYPE_CHECKING, ClassVar
 
 from buildkit.engines.engine import CHECK_TIMEOUT_S, BuildOptions, Engine, format_common
+from buildkit.engines.process import format_line
+from buildkit.engines.progress import JsonProgress
 from buildkit.errors import NotStarted
 from buildkit.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from buildkit.engines.process import Translate
+
+_FIRST_WITH_RAWJSON = (0, 13)
 
 
 class Docker(Engine):
@@ -23,21 +29,31 @@ class Docker(Engine):
     package = "docker.io"
     # From this version on, `docker build` needs the plugin for BuildKit (https://docs.docker.com/go/buildx/).
     first_client_needing_buildx: ClassVar[int] = 23
+    # Set by `check`.
+    reports_json = False
 
     def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
         """Return the arguments of `docker build`."""
-        return ["build", "--progress=plain", f"--iidfile={receipt}", *format_common(images, options), "-"]
+        return ["build", self._format_progress(options), f"--iidfile={receipt}", *format_common(images, options), "-"]
 
     def _read_version(self) -> str:
         response = json.loads(self._ask("version", "--format", "{{json .}}"))
         client = str(response["Client"]["Version"])
         needs_plugin = int(client.partition(".")[0]) >= self.first_client_needing_buildx
-        if needs_plugin and self.run("buildx", "version", timeout_s=CHECK_TIMEOUT_S).code:
+        plugin = self.run("buildx", "version", timeout_s=CHECK_TIMEOUT_S) if needs_plugin else None
+        if plugin and plugin.code:
             raise NotStarted(
                 f"{self.program} {client} has no buildx plugin, which it needs for BuildKit",
                 "install the plugin (on Debian: `apt-get install docker-buildx`)",
             )
+        self.reports_json = plugin is not None and _can_report_json(plugin.stdout)
         return str(response["Server"]["Version"])
+
+    def _format_progress(self, options: BuildOptions) -> str:
+        return f"--progress={'rawjson' if options.structured and self.reports_json else 'plain'}"
+
+    def _choose_translation(self, options: BuildOptions) -> Translate:
+        return JsonProgress() if options.structured and self.reports_json else format_line
 
     def _read_receipt(self, text: str) -> tuple[str, str | None]:
         return text, None
@@ -75,7 +91,15 @@ class Buildx(Docker):
         """Return the arguments of `docker buildx build`."""
         builder = [f"--builder={self.builder}"] if self.builder else []
         output = [f"--metadata-file={receipt}", "--push" if options.push else "--load"]
-        return ["buildx", "build", *builder, "--progress=plain", *output, *format_common(images, options), "-"]
+        return [
+            "buildx",
+            "build",
+            *builder,
+            self._format_progress(options),
+            *output,
+            *format_common(images, options),
+            "-",
+        ]
 
     def _read_version(self) -> str:
         if not self.builder:
@@ -85,12 +109,19 @@ class Buildx(Docker):
         error = re.search(r"^Error:\s*(.+)", self._ask("buildx", "inspect", self.builder), re.MULTILINE)
         if error:
             raise NotStarted(f"builder {self.builder}: {error[1]}", self.advice)
+        self.reports_json = _can_report_json(version)
         return version.split(" ")[1]
 
     def _read_receipt(self, text: str) -> tuple[str, str | None]:
         metadata = json.loads(text)
         digest = str(metadata["containerimage.digest"])
         return str(metadata.get("containerimage.config.digest", digest)), digest
+
+
+def _can_report_json(version: str) -> bool:
+    """Return whether the buildx plugin with this version text has `--progress=rawjson`."""
+    match = re.search(r" v?(\d+)\.(\d+)", version)
+    return match is not None and (int(match[1]), int(match[2])) >= _FIRST_WITH_RAWJSON
 
 
 def _split_repository(image: str) -> tuple[str, str]:

@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
-from buildkit.engines.process import Output, run_command, watch_command
+from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.errors import BuildFailed, NotStarted, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from threading import Event
+
+    from buildkit.engines.process import Translate
 
     Report = Callable[[str], None]
     Watch = Callable[[Sequence[str]], tuple[int, list[str]]]
@@ -26,6 +28,10 @@ _SHOWN_LINES = 5
 _LINE_BEGINNING, _LINE_END = 60, 140
 _FAILED_STEP = re.compile(r"(#\d+ )ERROR: ")
 _DIGEST_LINE = re.compile(r"#\d+ sha256:\w+")
+# What BuildKit's clients say last when they lose the connection in the middle of a build; steps say nothing after it.
+_CONNECTION_LOST = re.compile(
+    r"(?:ERROR|error): (?:[\w ]+: )*(?:rpc error: code = )?Unavailable\b.*|error during connect: .*"
+)
 _BUILD_FIX = f"fix what the log names, then run {run('context build')}"
 
 
@@ -37,12 +43,15 @@ class BuildOptions(NamedTuple):
         network: Of the RUN steps, such as `host`; the engine's own default if empty.
         target: A stage; the last one if empty, which is what our archives are made for.
         cancelled: Set from any thread to cancel the build.
+        structured: Whether BuildKit reports its steps as JSON where it can, which gives exact times and whole logs. The
+            lines that are reported look the same.
     """
 
     push: bool = False
     network: str = ""
     target: str = ""
     cancelled: Event | None = None
+    structured: bool = False
 
 
 class BuiltImage(NamedTuple):
@@ -112,7 +121,8 @@ class Engine(ABC):
         with tempfile.TemporaryDirectory(prefix="runtime-build-") as folder:
             receipt = Path(folder) / "receipt"
             command = self.format_build(images, options, receipt)
-            self._watch(command, f"build {images[0]}", _BUILD_FIX, partial(watch, stdin=archive))
+            watch_build = partial(watch, stdin=archive, translate=self._choose_translation(options))
+            self._watch(command, f"build {images[0]}", _BUILD_FIX, watch_build)
             image_id, digest = self._read_receipt(receipt.read_text(encoding="utf-8").strip())
             if options.push and digest is None:
                 digest = self._push(images, receipt, watch)
@@ -125,6 +135,10 @@ class Engine(ABC):
         Args:
             receipt: The file to which the engine writes what it built.
         """
+
+    def _choose_translation(self, options: BuildOptions) -> Translate:  # noqa: ARG002 - of those that report JSON
+        """Return what turns the output of a build into lines."""
+        return format_line
 
     @abstractmethod
     def _read_version(self) -> str: ...
@@ -161,6 +175,8 @@ class Engine(ABC):
         code, last_lines = watch([self.program, *arguments])
         if code:
             self.check()  # an engine that no longer responds is not a failed build
+            if last_lines and _CONNECTION_LOST.fullmatch(last_lines[-1]):  # nor is one that is back already
+                raise NotStarted(f"{self.name} was lost during {purpose}: {last_lines[-1]}", "run it again")
             end = _shorten_log(last_lines)
             fix = next((better for text, better in self.hints.items() if text in end), fix)
             raise BuildFailed(f"{self.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)

@@ -16,14 +16,18 @@ from buildkit.display import escape_controls
 from buildkit.errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from threading import Event
+
+    Translate = Callable[[bytes], Iterable[str]]
 
 # A cancelled client gets this long to tell its engine; our own exit may take two seconds in all.
 _CANCEL_TIMEOUT_S = 1.5
 _POLL_S = 0.2
 _READ_BYTES = 1 << 16
 _LONGEST_LINE = 16_384
+# A line of JSON holds a piece of a log; a part of it would say nothing.
+_LONGEST_RECORD = 4 << 20
 _KEPT_LINES = 40
 
 
@@ -68,12 +72,20 @@ def run_command(command: Sequence[str], *, stdin: str = "", timeout_s: float = 6
         return Output(process.returncode, _read(stdout), _read(stderr))
 
 
+def format_line(line: bytes) -> Iterator[str]:
+    """Yield a line of output as lines for people: the states of a progress bar one by one, and no controls."""
+    for start in range(0, max(len(line), 1), _LONGEST_LINE):
+        text = line[start : start + _LONGEST_LINE].decode("utf-8", "surrogateescape")
+        yield from (escape_controls(part.replace("\t", "    ")) for part in text.removesuffix("\r").split("\r"))
+
+
 def watch_command(
     command: Sequence[str],
     report: Callable[[str], None],
     *,
     stdin: int | None = None,
     cancelled: Event | None = None,
+    translate: Translate = format_line,
 ) -> tuple[int, list[str]]:
     """Return the exit code and the last lines of a long command; each line is reported as it comes, controls escaped.
 
@@ -83,11 +95,12 @@ def watch_command(
     Args:
         stdin: Descriptor that the command reads from.
         cancelled: Set from any thread to cancel the command.
+        translate: Returns what a line of output, which may be JSON, is reported as.
     """
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
     source = subprocess.DEVNULL if stdin is None else stdin
     with _start(command, source, subprocess.PIPE, subprocess.STDOUT) as process:
-        for line in _read_lines(process, cancelled):
+        for line in _read_lines(process, cancelled, translate):
             last_lines.append(line)
             report(line)
     is_cancelled = cancelled is not None and cancelled.is_set()
@@ -118,11 +131,12 @@ def _start(command: Sequence[str], stdin: int, stdout: int, stderr: int) -> Iter
             process.stdout.close()
 
 
-def _read_lines(process: subprocess.Popen[bytes], cancelled: Event | None) -> Iterator[str]:
+def _read_lines(process: subprocess.Popen[bytes], cancelled: Event | None, translate: Translate) -> Iterator[str]:
     """Yield lines until the command has ended, even if something that it started keeps its output open."""
     if process.stdout is None:
         return
     rest = b""
+    longest = _LONGEST_LINE if translate is format_line else _LONGEST_RECORD
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while cancelled is None or not cancelled.is_set():
@@ -135,18 +149,12 @@ def _read_lines(process: subprocess.Popen[bytes], cancelled: Event | None) -> It
                 process.wait()
                 break
             *lines, rest = (rest + piece).split(b"\n")
-            yield from (part for line in lines for part in _format_line(line))
-            while len(rest) > _LONGEST_LINE:
-                yield from _format_line(rest[:_LONGEST_LINE])
-                rest = rest[_LONGEST_LINE:]
+            yield from (part for line in lines for part in translate(line))
+            while len(rest) > longest:
+                yield from translate(rest[:longest])
+                rest = rest[longest:]
     if rest:
-        yield from _format_line(rest)
-
-
-def _format_line(line: bytes) -> Iterator[str]:
-    for start in range(0, max(len(line), 1), _LONGEST_LINE):
-        text = line[start : start + _LONGEST_LINE].decode("utf-8", "surrogateescape")
-        yield from (escape_controls(part.replace("\t", "    ")) for part in text.removesuffix("\r").split("\r"))
+        yield from translate(rest)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from buildkit.archive.writer import PackedArchive
     from buildkit.settings import Settings
     from buildkit.source.fingerprint import StatFingerprint
-    from buildkit.source.tree import SelectedFiles, SourceTree
+    from buildkit.source.selection import SelectedFiles
+    from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
@@ -201,6 +202,25 @@ def _list_files(this: Run) -> Outcome:
     return Outcome(text, {"files": [{"path": path, "size_bytes": size} for size, path in sizes]})
 
 
+def _draw_map(this: Run, name: str) -> Outcome:
+    """Write what would be packed as a treemap into a file, named as seen from the working directory."""
+    from buildkit.archive.sizes import list_sizes
+    from buildkit.folder import Folder
+    from buildkit.template import render_template
+    from buildkit.treemap import render_treemap
+
+    selected = this.tree.select()
+    for warning in selected.warnings:
+        this.ui.warn(warning)
+    sizes = list_sizes(this.tree.path, selected.files)
+    treemap = render_treemap((path, size) for size, path in sizes)
+    title = f"Build context of {escape_controls(this.tree.path.name)}"
+    html = render_template("map.html.j2", {"title": title, "treemap": treemap}, this.template_dir)
+    path = Path.cwd() / name
+    Folder(path.parent.resolve()).write(path.name, html.encode())
+    return Outcome(name, {"map": name, "files": len(sizes), "context_bytes": sum(size for size, _ in sizes)})
+
+
 def _explain(this: Run, path: str) -> Outcome:
     """Return which rule decides about `path`, given as seen from the working directory or from the source."""
     typed, inside = Path(os.path.normpath(Path.cwd() / path)), os.path.normpath(path)
@@ -221,6 +241,8 @@ def main(this: Run) -> Outcome:
         return _explain(this, this.flags["explain"])
     if this.flags.get("files"):
         return _list_files(this)
+    if this.flags.get("map") is not None:
+        return _draw_map(this, this.flags["map"])
     with this.writing():
         use_cache = not this.flags.get("no_cache")
         context = pack_context(this.workspace, this.tree, this.settings, this.ui, use_cache=use_cache)
@@ -236,6 +258,7 @@ TASK = Task(
     flags=(
         Flag("no_cache", "read every file again, even if none seems to have changed"),
         Flag("files", "list every file that is packed with its size, largest first; packs nothing"),
+        Flag("map", "write what is packed as a treemap into this HTML file; packs nothing", takes_value=True),
         Flag("explain", "show which rule packs or leaves out this path; packs nothing", takes_value=True),
     ),
 )

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from buildkit.settings import Settings
-    from buildkit.source.tree import SelectedFiles, SourceTree
+    from buildkit.source.selection import SelectedFiles
+    from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 

@@ -1,0 +1,136 @@
+"""BuildKit's JSON progress (`--progress=rawjson`), written as the lines that `--progress=plain` would give."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from buildkit.engines.process import format_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LONGEST_RECORD = 16 << 20
+
+
+@dataclass
+class _Vertex:
+    """A step as far as it has been reported; `rest` is output that no newline has ended yet."""
+
+    number: int
+    started: datetime | None = None
+    completed: str | None = None
+    rest: bytes = b""
+
+    def format(self, text: str) -> str:
+        return f"#{self.number} {text}"
+
+    def format_output(self, line: bytes, at: str) -> Iterator[str]:
+        seconds = _subtract(at, self.started)
+        for text in format_line(line):
+            yield self.format(f"{seconds:.3f} {text}")
+
+
+class JsonProgress:
+    """A translation for one build; a line that is not JSON, such as the client's own error, stays as it is.
+
+    The client writes one SolveStatus of BuildKit after another, each on one line or indented over several lines
+    (https://github.com/moby/buildkit/blob/master/client/graph.go).
+    """
+
+    def __init__(self) -> None:
+        self._vertices: dict[str, _Vertex] = {}
+        self._begun = bytearray()
+
+    def __call__(self, line: bytes) -> Iterator[str]:
+        """Yield the lines for a line of output."""
+        is_more = line.startswith((b" ", b"}")) and len(self._begun) <= _LONGEST_RECORD
+        if self._begun and not is_more:  # the client was cut off in the middle of a record
+            yield from self._translate(self._take_record())
+        if not self._begun and not line.startswith(b"{"):
+            yield from format_line(line)
+            return
+        self._begun += line
+        if line.endswith(b"}") and not line.startswith(b" "):
+            yield from self._translate(self._take_record())
+
+    def _take_record(self) -> bytes:
+        record = bytes(self._begun)
+        self._begun.clear()
+        return record
+
+    def _translate(self, record: bytes) -> Iterator[str]:
+        try:
+            status = json.loads(record)
+        except ValueError:
+            yield from format_line(record)
+            return
+        for kind, translate in (
+            ("vertexes", self._begin),
+            ("statuses", self._translate_status),
+            ("logs", self._translate_log),
+            ("warnings", self._translate_warning),
+            ("vertexes", self._end),
+        ):
+            for entry in status.get(kind) or ():
+                yield from translate(entry)
+
+    def _begin(self, entry: dict[str, Any]) -> Iterator[str]:
+        if not entry.get("started"):
+            return
+        vertex = self._vertices.get(entry["digest"])
+        if vertex is None:
+            vertex = self._vertices[entry["digest"]] = _Vertex(len(self._vertices) + 1)
+            yield vertex.format(" ".join(next(format_line(" ".join(entry["name"].split()).encode())).split()))
+        vertex.started = vertex.started or _parse_time(entry["started"])
+
+    def _translate_status(self, entry: dict[str, Any]) -> Iterator[str]:
+        vertex = self._vertices.get(entry["vertex"])
+        if vertex and entry.get("completed"):
+            for text in format_line(entry["id"].encode()):
+                yield vertex.format(f"{text} done")
+
+    def _translate_log(self, entry: dict[str, Any]) -> Iterator[str]:
+        vertex = self._vertices.get(entry["vertex"])
+        if vertex is None:
+            return
+        *lines, vertex.rest = (vertex.rest + base64.b64decode(entry["data"])).split(b"\n")
+        for line in lines:
+            yield from vertex.format_output(line, entry["timestamp"])
+
+    def _translate_warning(self, entry: dict[str, Any]) -> Iterator[str]:
+        vertex = self._vertices.get(entry["vertex"])
+        if vertex:
+            for text in format_line(base64.b64decode(entry.get("short") or "")):
+                yield vertex.format(f"WARNING: {text}")
+
+    def _end(self, entry: dict[str, Any]) -> Iterator[str]:
+        vertex = self._vertices.get(entry["digest"])
+        completed = entry.get("completed")
+        if vertex is None or not completed or completed == vertex.completed:
+            return
+        vertex.completed = completed
+        if vertex.rest:
+            yield from vertex.format_output(vertex.rest, completed)
+            vertex.rest = b""
+        if entry.get("error"):
+            is_cancelled = entry["error"].endswith("context canceled")
+            reason = " ".join(format_line(entry["error"].encode()))
+            yield vertex.format("CANCELED" if is_cancelled else f"ERROR: {reason}")
+        elif entry.get("cached"):
+            yield vertex.format("CACHED")
+        else:
+            yield vertex.format(f"DONE {_subtract(completed, vertex.started):.1f}s")
+
+
+def _parse_time(text: str) -> datetime:
+    """Return a time such as `2025-11-02T12:04:29.123456789Z`; nanoseconds are more than a datetime holds."""
+    seconds, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{seconds}.{fraction[:6]:0<6}+00:00")
+
+
+def _subtract(text: str, started: datetime | None) -> float:
+    return max(0.0, (_parse_time(text) - started).total_seconds()) if started else 0.0

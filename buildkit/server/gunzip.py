@@ -1,0 +1,75 @@
+"""gzip decompressed as it arrives, in pieces of bounded size: a few bytes of a gzip bomb make no gigabytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from buildkit.archive.compressor import find_compressor
+from buildkit.server.rejections import InvalidContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_MAGIC = b"\x1f\x8b"
+_INPUT_BYTES = 1 << 16
+_OUTPUT_BYTES = 1 << 18
+
+
+class Gunzip:
+    """Decompresses one gzip member after another.
+
+    Args:
+        sink: Called with the decompressed bytes.
+    """
+
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        self._sink = sink
+        self._compressor = find_compressor()
+        self._member = self._compressor.start_reading()
+        self._begun = False
+
+    def feed(self, data: bytes) -> None:
+        """Decompress the next piece.
+
+        Raises:
+            InvalidContext: It is not gzip.
+        """
+        for start in range(0, len(data), _INPUT_BYTES):
+            piece = data[start : start + _INPUT_BYTES]
+            while piece:
+                piece = self._decompress(piece)
+
+    def finish(self) -> None:
+        """Check that the last member is complete.
+
+        Raises:
+            InvalidContext: It is cut.
+        """
+        if self._begun and not self._member.eof:
+            raise InvalidContext("the context is cut: its gzip data ends too early")
+
+    def _decompress(self, piece: bytes) -> bytes:
+        """Decompress some of `piece`, and return the rest."""
+        if self._member.eof or not self._begun:
+            self._member = self._compressor.start_reading()
+            if not _MAGIC.startswith(piece[: len(_MAGIC)]):
+                raise self._refuse()
+        try:
+            output = self._member.decompress(piece, _OUTPUT_BYTES)
+        except self._compressor.error:
+            raise self._refuse() from None
+        self._begun = True
+        if output:
+            self._sink(output)
+        return self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+
+    def _refuse(self) -> InvalidContext:
+        return InvalidContext(f"the context is {'damaged' if self._begun else 'not gzip'}")
+
+
+def feed_file(gunzip: Gunzip, path: Path) -> None:
+    """Decompress a stored file."""
+    with path.open("rb") as file:
+        while data := file.read(_OUTPUT_BYTES):
+            gunzip.feed(data)

@@ -1,0 +1,142 @@
+"""Whether an image exists, as its registry or its engine reports it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from buildkit.errors import NotStarted
+from buildkit.reference import parse_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from buildkit.engines.engine import Engine
+    from buildkit.reference import Reference
+
+_TIMEOUT_S = 20.0
+_MAX_BYTES = 4_000_000
+_OK, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
+_MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json,"
+    " application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
+)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that exists.
+
+    Attributes:
+        size_bytes: As its store counts: compressed in a registry, unpacked in an engine.
+    """
+
+    upload_time: str
+    size_bytes: int
+
+
+class RegistryUnavailable(Exception):
+    """The registry does not say whether it has the image."""
+
+
+def find_local_image(engines: Sequence[Engine], image: str) -> StoredImage | None:
+    """Return the image in the first engine that has it, or None.
+
+    Raises:
+        NotStarted: No engine responds.
+    """
+    failure: NotStarted | None = None
+    for engine in engines:
+        try:
+            output = engine.run("image", "inspect", image, timeout_s=_TIMEOUT_S)
+            if output.code == 0:
+                description = json.loads(output.stdout)[0]
+                return StoredImage(str(description.get("Created") or _now()), int(description.get("Size") or 0))
+            engine.check()
+        except NotStarted as error:
+            failure = error
+    if failure:
+        raise failure
+    return None
+
+
+def find_registry_image(engines: Sequence[Engine], image: str) -> StoredImage | None:
+    """Return the image in its registry, or None. If that asks for a password, the engine, which has one, is asked.
+
+    Raises:
+        RegistryUnavailable: It does not say.
+    """
+    reference = parse_reference(image)
+    if reference.registry in {None, "docker.io"}:  # which gives nothing without a token
+        return _find_with_engine(engines, image)
+    registry = _Registry(reference)
+    status, manifest = registry.fetch(f"manifests/{registry.version}")
+    if status == _UNAUTHORIZED:
+        return _find_with_engine(engines, image)
+    if status == _NOT_FOUND:
+        return None
+    if status != _OK:
+        raise RegistryUnavailable(f"the registry responded with HTTP {status}")
+    if manifest.get("manifests"):  # an index: its images differ by platform, and the first one stands for all
+        _, manifest = registry.fetch(f"manifests/{manifest['manifests'][0]['digest']}")
+    digest = manifest.get("config", {}).get("digest")
+    config = registry.fetch(f"blobs/{digest}")[1] if digest else {}
+    return _describe(manifest, str(config.get("created") or _now()))
+
+
+def _find_with_engine(engines: Sequence[Engine], image: str) -> StoredImage | None:
+    for engine in engines:
+        words = ("buildx", "imagetools", "inspect", "--raw") if engine.name == "buildx" else ("manifest", "inspect")
+        output = engine.run(*words, image, timeout_s=_TIMEOUT_S)
+        if output.code == 0:
+            return _describe(json.loads(output.stdout), _now())
+        if "not found" in output.stderr.lower() or "no such manifest" in output.stderr.lower():
+            return None
+    raise RegistryUnavailable("the registry requires a login, and no engine has one")
+
+
+def _describe(manifest: Mapping[str, Any], created: str) -> StoredImage:
+    layers = [*manifest.get("layers", ()), manifest.get("config", {})]
+    return StoredImage(created, sum(int(layer.get("size", 0)) for layer in layers))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class _Registry:
+    """One repository of a registry (https://distribution.github.io/distribution/spec/api/), without credentials."""
+
+    def __init__(self, image: Reference) -> None:
+        host = image.registry or ""
+        name = host.rpartition(":")[0] or host
+        # Like docker, which speaks plain http to a registry on this machine.
+        scheme = "http" if name in {"localhost", "[::1]"} or name.startswith("127.") else "https"
+        self._base = f"{scheme}://{host}/v2/{image.repository}"
+        self.version = image.digest or image.tag or "latest"
+
+    def fetch(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Return the status and the JSON object of a response."""
+        import httpcore
+
+        try:
+            with httpcore.ConnectionPool() as pool:
+                response = pool.request(
+                    "GET", f"{self._base}/{path}", headers={"Accept": _MANIFESTS}, extensions=_LIMIT
+                )
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+            raise RegistryUnavailable(f"the registry does not respond: {error}") from error
+        return response.status, _parse_object(response.content[:_MAX_BYTES])
+
+
+_LIMIT = {"timeout": {"connect": _TIMEOUT_S, "read": _TIMEOUT_S, "write": _TIMEOUT_S, "pool": _TIMEOUT_S}}
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

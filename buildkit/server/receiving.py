@@ -1,0 +1,118 @@
+"""Request bodies as they arrive: bounded in size and in time, and no thread waits for a slow client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+
+from buildkit.server.refusals import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+    from typing import Any
+
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    Message = MutableMapping[str, Any]
+
+_BATCH_BYTES = 1 << 18
+# How much of a refused body is still read: a connection that is closed with unread data resets, and the client then
+# never sees why.
+_DRAIN_BYTES, _DRAIN_S = 1 << 26, 5.0
+
+
+class BodyLimits(NamedTuple):
+    """How much a client may send, and how slowly.
+
+    Attributes:
+        pause_s: Longest pause between two pieces of the body.
+        grace_s: Time that is granted whatever the rate.
+        bytes_per_s: The rate that the body must reach on average after that.
+    """
+
+    max_bytes: int
+    pause_s: float = 60.0
+    grace_s: float = 60.0
+    bytes_per_s: int = 16_384
+
+
+async def receive_body(request: Request, consume: Callable[[bytes], None], limits: BodyLimits) -> None:
+    """Give the body to `consume`, which runs in a thread, piece by piece.
+
+    Raises:
+        Refused: It is too large or too slow.
+        ClientDisconnect: The client has closed the connection.
+    """
+    _check_length(request, limits.max_bytes)
+    started = time.monotonic()
+    received, batch, more = 0, bytearray(), True
+    while more:
+        left_s = started + limits.grace_s + received / limits.bytes_per_s - time.monotonic()
+        message = await _receive_in_time(request.receive, min(left_s, limits.pause_s))
+        more = message.get("more_body", False)
+        batch += message.get("body", b"")
+        received += len(message.get("body", b""))
+        if received > limits.max_bytes:
+            raise _refuse_size(limits.max_bytes)
+        if len(batch) >= _BATCH_BYTES or (batch and not more):
+            piece, batch = bytes(batch), bytearray()
+            await run_in_threadpool(consume, piece)
+
+
+def _check_length(request: Request, max_bytes: int) -> None:
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > max_bytes:
+        raise _refuse_size(max_bytes)
+
+
+async def _receive_in_time(receive: Receive, timeout_s: float) -> Message:
+    try:
+        async with asyncio.timeout(max(timeout_s, 0)):
+            message = await receive()
+    except TimeoutError:
+        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "the body arrives too slowly") from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
+
+
+def _refuse_size(max_bytes: int) -> Refused:
+    return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {max_bytes} bytes")
+
+
+class RefusalResponse(JSONResponse):
+    """A refusal, sent before the body has been read; the client gets some time to send the rest and to read it."""
+
+    def __init__(self, refusal: Refused) -> None:
+        headers = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
+        super().__init__({"detail": refusal.detail}, refusal.status, {"Cache-Control": "no-store", **headers})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, and read on without keeping anything."""
+        has_body = scope["method"] in {"POST", "PUT"}
+        if has_body:
+            self.headers["Connection"] = "close"
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = b"" if scope["method"] == "HEAD" else self.body
+        await send({"type": "http.response.body", "body": body, "more_body": has_body})
+        if has_body:
+            await _drain(receive)
+            await send({"type": "http.response.body"})
+
+
+async def _drain(receive: Receive) -> None:
+    left, more = _DRAIN_BYTES, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while more and left > 0:
+                message = await receive()
+                more = message.get("more_body", False)
+                left -= len(message.get("body", b""))

@@ -1,0 +1,74 @@
+"""What responses say: records as compact JSON, and errors as refusals."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from buildkit.errors import LocalError
+from buildkit.server.receiving import RefusalResponse
+from buildkit.server.refusals import Refused, explain_os_error
+from buildkit.server.rejections import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from buildkit.server.records import Build
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def respond(record: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """Return compact JSON: an old client looks for `"build_id":"` without a space."""
+    return JSONResponse(record, status, headers=NO_STORE)
+
+
+def describe_status(build: Build, queue_position: int | None) -> dict[str, Any]:
+    """Return what `/build_status` says of a build; what is not known is left out, because some clients show a null."""
+    ended_at = build.finished_at or time.time()
+    elapsed_s = None if build.started_at is None else round(max(0.0, ended_at - build.started_at), 1)
+    known = {
+        "status": build.status,
+        "image": build.image,
+        "error": build.error,
+        "queue_position": queue_position,
+        "started_at": build.started_at,
+        "elapsed_s": elapsed_s,
+        "step": build.step,
+    }
+    return {name: value for name, value in known.items() if value is not None and value != ""}
+
+
+def describe_build(build: Build) -> dict[str, Any]:
+    """Return what a list shows of a build; idempotency keys are their owners' own."""
+    record = {"build_id": build.id, **asdict(build)}
+    return {
+        name: value for name, value in record.items() if value is not None and name not in {"id", "idempotency_key"}
+    }
+
+
+def make_handlers() -> dict[Any, Callable[[Request, Any], Response]]:
+    """Return a function for each kind of error, which makes a response of it."""
+    return {
+        Refused: lambda _, error: RefusalResponse(error),
+        Rejected: lambda _, error: RefusalResponse(Refused(HTTPStatus(error.status), error.detail)),
+        LocalError: lambda _, error: RefusalResponse(Refused(HTTPStatus.INSUFFICIENT_STORAGE, error.message)),
+        OSError: lambda _, error: RefusalResponse(explain_os_error(error)),
+        HTTPException: _refuse_call,
+        ClientDisconnect: lambda *_: Response(status_code=HTTPStatus.BAD_REQUEST),
+        Exception: lambda *_: respond({"detail": "internal error"}, HTTPStatus.INTERNAL_SERVER_ERROR),
+    }
+
+
+def _refuse_call(_: Request, error: HTTPException) -> Response:
+    response = RefusalResponse(Refused(HTTPStatus(error.status_code), error.detail))
+    response.headers.update(error.headers or {})
+    return response

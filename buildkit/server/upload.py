@@ -1,0 +1,111 @@
+"""One `POST /build` as it arrives: its form is read, its context stored, its names checked, its build queued."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildkit.errors import SettingError
+from buildkit.reference import parse_reference
+from buildkit.server.bodies import InvalidBody, open_body
+from buildkit.server.records import NewBuild
+from buildkit.server.refusals import Refused
+
+if TYPE_CHECKING:
+    from buildkit.server.bodies import BuildFields
+    from buildkit.server.records import Build
+    from buildkit.server.server import Server
+
+_MAX_TAGS = 64
+
+
+class UploadRequest(NamedTuple):
+    """What the headers of an upload say.
+
+    Attributes:
+        content_type: Of one of the two forms.
+    """
+
+    owner: str
+    content_type: str
+    idempotency_key: str | None
+
+
+class Upload:
+    """Receives the body of an upload. Whoever creates it ends it with `discard`, also after `finish`.
+
+    Raises:
+        InvalidBody: The body is in neither of the two forms.
+    """
+
+    def __init__(self, server: Server, request: UploadRequest) -> None:
+        self._server = server
+        self._request = request
+        self._body = open_body(request.content_type, self._write)
+        # The second part of a context, which continues a source, is a context like any other until an engine reads it.
+        self._receiver = server.contexts.receive(server.options.limits)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body.
+
+        Raises:
+            InvalidBody: It is not what `/build` takes.
+            InvalidContext: The context is not a build context.
+            TooLarge: The context is larger than the server allows.
+            OSError: It cannot be stored.
+        """
+        self._body.feed(data)
+
+    def finish(self) -> Build:
+        """Return the queued build.
+
+        Raises:
+            InvalidBody, InvalidContext, Refused: It is not accepted; nothing is kept.
+        """
+        fields = self._body.close()
+        source = fields.context_sha256
+        if source is not None and not self._server.contexts.has_source(source):
+            raise Refused(HTTPStatus.CONFLICT, f"the server does not have {source}: PUT it to /contexts/ first")
+        names = self._check_names(fields)
+        new = NewBuild(
+            target_image=names[0],
+            tags=names[1:],
+            base_image="",
+            owner=self._request.owner,
+            context_sha256="",
+            source_sha256=source,
+            idempotency_key=self._request.idempotency_key,
+        )
+        return self._server.accept(self._receiver, new)
+
+    def discard(self) -> None:
+        """Keep nothing of what has been received; does nothing for an accepted build."""
+        self._receiver.discard()
+
+    def _write(self, data: bytes) -> None:
+        self._receiver.write(data)
+
+    def _check_names(self, fields: BuildFields) -> tuple[str, ...]:
+        """Return the image names, the target first, each once."""
+        names = tuple(dict.fromkeys((fields.target_image, *fields.tags)))
+        if len(names) > _MAX_TAGS:
+            raise InvalidBody(f"there are more than {_MAX_TAGS} tags")
+        for name in names:
+            check_name(name, self._server.options.registry_prefix)
+        return names
+
+
+def check_name(name: str, prefix: str | None) -> None:
+    """Refuse an image name that is invalid, or that a key of this server does not give the right to push.
+
+    Raises:
+        InvalidBody: It is one of these.
+    """
+    try:
+        reference = parse_reference(name, "the image name")
+    except SettingError as error:
+        raise InvalidBody(error.message) from error
+    if reference.digest:
+        raise InvalidBody(f"an image name cannot have a digest: {name}")
+    if prefix is not None and not reference.name.startswith(f"{prefix}/"):
+        raise InvalidBody(f"this server builds only images whose name begins with {prefix}/: {name}")

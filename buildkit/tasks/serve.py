@@ -1,0 +1,179 @@
+"""Task `serve`: a Runtime API of our own, until it is told to stop."""
+
+from __future__ import annotations
+
+import ipaddress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from buildkit.errors import SettingError, run
+from buildkit.task import Flag, Outcome, Run, Task
+from buildkit.values import parse_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from buildkit.server.keys import Keys
+    from buildkit.server.listen import Address
+    from buildkit.server.server import DataFolder, ServerOptions
+
+_NEEDED = ("starlette", "uvicorn", "python_multipart")
+_DAY_S = 86_400
+_FIRST_KEY = "first"
+
+
+def main(this: Run) -> Outcome:
+    """Run a Runtime API: prints its base URL and serves until it is stopped."""
+    check_extra()
+    from buildkit.server.server import DataFolder
+
+    folder = DataFolder(this.locate(this.settings.serve_data))
+    name = this.flags["new_key"]
+    if name:
+        return add_key(folder, name)
+    address = read_address(this)
+    options = read_options(this)
+    with folder.opened(this.root):
+        url = serve(folder, options, address, this)
+    return Outcome("", {"url": url})
+
+
+def serve(folder: DataFolder, options: ServerOptions, address: Address, this: Run) -> str:
+    """Serve until a signal comes, and return the base URL that was served."""
+    from buildkit.engines import list_engines
+    from buildkit.server import listen
+    from buildkit.server.app import create_app
+    from buildkit.server.housekeeping import Housekeeping
+    from buildkit.server.server import Server
+
+    ui = this.ui
+    bound = listen.bind(address)
+    url = listen.format_url(bound, address)
+    server = Server(folder.path, list_engines(this.settings.engine, this.settings.builder), options)
+    housekeeping = Housekeeping(server, ui)
+
+    def announce() -> None:
+        ui.show(url)
+        ui.report(f"serving with {', '.join(builder['name'] for builder in server.workers.describe())}")
+
+    show_first_key(server.keys, url, this)
+    server.start()
+    housekeeping.start()
+    try:
+        listen.serve(server, create_app(server), bound, address, announce)
+    finally:
+        ui.report("stopping: running builds go back to the queue")
+        housekeeping.stop()
+        server.stop()
+    return url
+
+
+def show_first_key(keys: Keys, url: str, this: Run) -> None:
+    """Create a key if there is none, and show the two lines that a client needs."""
+    if this.settings.runtime_api_key is None and not keys.list_names():
+        this.ui.report("created a key, which is shown only now; for clients, put these lines into .env:")
+        this.ui.offer(f"RUNTIME_API_URL={url}\nRUNTIME_API_KEY={keys.create(_FIRST_KEY)}")
+
+
+def add_key(folder: DataFolder, name: str) -> Outcome:
+    """Create another key, also while the server runs; it is shown once."""
+    from buildkit.server.keys import Keys
+
+    folder.check()
+    if not folder.path.is_dir():
+        raise SettingError(f"there is no server in {folder.path}", f"run {run('serve')} first, or set SERVE_DATA")
+    key = Keys(folder.path / "keys", None).create(name)
+    return Outcome(key, {"name": name, "key": key})
+
+
+def check_extra() -> None:
+    """Refuse to serve without the packages of the extra.
+
+    Raises:
+        SettingError: One is not installed.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise SettingError(
+            f"`serve` needs packages that are not installed: {', '.join(missing)}",
+            "install the extra: `pip install 'runtime-build[serve]'`, or `uv run --extra serve …`",
+        )
+
+
+def read_address(this: Run) -> Address:
+    """Return where to listen; beyond this machine only with TLS, or behind a proxy that has it.
+
+    Raises:
+        SettingError: Neither is given.
+    """
+    from buildkit.server.listen import Address
+
+    host, flags = this.settings.serve_host, this.flags
+    certificate, key = (str(this.locate(flags[name])) if flags[name] else None for name in ("tls_cert", "tls_key"))
+    if bool(certificate) != bool(key):
+        raise SettingError("one of --tls-cert and --tls-key is missing", "give both, or neither")
+    if not (certificate or flags["behind_proxy"] or _is_loopback(host)):
+        raise SettingError(
+            f"SERVE_HOST={host} would send keys without TLS",
+            "give --tls-cert and --tls-key, or --behind-proxy if a proxy adds TLS",
+        )
+    return Address(host, this.settings.serve_port, certificate, key, flags["behind_proxy"])
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_options(this: Run) -> ServerOptions:
+    """Return the server's options from settings and flags.
+
+    Raises:
+        SettingError: The value of a flag is invalid.
+    """
+    from buildkit.server.contexts import Limits
+    from buildkit.server.server import ServerOptions
+
+    settings, flags = this.settings, this.flags
+    max_bytes = int(_read_number(flags, "max_bytes", 4_000_000_000))
+    return ServerOptions(
+        registry_prefix=settings.registry_prefix,
+        queue_limit=settings.serve_queue,
+        slots=settings.serve_workers,
+        limits=Limits(max_bytes=max_bytes, max_unpacked_bytes=10 * max_bytes),
+        queue_timeout_s=_read_number(flags, "queue_timeout", _DAY_S),
+        build_timeout_s=_read_number(flags, "build_timeout", 7200),
+        keep_s=_read_number(flags, "keep_days", 30) * _DAY_S,
+        keep_free_bytes=int(_read_number(flags, "keep_free", 2_000_000_000)),
+        network=flags["network"] or "",
+        key=settings.runtime_api_key,
+    )
+
+
+def _read_number(flags: Mapping[str, Any], name: str, default: float) -> float:
+    text = flags[name]
+    shown = f"--{name.replace('_', '-')}"
+    return parse_number(0, 10**15)(text, shown) if text else default
+
+
+TASK = Task(
+    "serve",
+    main,
+    groups=("engine", "serve"),
+    flags=(
+        Flag("new_key", "create a key with this name, print it and exit", takes_value=True),
+        Flag("tls_cert", "PEM file with the certificate", takes_value=True),
+        Flag("tls_key", "PEM file with the certificate's key", takes_value=True),
+        Flag("behind_proxy", "a proxy in front of the server adds TLS"),
+        Flag("network", "network of the RUN steps, such as host", takes_value=True),
+        Flag("max_bytes", "size limit of a build context, compressed; 4000000000 if not given", takes_value=True),
+        Flag("queue_timeout", "seconds a build may wait in the queue; 86400 if not given", takes_value=True),
+        Flag("build_timeout", "seconds a build may take; 7200 if not given", takes_value=True),
+        Flag("keep_days", "days for which builds that have ended are kept; 30 if not given", takes_value=True),
+        Flag("keep_free", "bytes of the disk to keep free; 2000000000 if not given", takes_value=True),
+    ),
+)

@@ -1,0 +1,263 @@
+"""A treemap: every folder and file of a tree, as large as its bytes, as SVG that needs no script.
+
+Each folder that is large enough has a view of its own, and links between views are plain anchors. Widths are
+percentages, so that a view fits any screen and its text keeps its size.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildkit.display import escape_controls, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+ROOT_ID = "map"
+# A view's height is fixed by the stylesheet; its width is that of the page, and this is what it is laid out for.
+_WIDTH, _HEIGHT = 1000.0, 600.0
+_MAX_VIEWS = 100
+_MAX_CELLS = 60
+_MIN_SHARE = 0.002  # a folder below this share of the whole has no view
+_HEADER = 20.0
+_MARGIN = 3.0
+_MIN_SIDE = 3.0
+_MIN_LABEL = (36.0, 16.0)
+_MIN_FOLDER = (70.0, 50.0)
+
+# What a file is, by the end of its name; the stylesheets have a colour for each.
+KINDS = {
+    "code": (
+        "py",
+        "js",
+        "ts",
+        "tsx",
+        "jsx",
+        "c",
+        "h",
+        "cc",
+        "cpp",
+        "rs",
+        "go",
+        "java",
+        "sh",
+        "css",
+        "scss",
+        "j2",
+        "html",
+    ),
+    "text": ("md", "rst", "txt", "lock", "toml", "yaml", "yml", "ini", "cfg", "dockerfile", "license"),
+    "data": ("json", "jsonl", "csv", "tsv", "xml", "sql", "db", "sqlite", "parquet", "npy", "pickle", "pkl"),
+    "media": ("png", "jpg", "jpeg", "gif", "svg", "ico", "webp", "mp4", "mp3", "wav", "ttf", "woff", "woff2", "pdf"),
+    "binary": ("so", "o", "a", "bin", "exe", "dll", "whl", "zip", "gz", "tgz", "xz", "zst", "jar", "wasm", "pyc"),
+}
+_KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings}
+
+
+class Box(NamedTuple):
+    """A rectangle."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass
+class _Node:
+    """A file, or a folder with what is in it."""
+
+    name: str
+    path: str
+    size: int = 0
+    files: int = 0
+    children: dict[str, _Node] = field(default_factory=dict)
+    view: str = ""
+
+    def list_children(self) -> list[_Node]:
+        """Return the largest children, the rest as one; folders that hold a single folder are skipped."""
+        nodes = [_skip_single(node) for node in self.children.values() if node.size]
+        for node in nodes:
+            node.name = node.path.removeprefix(f"{self.path}/" if self.path else "")
+        nodes.sort(key=lambda node: (-node.size, node.name))
+        rest = nodes[_MAX_CELLS:]
+        if rest:
+            files = sum(node.files for node in rest)
+            more = _Node(f"{files} more files", self.path, sum(node.size for node in rest), files)
+            nodes = sorted([*nodes[:_MAX_CELLS], more], key=lambda node: -node.size)
+        return nodes
+
+
+def render_treemap(files: Iterable[tuple[str, int]]) -> str:
+    """Return the views of a tree as HTML, all names escaped; the view of the whole tree is the last one.
+
+    Args:
+        files: Path and size in bytes of each file.
+    """
+    root = _build_tree(files)
+    views = _choose_views(root)
+    return "\n".join(_render_view(node, views) for node in reversed(views))
+
+
+def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
+    """Return a box within `box` for each size, with its share of the area, as close to a square as possible.
+
+    The algorithm is that of Bruls, Huizing and van Wijk, "Squarified treemaps" (2000).
+
+    Args:
+        sizes: Positive, largest first.
+    """
+    scale = box.width * box.height / (sum(sizes) or 1)
+    areas = [size * scale for size in sizes]
+    boxes: list[Box] = []
+    while len(boxes) < len(areas):
+        start = len(boxes)
+        end = _end_row(areas, start, min(box.width, box.height))
+        row, box = _lay_row(areas[start:end], box)
+        boxes += row
+    return boxes
+
+
+def _end_row(areas: Sequence[float], start: int, side: float) -> int:
+    """Return where a row along `side` ends: as soon as one more box would make the least square one worse."""
+    total, worst = 0.0, float("inf")
+    for end in range(start, len(areas)):
+        total += areas[end]
+        thickness = total / side if side else 0.0
+        if not thickness or not areas[end]:
+            return len(areas)
+        ratio = max(areas[start] / thickness**2, thickness**2 / areas[end])
+        if ratio > worst:
+            return end
+        worst = ratio
+    return len(areas)
+
+
+def _lay_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
+    """Return the boxes of one row along the shorter side, and what is left of `box`."""
+    is_column = box.width >= box.height
+    side = box.height if is_column else box.width
+    thickness = sum(areas) / side if side else 0.0
+    boxes, offset = [], 0.0
+    for area in areas:
+        length = area / thickness if thickness else 0.0
+        if is_column:
+            boxes.append(Box(box.x, box.y + offset, thickness, length))
+        else:
+            boxes.append(Box(box.x + offset, box.y, length, thickness))
+        offset += length
+    if is_column:
+        return boxes, Box(box.x + thickness, box.y, max(0.0, box.width - thickness), box.height)
+    return boxes, Box(box.x, box.y + thickness, box.width, max(0.0, box.height - thickness))
+
+
+def _build_tree(files: Iterable[tuple[str, int]]) -> _Node:
+    root = _Node("", "")
+    for path, size in files:
+        node = root
+        node.size += size
+        node.files += 1
+        for name in path.strip("/").split("/"):
+            if name not in node.children:
+                node.children[name] = _Node(name, f"{node.path}/{name}" if node.path else name)
+            node = node.children[name]
+            node.size += size
+            node.files += 1
+    return root
+
+
+def _skip_single(node: _Node) -> _Node:
+    """Return the first folder at or below `node` that holds more than a single folder."""
+    while len(node.children) == 1 and (child := next(iter(node.children.values()))).children:
+        node = child
+    return node
+
+
+def _choose_views(root: _Node) -> list[_Node]:
+    """Return the folders that have a view, the whole tree first, then the largest; each is given its anchor."""
+    root.view = ROOT_ID
+    views, waiting = [root], [(-node.size, node.path, node) for node in root.list_children() if node.children]
+    heapq.heapify(waiting)
+    while waiting and len(views) < _MAX_VIEWS and -waiting[0][0] >= root.size * _MIN_SHARE:
+        node = heapq.heappop(waiting)[-1]
+        node.view = f"{ROOT_ID}-{len(views)}"
+        views.append(node)
+        for child in node.list_children():
+            if child.children:
+                heapq.heappush(waiting, (-child.size, child.path, child))
+    return views
+
+
+def _render_view(node: _Node, views: Sequence[_Node]) -> str:
+    cells = "".join(_render_cells(node, Box(0, 0, _WIDTH, _HEIGHT), depth=3))
+    count = f"{node.files} file{'' if node.files == 1 else 's'}"
+    return (
+        f'<section class="map-view" id="{node.view}">'
+        f'<p class="map-path">{_render_path(node, views)} <span>{format_size(node.size)} in {count}</span></p>'
+        f'<svg class="map" role="group" aria-label="{_escape(node.path) or "all files"}">{cells}</svg></section>'
+    )
+
+
+def _render_path(node: _Node, views: Sequence[_Node]) -> str:
+    """Return the way from the whole tree to a folder, with links to those on it that have a view."""
+    linked = {view.path: view.view for view in views}
+    names, parts = node.path.split("/") if node.path else [], []
+    for depth in range(len(names) + 1):
+        name = _escape(names[depth - 1]) if depth else "all files"
+        view = linked.get("/".join(names[:depth]))
+        if depth == len(names):
+            parts.append(f"<b>{name}</b>")
+        else:
+            parts.append(f'<a href="#{view}">{name}</a>' if view else name)
+    return " / ".join(parts)
+
+
+def _render_cells(node: _Node, box: Box, depth: int) -> Iterator[str]:
+    """Yield what is in a folder; each cell is an SVG of its own, which cuts off what does not fit into it."""
+    children = node.list_children()
+    for child, cell in zip(children, squarify([child.size for child in children], box), strict=True):
+        if min(cell.width, cell.height) < _MIN_SIDE:
+            continue
+        place = _format_place(cell, box)
+        inside = _render_folder(child, cell, depth) if child.children else _render_file(child, cell)
+        title = f"<title>{_escape(child.path)}: {format_size(child.size)}</title>"
+        text = f"<svg {place}>{title}{inside}</svg>"
+        yield f'<a href="#{child.view}">{text}</a>' if child.view else text
+
+
+def _render_folder(node: _Node, cell: Box, depth: int) -> str:
+    fill = '<rect class="map-folder" width="100%" height="100%"/>'
+    if depth == 1 or cell.width < _MIN_FOLDER[0] or cell.height < _MIN_FOLDER[1]:
+        return fill + _render_label(f"{node.name}/", node.size, cell)
+    inner = Box(_MARGIN, _HEADER, cell.width - 2 * _MARGIN, cell.height - _HEADER - _MARGIN)
+    content = "".join(_render_cells(node, Box(0, 0, inner.width, inner.height), depth - 1))
+    label = f'<text class="map-name" x="6" y="14">{_escape(node.name)}/ {format_size(node.size)}</text>'
+    return f"{fill}{label}<svg {_format_place(inner, Box(0, 0, cell.width, cell.height))}>{content}</svg>"
+
+
+def _render_file(node: _Node, cell: Box) -> str:
+    kind = _KIND_OF.get(node.name.rpartition(".")[2].lower(), "other")
+    return f'<rect class="map-{kind}" width="100%" height="100%"/>{_render_label(node.name, node.size, cell)}'
+
+
+def _render_label(name: str, size: int, cell: Box) -> str:
+    if cell.width < _MIN_LABEL[0] or cell.height < _MIN_LABEL[1]:
+        return ""
+    label = f'<text x="5" y="14">{_escape(name)}</text>'
+    if cell.height >= 2 * _MIN_LABEL[1]:
+        label += f'<text class="map-size" x="5" y="28">{format_size(size)}</text>'
+    return label
+
+
+def _format_place(cell: Box, box: Box) -> str:
+    """Return where a cell is, as a part of the box around it."""
+    x, width = (100 * value / box.width for value in (cell.x - box.x, cell.width))
+    y, height = (100 * value / box.height for value in (cell.y - box.y, cell.height))
+    return f'x="{x:.2f}%" y="{y:.2f}%" width="{width:.2f}%" height="{height:.2f}%"'
+
+
+def _escape(text: str) -> str:
+    return escape(escape_controls(text))
