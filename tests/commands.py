@@ -27,7 +27,8 @@ __all__ = ["HANG_S", "PACKAGE_ROOT", "PROGRAM", "SOURCE", "Command", "Ended", "R
 
 # The target that every small tree can be packed for.
 SOURCE = {"TARGET": "source-minimal"}
-HANG_S = 60.0
+# More than any limit of ours: an upload may stall for 60 s.
+HANG_S = 90.0
 # Python reads these once, when an interpreter starts.
 _READ_AT_START = ("PYTHON", "LANG", "LC_", "TZ")
 
