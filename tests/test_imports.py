@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from tests.commands import Command
 
 # Heavy, and what they are for.
-HTTP = {"httpcore", "requests", "urllib3", "http.client", "buildkit.runtime_api.client"}
+HTTP = {
+    "httpcore",
+    "requests",
+    "urllib3",
+    "http.client",
+    "buildkit.runtime_api.client",
+    "buildkit.runtime_api.response",
+}
 RENDERING = {"jinja2", "markupsafe", "buildkit.template"}
 PATTERNS = {"pathspec"}
 TERMINAL = {"rich"}

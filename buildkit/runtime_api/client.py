@@ -46,11 +46,7 @@ _PROBES: dict[str, dict[str, str]] = {
 
 
 class Probe(NamedTuple):
-    """How a server responds to GETs that change nothing.
-
-    Attributes:
-        statuses: HTTP status by path.
-    """
+    """How a server responds to GETs that change nothing: the HTTP status by path."""
 
     statuses: dict[str, int]
 
@@ -70,7 +66,7 @@ class Probe(NamedTuple):
 
 
 class RuntimeApi:
-    """A Runtime API at one base URL. Nothing stays open between two requests.
+    """A Runtime API at one base URL. Each call raises `RequestFailed` if there is no usable response.
 
     Args:
         url: Base URL, with or without a path and a trailing slash.
@@ -94,11 +90,7 @@ class RuntimeApi:
         self._http = HttpClient({"X-API-Key": key.reveal(), "User-Agent": "runtime-build"}, network)
 
     def registry_prefix(self) -> str | None:
-        """Return what image names begin with on this server, without a trailing slash, or None.
-
-        Raises:
-            RequestFailed: The server does not say, even after retries.
-        """
+        """Return what image names begin with on this server, without a trailing slash, or None."""
         request = self._make_get(protocol.REGISTRY_PREFIX)
         prefix = policy.repeat(lambda: self._get(request), self.clock).get("registry_prefix")
         if not isinstance(prefix, str | None):
@@ -155,7 +147,6 @@ class RuntimeApi:
             within_s: Seconds for the whole exchange, if they are fewer than usual.
 
         Raises:
-            RequestFailed: With `retry.is_transient` if it makes sense to ask later.
             SettingError: The replica may not be sent the key.
         """
         base = (status_url or self.url).rstrip("/")
@@ -181,9 +172,6 @@ class RuntimeApi:
 
         Args:
             within_s: Seconds for the whole log; it ends with a note if they are not enough.
-
-        Raises:
-            RequestFailed: The server does not return it.
         """
         url = f"{self.url}{protocol.BUILD_LOGS}"
         request = Request(url, self._network.response_s, {"build_id": build_id}, total_s=within_s)
@@ -199,20 +187,12 @@ class RuntimeApi:
             raise policy.classify_failure(request, failure, self._clean(failure.reason)) from failure
 
     def image_exists(self, reference: str) -> bool | None:
-        """Return whether the server says that it has the image, or None if it does not say. It may be wrong.
-
-        Raises:
-            RequestFailed: It does not respond.
-        """
+        """Return whether the server says that it has the image, or None if it does not say. It may be wrong."""
         exists = self._get(self._make_get(protocol.IMAGE_EXISTS, {"image": reference})).get("exists")
         return exists if isinstance(exists, bool) else None
 
     def probe(self) -> Probe:
-        """Return which calls the server provides and whether it accepts the key.
-
-        Raises:
-            RequestFailed: It cannot be reached.
-        """
+        """Return which calls the server provides and whether it accepts the key."""
         requests = {path: self._make_get(path, parameters) for path, parameters in _PROBES.items()}
         return Probe({path: self._fetch(request).status for path, request in requests.items()})
 

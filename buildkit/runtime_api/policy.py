@@ -14,8 +14,8 @@ that it refused the request. "Sent" is when the whole body has been handed to th
     no response: TLS fails, or the server stops reading    NotStarted            OutcomeUnknown
     no response for any other reason                       NotStarted, 3 tries   OutcomeUnknown
 
-429 and 503 are retried when the server asks for it, or with growing pauses; once only if it asks for more than
-_MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a response, 6 tries if the server is busy.
+429 and 503 are retried when the server asks for it, or with growing pauses; not if it asks for more than
+_MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a usable response, 6 if the server is busy.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 30.0
 
 UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
 _KEY_FIX = f"check RUNTIME_API_KEY; {run('doctor')} shows whether the server accepts it"
+_SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
+_AGAIN_FIX = "wait, then run the same command again"
 _UPLOAD_FIX = f"wait, then run {run('upload')} again"
 _REACH_FIX = (
     "check RUNTIME_API_URL, the network and any HTTPS_PROXY, then run the same command again; "
@@ -70,7 +72,7 @@ _REFUSALS = {
     400: _OTHER_FORMAT,
     401: ("", _KEY_FIX),
     403: ("", _KEY_FIX),
-    404: ("this server does not build anything: ", ""),
+    404: ("this server does not build anything: ", _SERVER_FIX),
     407: ("", "check the user and the password in HTTPS_PROXY"),
     413: (
         "the upload of {size} is too large for the server: ",
@@ -80,7 +82,6 @@ _REFUSALS = {
     422: _OTHER_FORMAT,
     503: ("", _UPLOAD_FIX),
 }
-_SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
 
 
 class Clock(NamedTuple):
@@ -131,9 +132,7 @@ def classify_response(request: Request, response: Response, detail: str) -> Runt
     title = f"{request} returned {response.title}"
     is_sent = upload is not None and upload.complete
     if status == TOO_MANY or (status == UNAVAILABLE and "Retry-After" in response.headers and not is_sent):
-        return _classify_busy(
-            response, title + detail, _UPLOAD_FIX if upload else "wait, then run the same command again"
-        )
+        return _classify_busy(response, title + detail, _UPLOAD_FIX if upload else _AGAIN_FIX)
     if status in _REDIRECTS and "Location" in response.headers:
         target = _name_target(response.headers["Location"])
         return RequestFailed(
@@ -205,11 +204,11 @@ def _classify_busy(response: Response, message: str, fix: str) -> RequestFailed:
 
 
 def _classify_refusal(upload: UploadAttempt, message: str, status: int) -> RequestFailed:
-    start, fix = _REFUSALS.get(status, ("", ""))
+    start, fix = _REFUSALS.get(status, ("", _SERVER_FIX))
     used = upload.upload_format
     start = start.format(used=used, size=format_size(upload.total))
     fix = fix.format(other=run("upload", "--upload-format", MULTIPART if used == JSON else JSON))
-    return RequestFailed(start + message, fix or _SERVER_FIX, status=status)
+    return RequestFailed(start + message, fix, status=status)
 
 
 def _name_target(location: str) -> str:

@@ -79,6 +79,7 @@ class _Watch:
         self._api = api
         self._build = build
         self._ui = ui
+        self._resume = run("wait", "--build-id", build.build_id)
         self.requested_pause_s = 0.0
         self._shown: str | None = None
         self._warned: set[str] = set()
@@ -103,7 +104,7 @@ class _Watch:
         failure = f"; the last poll failed: {self._last_failure}" if self._last_failure else ""
         return StoppedWatching(
             f"{why}{last}{failure}; build {self._build.build_id} may still be running",
-            f"to resume waiting, run {run('wait', '--build-id', self._build.build_id)}{limit}",
+            f"to resume waiting, run {self._resume}{limit}",
         )
 
     def _show(self, status: str | None) -> None:
@@ -127,7 +128,7 @@ class _Watch:
         elif not failure.retry.is_transient:
             raise StoppedWatching(
                 f"{failure.message}; build {self._build.build_id} may still be running",
-                f"{failure.fix}; then run {run('wait', '--build-id', self._build.build_id)}",
+                f"{failure.fix}; then run {self._resume}",
             ) from failure
         self._failures += 1
         self._last_failure = failure.message

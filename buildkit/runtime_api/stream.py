@@ -17,10 +17,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 class ExchangeNetwork(httpcore.NetworkBackend):
-    """The network as one exchange sees it.
-
-    Args:
-        total_s: Seconds for the whole exchange, from now on.
+    """The network as one exchange sees it, which may take `total_s` seconds from now on.
 
     Attributes:
         cause: The last failure of the network, as Python raised it; None if there was none.
