@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -156,7 +157,11 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     typed = {item.name.upper(): text for item in fields if (text := _read_flag(item, given))}
     loaded = load_settings(typed, environment, root, own.get("defaults", {}))
     ci = read_ci(environment)
-    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, key=loaded.settings.runtime_api_key)
+    key = loaded.settings.runtime_api_key
+    if key:  # no child process needs it, whatever the variable that it comes from is called
+        for name in [name for name, text in environment.items() if key.scrub(text) != text]:
+            os.environ.pop(name, None)
+    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, key=key)
     for warning in loaded.warnings:
         ui.warn(warning)
     return Run(loaded, root, ci, ui, given)

@@ -235,3 +235,14 @@ def test_75_no_child_gets_the_key(command: Command, server: RuntimeApiServer) ->
     assert seen >= {"git", "docker", "podman", "buildah"}
     assert KEY not in text
     assert "RUNTIME_API_KEY" not in text
+
+
+def test_75_no_child_gets_the_key_under_another_name(command: Command) -> None:
+    folder, log = command.world / "bin", command.world / "children"
+    folder.mkdir()
+    (folder / "git").write_text(STAND_IN.format(log=log, then=f'exec {shutil.which("git")} "$@"'))
+    (folder / "git").chmod(0o755)
+    (command.checkout / ".env").write_text("RUNTIME_API_URL=https://runtime.invalid\nRUNTIME_API_KEY=${MY_KEY}\n")
+    variables = {"MY_KEY": KEY, "MY_HEADER": f"X-API-Key: {KEY}", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    command.run("version", changing=("children",), **variables).succeed()
+    assert "MY_" not in log.read_text()
