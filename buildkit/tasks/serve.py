@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import SettingError, run
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.values import parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,8 +156,16 @@ def read_options(this: Run) -> ServerOptions:
 
 def _read_number(flags: Mapping[str, Any], name: str, default: float) -> float:
     text = flags[name]
-    shown = f"--{name.replace('_', '-')}"
-    return parse_number(0, 10**15)(text, shown) if text else default
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        shown = f"--{name.replace('_', '-')}"
+        raise SettingError(f"{shown} is not a number of 0 or more: {text!r}", "correct it, or leave it out for the default")
+    return number
 
 
 TASK = Task(
