@@ -164,7 +164,7 @@ def _read_number(flags: Mapping[str, Any], name: str, default: float) -> float:
         number = math.nan
     if not 0 <= number < math.inf:
         shown = f"--{name.replace('_', '-')}"
-        raise SettingError(f"{shown} is not a number of 0 or more: {text!r}", "correct it, or leave it out for the default")
+        raise SettingError(f"{shown} is not a number of 0 or more: {text!r}", "correct it, or leave the flag out")
     return number
 
 
