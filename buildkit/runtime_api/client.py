@@ -19,6 +19,7 @@ from buildkit.runtime_api.response import (
     parse_object,
     parse_origin,
     read_build_id,
+    read_features,
     read_replica,
     read_status,
     shorten,
@@ -35,6 +36,7 @@ _NETWORK, _CLOCK = Network(), Clock()
 _ABSENT = frozenset({404, 405, 501})
 _NO_CONTENT = 204
 _MIN_TOTAL_S = 0.1
+_FEATURES_S = 10.0
 _UNKNOWN_BUILD = {"build_id": "runtime-build-doctor"}
 _PROBES: dict[str, dict[str, str]] = {
     protocol.BUILD: {},
@@ -195,6 +197,20 @@ class RuntimeApi:
         """Return which calls the server provides and whether it accepts the key."""
         requests = {path: self._make_get(path, parameters) for path, parameters in _PROBES.items()}
         return Probe({path: self._fetch(request).status for path, request in requests.items()})
+
+    def features(self) -> frozenset[str]:
+        """Return what the server lists as its features, or nothing if it lists none or does not respond properly.
+
+        Asked once and briefly, because most servers have no such list.
+        """
+        total_s = min(self._network.read_s, _FEATURES_S)
+        accept = {"Accept": "application/json"}
+        request = Request(f"{self.url}{protocol.FEATURES}", total_s, total_s=total_s, headers=accept)
+        try:
+            response = self._http.fetch(request)
+            return read_features(parse_object(response)) if response.status in ACCEPTED else frozenset()
+        except (ExchangeFailed, InvalidResponse):
+            return frozenset()
 
     def may_have_key(self, url: str) -> bool:
         """Return whether the key may be sent there: to the base URL's origin, and to hosts that the user allows.

@@ -61,6 +61,7 @@ class Request(NamedTuple):
     Attributes:
         response_s: Seconds for the response, from the end of the request.
         total_s: Seconds for everything, beginning with the connection.
+        headers: In addition to those of the client.
     """
 
     url: str
@@ -68,6 +69,7 @@ class Request(NamedTuple):
     parameters: Mapping[str, str] = {}
     body: UploadAttempt | None = None
     total_s: float = math.inf
+    headers: Mapping[str, str] = {}
 
     @property
     def method(self) -> str:
@@ -134,7 +136,7 @@ class HttpClient:
 
     def _send(self, pool: httpcore.ConnectionPool, request: Request) -> AbstractContextManager[httpcore.Response]:
         network, body = self._network, request.body
-        texts = {"Host": urlsplit(request.url).netloc, **self._headers}
+        texts = {"Host": urlsplit(request.url).netloc, **self._headers, **request.headers}
         if body:
             texts |= {"Content-Type": body.content_type, "Content-Length": str(body.total)}
         return pool.stream(

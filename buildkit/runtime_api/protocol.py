@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from buildkit.errors import SettingError, run
 from buildkit.models import UPLOAD_FORMATS
 
+FEATURES = "/"
 BUILD = "/build"
 BUILD_STATUS = "/build_status"
 BUILD_LOGS = "/build_logs"

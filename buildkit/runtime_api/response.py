@@ -29,6 +29,8 @@ _DETAIL_KEYS = ("error", "message", "detail")
 _URL = re.compile(r"[!-~]{1,2048}")
 _MAX_STATUS_BYTES, _MAX_IMAGE_BYTES = 64, 256
 _PORTS = {"http": 80, "https": 443}
+_MAX_FEATURES = 64
+_FEATURE = re.compile(r"[a-z0-9_-]{1,32}")
 
 
 class InvalidResponse(ValueError):
@@ -112,6 +114,13 @@ def read_status(fields: Mapping[str, Any], clean: Callable[[str], str]) -> Build
         error=shorten(clean(describe(error))) if error else None,
         invalid_image=shorten(clean(describe(image)), _MAX_IMAGE_BYTES) if image and not is_image else None,
     )
+
+
+def read_features(fields: Mapping[str, Any]) -> frozenset[str]:
+    """Return the features that a server lists; anything that cannot be the name of one is ignored."""
+    listed = fields.get("features")
+    names = listed[:_MAX_FEATURES] if isinstance(listed, list) else []
+    return frozenset(name for name in names if isinstance(name, str) and _FEATURE.fullmatch(name))
 
 
 def parse_origin(url: str) -> tuple[str, str, int] | None:

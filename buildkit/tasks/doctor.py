@@ -98,7 +98,7 @@ def check_disk(directory: Path) -> Finding:
 
 
 def check_api(api: RuntimeApi) -> list[Finding]:
-    """Return whether the Runtime API can be reached, accepts the key, and which calls it serves."""
+    """Return whether the Runtime API can be reached, accepts the key, and which calls and features it has."""
     try:
         probe = api.probe()
     except RuntimeBuildError as error:
@@ -117,6 +117,7 @@ def check_api(api: RuntimeApi) -> list[Finding]:
             Finding(path, ok=True, detail=f"{words[probe.is_served(path)]} (HTTP {status})")
             for path, status in probe.statuses.items()
         ),
+        Finding("features", ok=True, detail=", ".join(sorted(api.features())) or "none listed"),
     ]
 
 
