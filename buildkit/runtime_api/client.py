@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit.display import escape_controls
-from buildkit.errors import OutcomeUnknown, SettingError, run
+from buildkit.errors import LocalError, OutcomeUnknown, SettingError, run
 from buildkit.runtime_api import policy, protocol
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
 from buildkit.runtime_api.log import split_lines
@@ -111,8 +111,10 @@ class RuntimeApi:
             LocalError: The archive cannot be read or has changed, so the server does not have the whole body.
         """
         try:
-            return policy.repeat(lambda: self._post(attempt), self.clock)
+            return policy.repeat(lambda: self._try_post(attempt), self.clock)
         except RequestFailed as failure:
+            if attempt.outcome_unknown:
+                raise policy.keep_unknown(failure) from failure
             if failure.status is None and attempt.may_have_started:
                 raise OutcomeUnknown(
                     f"{failure.message}; an earlier try sent the whole upload, so a build may or may not have started",
@@ -120,10 +122,28 @@ class RuntimeApi:
                 ) from failure
             attempt.may_have_started = False
             raise
+        except LocalError as error:
+            if attempt.outcome_unknown:
+                raise policy.keep_unknown(error) from error
+            raise
+
+    def _try_post(self, attempt: UploadAttempt) -> StartedBuild:
+        """Return the started build; an unknown outcome may be tried again if the server knows the key."""
+        try:
+            return self._post(attempt)
+        except OutcomeUnknown as unknown:
+            attempt.may_have_started = True  # before the next request, which may be interrupted
+            if not attempt.outcome_unknown:
+                # Asked only now, so that servers without features see the same requests as ever until something fails.
+                if not attempt.idempotency_key or protocol.IDEMPOTENCY not in self.features():
+                    raise
+                attempt.outcome_unknown = True
+            raise RequestFailed(unknown.message, unknown.fix, retry=policy.TRANSIENT) from unknown
 
     def _post(self, attempt: UploadAttempt) -> StartedBuild:
         attempt.sent = 0  # each try begins with a connection, which may fail
-        request = Request(f"{self.url}{protocol.BUILD}", self._network.response_s, body=attempt)
+        headers = {"Idempotency-Key": attempt.idempotency_key} if attempt.idempotency_key else {}
+        request = Request(f"{self.url}{protocol.BUILD}", self._network.response_s, body=attempt, headers=headers)
         response = self._fetch(request)
         if response.status not in ACCEPTED:
             raise policy.classify_response(request, response, self._quote(response))

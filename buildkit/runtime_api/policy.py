@@ -14,6 +14,10 @@ that it refused the request. "Sent" is when the whole body has been handed to th
     no response: TLS fails, or the server stops reading    NotStarted            OutcomeUnknown
     no response for any other reason                       NotStarted, 3 tries   OutcomeUnknown
 
+OutcomeUnknown ends the upload, with one exception: a server that lists the feature `idempotency` starts one build for
+each `Idempotency-Key`, so it is sent the same request again, 3 tries in all. The outcome stays unknown until it returns
+the build ID: a refusal of a later try says nothing about an earlier one.
+
 429 and 503 are retried when the server asks for it, or with growing pauses; not if it asks for more than
 _MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a usable response, 6 if the server is busy.
 """
@@ -53,6 +57,7 @@ _MAX_RETRY_AFTER_S = 300.0
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 30.0
 
 UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
+SAME_KEY_FIX = f"run {run('upload')} again; this server does not start a second build for it"
 _KEY_FIX = f"check RUNTIME_API_KEY; {run('doctor')} shows whether the server accepts it"
 _SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
 _AGAIN_FIX = "wait, then run the same command again"
@@ -186,6 +191,12 @@ def repeat(request: Callable[[], T], clock: Clock) -> T:
                 raise
             pause_s = failure.retry.after_s
         clock.sleep(choose_backoff(made, clock) if pause_s is None else pause_s)
+
+
+def keep_unknown(error: RuntimeBuildError) -> OutcomeUnknown:
+    """Return the error for an upload that failed after an earlier try may have started a build."""
+    earlier = "" if isinstance(error.__cause__, OutcomeUnknown) else "; an earlier try may have started a build"
+    return OutcomeUnknown(f"{error.message}{earlier}", SAME_KEY_FIX)
 
 
 def choose_backoff(failures: int, clock: Clock) -> float:

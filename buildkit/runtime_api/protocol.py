@@ -17,6 +17,9 @@ IMAGE_EXISTS = "/image_exists"
 
 JSON, MULTIPART = UPLOAD_FORMATS
 
+# Features that a server may list.
+IDEMPOTENCY = "idempotency"
+
 SUCCESS = "SUCCESS"
 ENDED = frozenset({SUCCESS, "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"})
 IN_PROGRESS = frozenset({"PENDING", "QUEUED", "RUNNING", "WORKING"})

@@ -32,6 +32,9 @@ class UploadAttempt:
         sha256: Of the archive, in hex: a server gets the last block only if that is what was sent before it.
         images: Full image references; the first is the target image.
         draw: Called with the bytes sent and their total, only to show them.
+        idempotency_key: Sent along if there is one; a server that knows such keys starts one build for each.
+        outcome_unknown: The server knows such keys, and an earlier try may have started the build: the upload may be
+            sent again, and no failure proves that there is no build.
         sent: Bytes of the body handed to the network, in the latest try.
         total: Bytes of the body.
         may_have_started: A server may have had the whole body, and has not refused it.
@@ -43,6 +46,8 @@ class UploadAttempt:
     images: Sequence[str]
     upload_format: str
     draw: Callable[[int, int], None] | None = None
+    idempotency_key: str = ""
+    outcome_unknown: bool = False
     sent: int = field(default=0, init=False)
     total: int = field(init=False)
     may_have_started: bool = field(default=False, init=False)

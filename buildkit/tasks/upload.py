@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,11 +14,12 @@ from buildkit import record
 from buildkit.errors import LocalError, OutcomeUnknown, StoppedWatching, run
 from buildkit.models import Submission
 from buildkit.record import INTENT, SUBMITTED, UPLOAD_STATE, ImageNaming
+from buildkit.runtime_api.protocol import IDEMPOTENCY
 from buildkit.signals import advising
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from buildkit.record import PackedInputs
     from buildkit.runtime_api.client import RuntimeApi
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from buildkit.task import Run
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
+
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -57,22 +62,22 @@ def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui
         LocalError: Something is missing or has changed since it was packed.
         StoppedWatching: The build was started, but its ID could not be saved; the message has the ID.
     """
-    from buildkit.runtime_api.upload import UploadAttempt
-
     inputs = record.load_inputs(workspace)
     previous = None if request.force else _find_pending(workspace, api, request, inputs)
-    if previous is not None:
+    if previous is not None and previous.build_id is not None:
         ui.report(
             f"Already submitted, with build ID: {previous.build_id} ({run('upload', '--force')} submits it again)"
         )
         ui.publish(build_id=previous.build_id)
         return previous
-    prefix = None if request.naming.target_image else api.registry_prefix()
-    images = request.naming.name_images(inputs, prefix)
-    intent = _describe_intent(workspace, api, inputs, images)
-    name, sha256 = workspace.show(inputs.context.archive), inputs.context.archive_sha256
-    with record.open_archive(workspace, inputs.context) as archive, ui.progress("uploading") as draw:
-        attempt = UploadAttempt(archive, name, sha256, images, request.upload_format, draw)
+    if previous is not None:
+        ui.report("sending an earlier upload again because its build ID never arrived: the server starts one build")
+        intent = replace(previous, made_from=workspace.digests("context.json"))
+    else:
+        prefix = None if request.naming.target_image else api.registry_prefix()
+        intent = _describe_intent(workspace, api, inputs, request.naming.name_images(inputs, prefix))
+    with _open_attempt(workspace, inputs, intent, request.upload_format, ui) as attempt:
+        attempt.outcome_unknown = previous is not None
         started = _send(workspace, api, intent, attempt)
     # Reported before it is saved: if the disk is full, this line is the only record.
     ui.report(f"Build initiated with ID: {started.build_id}")
@@ -85,20 +90,30 @@ def _find_pending(
 ) -> Submission | None:
     """Return the earlier submission of this very build, if it is not known how that ended.
 
+    It has no build ID if that never arrived but the server allows sending it again.
+
     Raises:
         OutcomeUnknown: An upload was sent, whatever it contained, and its build ID never arrived.
     """
     previous = record.find_submission(workspace)
     if previous is None:
         return None
-    if previous.build_id is None:
+    if previous.build_id is None and not (
+        _KEY.fullmatch(previous.idempotency_key or "")
+        and IDEMPOTENCY in api.features()
+        and _is_same(previous, api, request, inputs)
+    ):
         raise OutcomeUnknown(
             f"an earlier upload to {previous.runtime_api_url} may have started a build of {previous.target_image}, "
             "but its ID never arrived",
             f"look on the server for that build; {run('upload', '--force')} submits it again",
         )
-    same = record.is_same_build(previous, inputs, api.url, request.naming.name_images(inputs))
-    return previous if same and not record.has_ended(workspace, previous) else None
+    is_open = previous.build_id is None or not record.has_ended(workspace, previous)
+    return previous if is_open and _is_same(previous, api, request, inputs) else None
+
+
+def _is_same(previous: Submission, api: RuntimeApi, request: UploadRequest, inputs: PackedInputs) -> bool:
+    return record.is_same_build(previous, inputs, api.url, request.naming.name_images(inputs))
 
 
 def _describe_intent(workspace: Workspace, api: RuntimeApi, inputs: PackedInputs, images: Sequence[str]) -> Submission:
@@ -116,6 +131,19 @@ def _describe_intent(workspace: Workspace, api: RuntimeApi, inputs: PackedInputs
         idempotency_key=key,
         made_from=workspace.digests("context.json"),
     )
+
+
+@contextmanager
+def _open_attempt(
+    workspace: Workspace, inputs: PackedInputs, intent: Submission, upload_format: str, ui: Ui
+) -> Iterator[UploadAttempt]:
+    """Give what the intent sends: the archive, open for reading, with its progress shown."""
+    from buildkit.runtime_api.upload import UploadAttempt
+
+    name, sha256 = workspace.show(inputs.context.archive), inputs.context.archive_sha256
+    with record.open_archive(workspace, inputs.context) as archive, ui.progress("uploading") as draw:
+        key = intent.idempotency_key or ""
+        yield UploadAttempt(archive, name, sha256, intent.images, upload_format, draw, key)
 
 
 def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: UploadAttempt) -> StartedBuild:

@@ -55,7 +55,9 @@ def fail_upload(
         seen = len(server.requests)
         for task in ("upload", "all"):
             command.run(task, order=VIRTUAL).expect(UNKNOWN, "upload")
-        assert len(server.requests) == seen, "what may have been started is not asked for again"
+        # A question about the server's features is allowed: this server lists none.
+        names = [request.name for request in server.requests[seen:] if request.name != "GET /"]
+        assert not names, "what may have been started is not asked for again"
         command.run("upload", "--force", order=VIRTUAL).expect(0)
         count_builds(server, forced=started)
         server.builds.clear()
