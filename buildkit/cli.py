@@ -45,6 +45,8 @@ TASKS = (
     "verify",
     "manifest",
     "logs",
+    "builds",
+    "cancel",
     "serve",
     "clean",
     "doctor",

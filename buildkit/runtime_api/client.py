@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from buildkit.display import escape_controls
 from buildkit.errors import LocalError, OutcomeUnknown, SettingError, run
@@ -12,13 +13,14 @@ from buildkit.runtime_api import policy, protocol
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
 from buildkit.runtime_api.log import split_lines
 from buildkit.runtime_api.policy import ACCEPTED, Clock, RequestFailed
-from buildkit.runtime_api.protocol import BuildStatus, StartedBuild
+from buildkit.runtime_api.protocol import BuildStatus, ListedBuild, StartedBuild
 from buildkit.runtime_api.response import (
     InvalidResponse,
     extract_detail,
     parse_object,
     parse_origin,
     read_build_id,
+    read_builds,
     read_features,
     read_replica,
     read_status,
@@ -143,7 +145,9 @@ class RuntimeApi:
     def _post(self, attempt: UploadAttempt) -> StartedBuild:
         attempt.sent = 0  # each try begins with a connection, which may fail
         headers = {"Idempotency-Key": attempt.idempotency_key} if attempt.idempotency_key else {}
-        request = Request(f"{self.url}{protocol.BUILD}", self._network.response_s, body=attempt, headers=headers)
+        request = Request(
+            f"{self.url}{protocol.BUILD}", self._network.response_s, body=attempt, headers=headers, method="POST"
+        )
         response = self._fetch(request)
         if response.status not in ACCEPTED:
             raise policy.classify_response(request, response, self._quote(response))
@@ -213,6 +217,52 @@ class RuntimeApi:
         exists = self._get(self._make_get(protocol.IMAGE_EXISTS, {"image": reference})).get("exists")
         return exists if isinstance(exists, bool) else None
 
+    def cancel_build(self, build_id: str) -> str | None:
+        """Cancel a build and return its status, or None if the server does not say; it may still be running.
+
+        Raises:
+            RequestFailed: The server does not know the build, cannot cancel builds, or does not respond.
+        """
+        url = f"{self.url}{protocol.BUILDS}/{quote(build_id, safe='')}/cancel"
+        request = Request(url, self._network.read_s, method="POST")
+        # Cancelling twice is the same as cancelling once, so a lost response allows another try.
+        response = policy.repeat(lambda: self._require(request), self.clock)
+        if response.status in _ABSENT:
+            if protocol.CANCEL not in self.features():
+                raise RequestFailed(
+                    f"this Runtime API cannot cancel builds ({request} returned {response.title})",
+                    f"{run('wait', '--build-id', build_id)} waits for its end",
+                    status=response.status,
+                )
+            raise RequestFailed(
+                f"the server does not know the build {build_id}{self._quote(response)}",
+                f"{run('builds')} lists its builds",
+                status=response.status,
+            )
+        return read_status(self._parse(request, response), self._clean).status
+
+    def list_builds(self, parameters: Mapping[str, str]) -> list[ListedBuild]:
+        """Return the builds of the server, the newest first.
+
+        Args:
+            parameters: `status`, `image`, `limit`: which builds are wanted, as the server understands it.
+
+        Raises:
+            RequestFailed: The server does not list them.
+        """
+        request = self._make_get(protocol.BUILDS, parameters)
+        response = policy.repeat(lambda: self._require(request), self.clock)
+        if response.status in _ABSENT:
+            raise RequestFailed(
+                f"this Runtime API does not list builds ({request} returned {response.title})",
+                f"ask for one build with {run('wait --build-id ID')}",
+                status=response.status,
+            )
+        try:
+            return read_builds(self._parse(request, response), self._clean)
+        except InvalidResponse as invalid:
+            raise RequestFailed(f"{request} returned {response.title}, but {invalid}", policy.SERVER_FIX) from invalid
+
     def probe(self) -> Probe:
         """Return which calls the server provides and whether it accepts the key."""
         requests = {path: self._make_get(path, parameters) for path, parameters in _PROBES.items()}
@@ -251,6 +301,13 @@ class RuntimeApi:
         """Return the JSON object of the response, or an empty one if the server does not provide the call."""
         response = self._fetch(request)
         return {} if response.status in _ABSENT else self._parse(request, response)
+
+    def _require(self, request: Request) -> Response:
+        """Return a response that was accepted, or one which says that the server does not provide the call."""
+        response = self._fetch(request)
+        if response.status not in ACCEPTED | _ABSENT:
+            raise policy.classify_response(request, response, self._quote(response))
+        return response
 
     def _fetch(self, request: Request) -> Response:
         try:

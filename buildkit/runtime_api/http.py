@@ -56,7 +56,7 @@ class Network(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A GET, or a POST if there is a body; `str()` names it in messages.
+    """A GET unless it says otherwise; `str()` names it in messages.
 
     Attributes:
         response_s: Seconds for the response, from the end of the request.
@@ -70,11 +70,7 @@ class Request(NamedTuple):
     body: UploadAttempt | None = None
     total_s: float = math.inf
     headers: Mapping[str, str] = {}
-
-    @property
-    def method(self) -> str:
-        """The HTTP method."""
-        return "GET" if self.body is None else "POST"
+    method: str = "GET"
 
     def __str__(self) -> str:
         return f"{self.method} {self.url}"
@@ -139,6 +135,8 @@ class HttpClient:
         texts = {"Host": urlsplit(request.url).netloc, **self._headers, **request.headers}
         if body:
             texts |= {"Content-Type": body.content_type, "Content-Length": str(body.total)}
+        elif request.method == "POST":
+            texts["Content-Length"] = "0"
         return pool.stream(
             request.method,
             f"{request.url}?{urlencode(request.parameters)}" if request.parameters else request.url,

@@ -59,7 +59,7 @@ _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 30.0
 UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
 SAME_KEY_FIX = f"run {run('upload')} again; this server does not start a second build for it"
 _KEY_FIX = f"check RUNTIME_API_KEY; {run('doctor')} shows whether the server accepts it"
-_SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
+SERVER_FIX = f"check RUNTIME_API_URL; {run('doctor')} shows what the server provides"
 _AGAIN_FIX = "wait, then run the same command again"
 _UPLOAD_FIX = f"wait, then run {run('upload')} again"
 _REACH_FIX = (
@@ -77,7 +77,7 @@ _REFUSALS = {
     400: _OTHER_FORMAT,
     401: ("", _KEY_FIX),
     403: ("", _KEY_FIX),
-    404: ("this server does not build anything: ", _SERVER_FIX),
+    404: ("this server does not build anything: ", SERVER_FIX),
     407: ("", "check the user and the password in HTTPS_PROXY"),
     413: (
         "the upload of {size} is too large for the server: ",
@@ -215,7 +215,7 @@ def _classify_busy(response: Response, message: str, fix: str) -> RequestFailed:
 
 
 def _classify_refusal(upload: UploadAttempt, message: str, status: int) -> RequestFailed:
-    start, fix = _REFUSALS.get(status, ("", _SERVER_FIX))
+    start, fix = _REFUSALS.get(status, ("", SERVER_FIX))
     used = upload.upload_format
     start = start.format(used=used, size=format_size(upload.total))
     fix = fix.format(other=run("upload", "--upload-format", MULTIPART if used == JSON else JSON))

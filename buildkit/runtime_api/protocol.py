@@ -15,10 +15,12 @@ BUILD_LOGS = "/build_logs"
 REGISTRY_PREFIX = "/registry_prefix"
 IMAGE_EXISTS = "/image_exists"
 
+BUILDS = "/builds"
+
 JSON, MULTIPART = UPLOAD_FORMATS
 
 # Features that a server may list.
-IDEMPOTENCY = "idempotency"
+IDEMPOTENCY, CANCEL = "idempotency", "cancel"
 
 SUCCESS = "SUCCESS"
 ENDED = frozenset({SUCCESS, "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"})
@@ -54,6 +56,21 @@ class BuildStatus:
     image: str | None
     error: str | None
     invalid_image: str | None = None
+
+
+@dataclass(frozen=True)
+class ListedBuild:
+    """A build as a server lists it; None for what the server does not say.
+
+    Attributes:
+        image: What was requested.
+        created_at: Seconds since the epoch.
+    """
+
+    build_id: str
+    status: str | None
+    image: str | None
+    created_at: float | None
 
 
 def is_build_id(text: str) -> bool:

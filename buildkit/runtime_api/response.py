@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from buildkit.errors import SettingError
 from buildkit.reference import parse_reference
-from buildkit.runtime_api.protocol import BuildStatus, is_build_id
+from buildkit.runtime_api.protocol import BuildStatus, ListedBuild, is_build_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +27,7 @@ _TAG = re.compile(r"<[^<>]*>")
 _DETAIL_KEYS = ("error", "message", "detail")
 
 _URL = re.compile(r"[!-~]{1,2048}")
+_MAX_TIME_S = 1e11
 _MAX_STATUS_BYTES, _MAX_IMAGE_BYTES = 64, 256
 _PORTS = {"http": 80, "https": 443}
 _MAX_FEATURES = 64
@@ -116,6 +117,18 @@ def read_status(fields: Mapping[str, Any], clean: Callable[[str], str]) -> Build
     )
 
 
+def read_builds(fields: Mapping[str, Any], clean: Callable[[str], str]) -> list[ListedBuild]:
+    """Return the builds that a server lists; an entry without a usable build ID is left out.
+
+    Raises:
+        InvalidResponse: There is no list.
+    """
+    listed = fields.get("builds")
+    if not isinstance(listed, list):
+        raise InvalidResponse("it has no list of builds")
+    return [build for entry in listed if isinstance(entry, dict) and (build := _read_listed(entry, clean))]
+
+
 def read_features(fields: Mapping[str, Any]) -> frozenset[str]:
     """Return the features that a server lists; anything that cannot be the name of one is ignored."""
     listed = fields.get("features")
@@ -176,6 +189,22 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         return None
     now = _parse_date(headers.get("Date", "")) or datetime.now(UTC)
     return max(0.0, (until - now).total_seconds())
+
+
+def _read_listed(fields: Mapping[str, Any], clean: Callable[[str], str]) -> ListedBuild | None:
+    try:
+        build_id = read_build_id(fields, clean)
+    except InvalidResponse:
+        return None
+    status, image, created_at = (fields.get(name) for name in ("status", "target_image", "created_at"))
+    is_number = isinstance(created_at, int | float) and not isinstance(created_at, bool)
+    time_s = created_at if created_at is not None and is_number else -1
+    return ListedBuild(
+        build_id,
+        shorten(clean(status.strip().upper()), _MAX_STATUS_BYTES) or None if isinstance(status, str) else None,
+        shorten(clean(image), _MAX_IMAGE_BYTES) or None if isinstance(image, str) else None,
+        float(time_s) if 0 <= time_s < _MAX_TIME_S else None,
+    )
 
 
 def _is_reference(text: str) -> bool:
