@@ -217,16 +217,20 @@ class RuntimeApi:
         exists = self._get(self._make_get(protocol.IMAGE_EXISTS, {"image": reference})).get("exists")
         return exists if isinstance(exists, bool) else None
 
-    def cancel_build(self, build_id: str) -> str | None:
+    def cancel_build(self, build_id: str, *, within_s: float = math.inf) -> str | None:
         """Cancel a build and return its status, or None if the server does not say; it may still be running.
+
+        Args:
+            within_s: Seconds for the whole exchange, if there is time for only one try.
 
         Raises:
             RequestFailed: The server does not know the build, cannot cancel builds, or does not respond.
         """
         url = f"{self.url}{protocol.BUILDS}/{quote(build_id, safe='')}/cancel"
-        request = Request(url, self._network.read_s, method="POST")
+        request = Request(url, self._network.read_s, total_s=within_s, method="POST")
         # Cancelling twice is the same as cancelling once, so a lost response allows another try.
-        response = policy.repeat(lambda: self._require(request), self.clock)
+        is_brief = math.isfinite(within_s)
+        response = self._require(request) if is_brief else policy.repeat(lambda: self._require(request), self.clock)
         if response.status in _ABSENT:
             if protocol.CANCEL not in self.features():
                 raise RequestFailed(
@@ -268,12 +272,12 @@ class RuntimeApi:
         requests = {path: self._make_get(path, parameters) for path, parameters in _PROBES.items()}
         return Probe({path: self._fetch(request).status for path, request in requests.items()})
 
-    def features(self) -> frozenset[str]:
+    def features(self, *, within_s: float = _FEATURES_S) -> frozenset[str]:
         """Return what the server lists as its features, or nothing if it lists none or does not respond properly.
 
         Asked once and briefly, because most servers have no such list.
         """
-        total_s = min(self._network.read_s, _FEATURES_S)
+        total_s = min(self._network.read_s, within_s)
         accept = {"Accept": "application/json"}
         request = Request(f"{self.url}{protocol.FEATURES}", total_s, total_s=total_s, headers=accept)
         try:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from buildkit import record
-from buildkit.errors import BuildFailed, run
-from buildkit.runtime_api.protocol import SUCCESS, check_build_id
-from buildkit.signals import advising
+from buildkit.errors import BuildFailed, RuntimeBuildError, run
+from buildkit.runtime_api.protocol import CANCEL, SUCCESS, check_build_id
+from buildkit.signals import Interrupted, advising
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
+# Twice this much is spent on a cancellation, because a command ends within 10 s of a signal.
+_CANCEL_S = 4.0
+CANCEL_ON_INTERRUPT = Flag("cancel_on_interrupt", "cancel the build on Ctrl-C, if the server can")
+
 
 @dataclass(frozen=True)
 class WaitRequest:
@@ -26,11 +30,13 @@ class WaitRequest:
     Attributes:
         build_id: A build that need not be on record; takes precedence.
         submission: A build that was just submitted; by default, the one on record.
+        cancel_on_interrupt: Cancel the build if the user stops waiting and the server can.
     """
 
     timeout_s: float
     build_id: str | None = None
     submission: Submission | None = None
+    cancel_on_interrupt: bool = False
 
 
 def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) -> BuildResult:
@@ -51,8 +57,14 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
         made_from = workspace.digests(record.UPLOAD_STATE)
     started = api.clock.now()
     resume = run("wait", "--build-id", build.build_id)
-    with advising(f"build {build.build_id} is still running; run {resume} to resume waiting"):
-        result = replace(poll_build(api, build, timeout_s=request.timeout_s, ui=ui), made_from=made_from)
+    try:
+        with advising(f"build {build.build_id} is still running; run {resume} to resume waiting"):
+            polled = poll_build(api, build, timeout_s=request.timeout_s, ui=ui)
+    except Interrupted as interrupted:
+        if request.cancel_on_interrupt and _cancel(api, build.build_id, ui):
+            interrupted.fix = f"run {resume} to see how it ends"
+        raise
+    result = replace(polled, made_from=made_from)
     workspace.save(result)
     if result.status != SUCCESS:
         left_s = request.timeout_s - (api.clock.now() - started)
@@ -62,6 +74,20 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
         ui.report(f"🎉 Image: {result.image}")
     ui.publish(image=result.image, build_id=result.build_id)
     return result
+
+
+def _cancel(api: RuntimeApi, build_id: str, ui: Ui) -> bool:
+    """Return whether the server has accepted the cancellation; if not, that is only a warning."""
+    if CANCEL not in api.features(within_s=_CANCEL_S):
+        ui.warn(f"build {build_id} was not cancelled: this Runtime API does not list that feature")
+        return False
+    try:
+        status = api.cancel_build(build_id, within_s=_CANCEL_S)
+    except RuntimeBuildError as error:
+        ui.warn(f"build {build_id} may not have been cancelled: {error.message}")
+        return False
+    ui.report(f"Build {build_id} is to be cancelled; its status is {status or 'not known'}")
+    return True
 
 
 def _report_failure(result: BuildResult, api: RuntimeApi, left_s: float, ui: Ui) -> BuildFailed:
@@ -80,7 +106,9 @@ def _report_failure(result: BuildResult, api: RuntimeApi, left_s: float, ui: Ui)
 def main(this: Run) -> Outcome:
     """Wait until the build has ended: prints the image reference."""
     this.require_api()
-    request = WaitRequest(this.settings.build_timeout, check_build_id(this.flags.get("build_id")))
+    build_id = check_build_id(this.flags.get("build_id"))
+    cancels = bool(this.flags["cancel_on_interrupt"])
+    request = WaitRequest(this.settings.build_timeout, build_id, cancel_on_interrupt=cancels)
     with this.writing():
         result = wait(this.workspace, this.open_api(), request, this.ui)
     return Outcome(result.image or "", result)
@@ -90,5 +118,8 @@ TASK = Task(
     "wait",
     main,
     groups=("api", "waiting"),
-    flags=(Flag("build_id", "build to wait for instead of the one on record", takes_value=True),),
+    flags=(
+        Flag("build_id", "build to wait for instead of the one on record", takes_value=True),
+        CANCEL_ON_INTERRUPT,
+    ),
 )
