@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import os
 import sys
 import traceback
 from importlib import import_module
@@ -20,7 +19,7 @@ from invoke.tasks import Task as InvokeTask
 from buildkit import values
 from buildkit.errors import PROGRAM, LocalError, RuntimeBuildError, SettingError, run
 from buildkit.models import StepResult
-from buildkit.settings import Settings, find_root, load_settings, read_ci, read_environment
+from buildkit.settings import Settings, find_root, hide_from_children, load_settings, read_ci, read_environment
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
 from buildkit.task import Flag, Outcome, Run, Task
@@ -160,9 +159,8 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     loaded = load_settings(typed, environment, root, own.get("defaults", {}))
     ci = read_ci(environment)
     key = loaded.settings.runtime_api_key
-    if key:  # no child process needs it, whatever the variable that it comes from is called
-        for name in [name for name, text in environment.items() if key.scrub(text) != text]:
-            os.environ.pop(name, None)
+    if key:
+        hide_from_children(key)
     ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, key=key)
     for warning in loaded.warnings:
         ui.warn(warning)

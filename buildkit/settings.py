@@ -231,6 +231,12 @@ def read_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def hide_from_children(key: ApiKey) -> None:
+    """Remove the key from the environment that child processes get, whatever its variable is called."""
+    for name in [name for name, text in os.environ.items() if key.scrub(text) != text]:
+        del os.environ[name]
+
+
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:
     """Return what a GitHub runner put into the environment."""
     return CiEnvironment(*(environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT")))
