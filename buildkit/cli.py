@@ -194,7 +194,7 @@ def _sign(execute: Callable[..., None], flags: Sequence[Flag]) -> None:
     """Give `execute` the signature from which invoke reads its flags."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     read = [inspect.Parameter(flag.name, kind, default=None if flag.takes_value else False) for flag in flags]
-    execute.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *read])  # type: ignore[attr-defined]
+    execute.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *read])  # type: ignore[attr-defined]  # which invoke reads flags from
 
 
 def _format_json(outcome: Outcome) -> str:

@@ -28,7 +28,7 @@ def format_size(size_bytes: int) -> str:
     """Return a size for people, in powers of 1000: `14 B`, `3.2 MB`."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:  # noqa: PLR2004
+        if size < 1000:  # noqa: PLR2004 - a kilobyte
             return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"

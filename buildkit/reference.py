@@ -108,7 +108,7 @@ def _split_registry(name: str) -> tuple[str | None, str]:
 
 
 def _refuse(setting: str, text: str, reason: str) -> SettingError:
-    shown = text if len(text) <= 300 else text[:300] + "…"  # noqa: PLR2004
+    shown = text if len(text) <= 300 else text[:300] + "…"  # noqa: PLR2004 - what fits on a screen
     return SettingError(f"{setting} is not an image reference: {shown!r}: {reason}", f"set {setting} to name[:tag]")
 
 

@@ -265,10 +265,10 @@ def main() -> None:
     parser.add_argument("--statuses", default="PENDING,RUNNING,SUCCESS", help="what build_status says, in turn")
     options = parser.parse_args()
     with RuntimeApiServer(statuses=options.statuses.split(",")) as server:
-        print(f"RUNTIME_API_URL={server.url} RUNTIME_API_KEY=anything", flush=True)  # noqa: T201
+        print(f"RUNTIME_API_URL={server.url} RUNTIME_API_KEY=anything", flush=True)  # noqa: T201 - a program for people
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-        print(f"{len(server.requests)} requests, {server.bytes_received} bytes, builds: {server.builds}")  # noqa: T201
+        print(f"{len(server.requests)} requests, {server.bytes_received} bytes, builds: {server.builds}")  # noqa: T201 - a program for people
 
 
 if __name__ == "__main__":

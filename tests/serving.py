@@ -122,7 +122,7 @@ class Served:
 
     def start(self) -> None:
         """Start the process and wait until it listens."""
-        self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         command = [*PROGRAM, "serve", *self.flags]
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._stdout, "stderr": self._stderr}
         self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment, **streams)  # type: ignore[call-overload]  # a mapping of streams

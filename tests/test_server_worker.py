@@ -178,7 +178,7 @@ def test_a_cancellation_between_claim_and_start_is_not_missed(site: Site) -> Non
     workers = site.start("one", options=OPTIONS._replace(slots=4))
     builds = [site.add("sleep 300\n") for _ in range(12)]
     for build in builds:
-        wait_for(lambda build=build: site.read(build).status != "QUEUED")  # type: ignore[misc]
+        wait_for(lambda build=build: site.read(build).status != "QUEUED")  # type: ignore[misc]  # mypy does not infer a lambda with a default
         workers.cancel(build.id)
     for build in builds:
         site.wait(build, "CANCELLED")

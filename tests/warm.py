@@ -57,7 +57,7 @@ _clock = _Clock()
 # Before the command is imported: it takes both as defaults of its functions.
 time.sleep, time.monotonic = _clock.sleep, _clock.monotonic
 
-import buildkit.__main__  # noqa: E402
+import buildkit.__main__  # noqa: E402 - after the clock, see above
 
 
 def _import_everything() -> None:
@@ -145,8 +145,8 @@ def _become(order: dict[str, Any]) -> None:
     """Take on the arguments, folder, environment, user and traps of a run."""
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8")  # noqa: SIM115
-    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8")  # noqa: SIM115 - open until the process ends
+    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)  # noqa: SIM115 - open until the process ends
     os.umask(order.get("umask", 0o022))
     if uid := order.get("uid"):
         os.setgroups([])
@@ -199,7 +199,7 @@ def _end(main: Callable[[], None]) -> NoReturn:
     except BaseException:  # noqa: BLE001 - as the interpreter does
         traceback.print_exc()
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()  # type: ignore[attr-defined]  # what an interpreter does at its end
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

@@ -151,7 +151,7 @@ class GzipWriter:
     def _give_back(self, block: memoryview) -> None:
         buffer = block.obj
         block.release()
-        self._empty.put(buffer)  # type: ignore[arg-type]
+        self._empty.put(buffer)  # type: ignore[arg-type]  # every block is a view of such a buffer
 
 
 class _ZlibBlocks:

@@ -15,6 +15,7 @@ import pytest
 from tests.ledger import LEDGER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.commands import Command
@@ -203,12 +204,12 @@ def test_14_running_from_a_subdirectory_changes_nothing(command: Command) -> Non
 
 def _hold(exchange: Exchange) -> None:
     exchange.read_body()
-    exchange.server.release.wait(30)  # type: ignore[attr-defined]
+    exchange.server.release.wait(30)  # type: ignore[attr-defined]  # of this test's own
     exchange.answer(200, {"build_id": exchange.server.start_build(exchange.request).build_id})
 
 
 def test_15_second_run_in_a_directory_is_refused_and_harmless(command: Command, server: RuntimeApiServer) -> None:
-    server.release = threading.Event()  # type: ignore[attr-defined]
+    server.release = threading.Event()  # type: ignore[attr-defined]  # of this test's own
     server.script("POST /build", _hold)
     command.use(server)
     first = command.start("all")
@@ -216,7 +217,7 @@ def test_15_second_run_in_a_directory_is_refused_and_harmless(command: Command, 
     for task in ("all", "context", "clean", "upload", "wait", "version"):
         second = command.run(task).expect(3, "another run")
         assert second.seconds < 10
-    server.release.set()  # type: ignore[attr-defined]
+    server.release.set()  # type: ignore[attr-defined]  # of this test's own
     first.wait().expect(0)
     assert len(server.builds) == 1
 
@@ -240,7 +241,7 @@ def test_15_lock_that_is_something_else_is_refused(command: Command, kind: str) 
 
 
 def test_16_lock_of_a_killed_run_is_free(command: Command, server: RuntimeApiServer) -> None:
-    server.release = threading.Event()  # type: ignore[attr-defined]
+    server.release = threading.Event()  # type: ignore[attr-defined]  # of this test's own
     server.script("POST /build", _hold)
     command.use(server)
     first = command.start("all")
@@ -248,12 +249,12 @@ def test_16_lock_of_a_killed_run_is_free(command: Command, server: RuntimeApiSer
     first.signal(signal.SIGKILL)
     assert first.wait().code == -signal.SIGKILL
     command.run("version").expect(0)
-    server.release.set()  # type: ignore[attr-defined]
+    server.release.set()  # type: ignore[attr-defined]  # of this test's own
     command.run("upload").expect(5)
 
 
-def _wait_until(condition: object) -> None:
+def _wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -97,7 +97,7 @@ def test_17_file_that_shrinks_is_never_packed_torn(command: Command) -> None:
     assert run.code in (0, 3)
     if run.code == 0:
         with open_context(command) as tar:
-            assert len(tar.extractfile(f"{INSIDE}/busy.bin").read()) == tar.getmember(f"{INSIDE}/busy.bin").size  # type: ignore[union-attr]
+            assert len(tar.extractfile(f"{INSIDE}/busy.bin").read()) == tar.getmember(f"{INSIDE}/busy.bin").size  # type: ignore[union-attr]  # a regular file has contents
 
 
 def test_18_tree_whose_files_vanish_is_packed_again_or_named(command: Command) -> None:
@@ -259,7 +259,7 @@ def test_23_hard_link_with_an_ignored_twin_is_a_file(command: Command, ignored_f
     with open_context(command) as tar:
         for name in (packed, "m-packed-too"):
             assert tar.getmember(f"{INSIDE}/{name}").isreg()
-            assert tar.extractfile(f"{INSIDE}/{name}").read() == b"twin"  # type: ignore[union-attr]
+            assert tar.extractfile(f"{INSIDE}/{name}").read() == b"twin"  # type: ignore[union-attr]  # a regular file has contents
 
 
 ODD_NAMES = [b"latin-\xe9", b"x" * 101, b"y" * 250, ("\u00e4" * 90).encode(), b"bidi-" + "\u202e".encode() + b"gpj.exe"]
@@ -388,7 +388,7 @@ def test_28_secrets_in_the_tree_stay_out_even_when_tracked_or_included(command: 
     pack(command, INCLUDE="**/keys/**")
     with open_context(command) as tar:
         packed = [name for name in tar.getnames() if "/keys/" in name and tar.getmember(name).isreg()]
-        contents = b"".join(tar.extractfile(name).read() for name in packed)  # type: ignore[union-attr]
+        contents = b"".join(tar.extractfile(name).read() for name in packed)  # type: ignore[union-attr]  # a regular file has contents
     assert sorted(Path(name).name for name in packed) == [".env.example", "public.pem"]
     assert b"precious" not in contents
 

@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             self.server.end_request()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - the names that http.server calls
 
     def _send(self, answer: Answer) -> None:
         self.close_connection |= self.server.stopping.is_set()
