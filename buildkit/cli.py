@@ -121,7 +121,8 @@ def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own:
         with raise_on_signal():
             this = _open_run(fields, given, own)
             ui = this.ui
-            outcome = task.run(this)
+            with hide_from_children(this.settings.runtime_api_key):
+                outcome = task.run(this)
             if as_json:
                 ui.show(_format_json(outcome))
             elif isinstance(outcome.text, str):
@@ -158,10 +159,7 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     typed = {item.name.upper(): text for item in fields if (text := _read_flag(item, given))}
     loaded = load_settings(typed, environment, root, own.get("defaults", {}))
     ci = read_ci(environment)
-    key = loaded.settings.runtime_api_key
-    if key:
-        hide_from_children(key)
-    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, key=key)
+    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, key=loaded.settings.runtime_api_key)
     for warning in loaded.warnings:
         ui.warn(warning)
     return Run(loaded, root, ci, ui, given)

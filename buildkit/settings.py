@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -41,7 +42,7 @@ from buildkit.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from buildkit.reference import Reference
@@ -231,10 +232,16 @@ def read_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def hide_from_children(key: ApiKey) -> None:
-    """Remove the key from the environment that child processes get, whatever its variable is called."""
-    for name in [name for name, text in os.environ.items() if key.scrub(text) != text]:
+@contextmanager
+def hide_from_children(key: ApiKey | None) -> Iterator[None]:
+    """Keep the key out of the environment of child processes in the block, whatever its variable is called."""
+    hidden = {name: text for name, text in os.environ.items() if key and key.scrub(text) != text}
+    for name in hidden:
         del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)  # the next task of a chain reads it again
 
 
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:

@@ -15,6 +15,8 @@ from tests.checkouts import commit_all, run_git
 if TYPE_CHECKING:
     from tests.commands import Command
 
+pytestmark = pytest.mark.fault
+
 SDK = "openhands-sdk/openhands/sdk"
 KEY = "schl\u00fcssel-0123456789"
 API: dict[str, Any] = {"RUNTIME_API_URL": "https://builds.example.com", "RUNTIME_API_KEY": KEY}
