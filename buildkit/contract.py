@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from buildkit.models import Target
@@ -17,8 +16,7 @@ SESSION_VARIABLES = ("SESSION_API_KEY", "OH_SESSION_API_KEYS_0")
 GIT_SHA, GIT_REF = "OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"
 
 
-@dataclass(frozen=True)
-class ImageContract:
+class ImageContract(NamedTuple):
     """What is promised about one image.
 
     Attributes:

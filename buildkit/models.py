@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 FEATURES = ("docker", "desktop", "vscode")
 UPLOAD_FORMATS = ("json", "multipart")
@@ -178,8 +178,7 @@ class Verification(StepResult):
     stop_s: float | None
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(NamedTuple):
     """What the project file says about a source tree; every path is POSIX and relative to the source directory.
 
     Attributes:

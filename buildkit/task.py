@@ -44,8 +44,7 @@ class Outcome(NamedTuple):
     exit_code: int = 0
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A task as it can be typed; the first line of `run`'s docstring is its help.
 
     Attributes:

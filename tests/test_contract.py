@@ -77,21 +77,21 @@ def test_one_broken_promise_is_one_broken_finding(changes: dict[str, Any], subje
 
 
 def test_a_source_image_starts_the_interpreter_of_its_own_environment() -> None:
-    contract = dataclasses.replace(CONTRACT, target=Target.SOURCE_MINIMAL)
+    contract = CONTRACT._replace(target=Target.SOURCE_MINIMAL)
     assert find_broken(contract) == {"entrypoint"}
     own = ("tini", "--", "/agent-server/.venv/bin/python", "-m", "openhands.agent_server")
     assert find_broken(contract, entrypoint=own) == set()
 
 
 def test_an_image_of_an_unknown_commit_is_not_held_against_one() -> None:
-    contract = dataclasses.replace(CONTRACT, sha=None)
+    contract = CONTRACT._replace(sha=None)
     unknown = {**IMAGE.environment, "OPENHANDS_BUILD_GIT_SHA": "unknown"}
     assert find_broken(contract, environment=unknown) == set()
 
 
 def test_only_what_a_target_has_is_tried_inside() -> None:
     binary = {probe.subject for probe in list_probes(CONTRACT)}
-    source = {probe.subject for probe in list_probes(dataclasses.replace(CONTRACT, target=Target.SOURCE))}
+    source = {probe.subject for probe in list_probes(CONTRACT._replace(target=Target.SOURCE))}
     assert binary - source == {"openhands-agent-server --help"}
     assert source - binary == {"import openhands.agent_server"}
 

@@ -252,12 +252,12 @@ def test_a_value_that_cannot_be_used_in_a_dockerfile_is_refused_by_name(
 @pytest.mark.parametrize("url", ["https://me:hush@host/x", "https://host/x\nRUN evil"])
 def test_a_source_url_that_cannot_be_a_label_is_refused(url: str) -> None:
     with pytest.raises(LocalError, match=r"\[project.urls\]") as caught:
-        render(tree=Tree(project=replace(PROJECT, source_url=url)))
+        render(tree=Tree(project=PROJECT._replace(source_url=url)))
     assert "hush" not in caught.value.message + caught.value.fix
 
 
 def test_the_projects_own_url_is_a_label() -> None:
-    text = render(tree=Tree(project=replace(PROJECT, source_url="https://host/x"))).text
+    text = render(tree=Tree(project=PROJECT._replace(source_url="https://host/x"))).text
     assert 'org.opencontainers.image.source="https://host/x"' in text
 
 
@@ -276,7 +276,7 @@ def test_a_binary_target_without_spec_names_the_setting(target: str) -> None:
 
 def test_a_member_whose_path_cannot_be_copied_is_refused() -> None:
     with pytest.raises(LocalError, match="cannot be used in a Dockerfile"):
-        render(tree=Tree(project=replace(PROJECT, members=("a$b",))))
+        render(tree=Tree(project=PROJECT._replace(members=("a$b",))))
 
 
 def test_the_instructions_name_this_archive_and_hold_no_time() -> None:

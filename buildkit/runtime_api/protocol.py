@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from buildkit.errors import SettingError, run
 from buildkit.models import UPLOAD_FORMATS
@@ -29,8 +29,7 @@ IN_PROGRESS = frozenset({"PENDING", "QUEUED", "RUNNING", "WORKING"})
 _BUILD_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 
 
-@dataclass(frozen=True)
-class StartedBuild:
+class StartedBuild(NamedTuple):
     """A build that `POST /build` started.
 
     Attributes:
@@ -43,8 +42,7 @@ class StartedBuild:
     refused_url: str | None = None
 
 
-@dataclass(frozen=True)
-class BuildStatus:
+class BuildStatus(NamedTuple):
     """The state of a build; None for what the server does not say.
 
     Attributes:
@@ -58,8 +56,7 @@ class BuildStatus:
     invalid_image: str | None = None
 
 
-@dataclass(frozen=True)
-class ListedBuild:
+class ListedBuild(NamedTuple):
     """A build as a server lists it; None for what the server does not say.
 
     Attributes:

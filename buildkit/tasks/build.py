@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
 from buildkit.models import LocalBuild
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from buildkit.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class BuildRequest:
+class BuildRequest(NamedTuple):
     """What is built.
 
     Attributes:

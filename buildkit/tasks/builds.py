@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from buildkit.errors import SettingError
@@ -43,7 +42,7 @@ def main(this: Run) -> Outcome:
     builds = this.open_api().list_builds({name: value for name, value in wanted.items() if value})
     now = time.time()
     lines = (format_build(build, now) for build in builds)
-    return Outcome(lines, {"builds": [asdict(build) for build in builds]})
+    return Outcome(lines, {"builds": [build._asdict() for build in builds]})
 
 
 TASK = Task(

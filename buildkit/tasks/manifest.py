@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.contract import SESSION_VARIABLES, UID
 from buildkit.errors import SettingError, run
@@ -30,8 +29,7 @@ _MINIMAL_RESOURCES = {"cpu_request": "250m", "memory_request": "512Mi", "memory_
 _FULL_RESOURCES = {"cpu_request": "500m", "memory_request": "1Gi", "memory_limit": "4Gi"}
 
 
-@dataclass(frozen=True)
-class ManifestRequest:
+class ManifestRequest(NamedTuple):
     """What is deployed.
 
     Attributes:
@@ -112,7 +110,7 @@ def main(this: Run) -> Outcome:
     request = ManifestRequest(this.settings.target, this.flags["image"], template_dir=this.template_dir)
     given = {name: value for name in ("name", "secret", "port", "replicas") if (value := this.flags[name])}
     numbers = {name: parse_integer(0, _LAST_PORT)(given[name], f"--{name}") for name in given.keys() & _NUMBERS}
-    request = replace(request, **{**given, **numbers})
+    request = request._replace(**{**given, **numbers})
     with this.writing():
         text = render_manifest(this.workspace, request).rstrip()
     return Outcome(text, {"manifest": text})

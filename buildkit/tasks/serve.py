@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import SettingError, run
@@ -92,6 +90,8 @@ def check_extra() -> None:
     Raises:
         SettingError: One is not installed.
     """
+    from importlib.util import find_spec
+
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise SettingError(
@@ -121,6 +121,8 @@ def read_address(this: Run) -> Address:
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress
+
     if host == "localhost":
         return True
     try:

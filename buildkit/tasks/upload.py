@@ -6,9 +6,9 @@ import hashlib
 import re
 import secrets
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
 from buildkit.errors import LocalError, OutcomeUnknown, StoppedWatching, run
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class UploadRequest:
+class UploadRequest(NamedTuple):
     """What is wanted from the server.
 
     Attributes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.contract import SESSION_VARIABLES, ImageContract
 from buildkit.display import escape_controls
@@ -36,8 +35,7 @@ _OTHER_ENDPOINTS = ("/alive", "/ready")
 _SHOWN_LOG = 400
 
 
-@dataclass(frozen=True)
-class VerifyRequest:
+class VerifyRequest(NamedTuple):
     """Which image is checked: the given one, or the one that the workspace's last build made."""
 
     settings: Settings
@@ -45,8 +43,7 @@ class VerifyRequest:
     health_timeout_s: float = HEALTH_TIMEOUT_S
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """An image to check, and where it may be found."""
 
     engine: Engine
@@ -56,8 +53,7 @@ class _Candidate:
     health_timeout_s: float
 
 
-@dataclass(frozen=True)
-class _Served:
+class _Served(NamedTuple):
     """How one start of the server went."""
 
     findings: list[Finding]

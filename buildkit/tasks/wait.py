@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
 from buildkit.errors import BuildFailed, RuntimeBuildError, run
@@ -23,8 +23,7 @@ _CANCEL_S = 4.0
 CANCEL_ON_INTERRUPT = Flag("cancel_on_interrupt", "cancel the build on Ctrl-C, if the server can")
 
 
-@dataclass(frozen=True)
-class WaitRequest:
+class WaitRequest(NamedTuple):
     """Which build to wait for, and how long.
 
     Attributes:
