@@ -121,7 +121,7 @@ def parse_features(value: str, name: str) -> frozenset[str]:
 
 
 def parse_tags(value: str, name: str) -> tuple[str, ...]:
-    """Return the tags in their order, each once; `python` if there is none."""
+    """Return the tags in their order, each once; by default `python`."""
     tags = [tag.strip(" \t") for tag in value.split(",")]
     checked = [reference.check_tag(tag, position, name) for position, tag in enumerate(tags, 1) if tag]
     return tuple(dict.fromkeys(checked)) or ("python",)

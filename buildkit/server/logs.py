@@ -39,7 +39,7 @@ class Logs:
         return LogWriter(os.open(self._folder.path / _name(build_id), flags, 0o600), self._scrub)
 
     def size(self, build_id: str) -> int:
-        """Return the size of a log in bytes; 0 if there is none."""
+        """Return the size of a log in bytes; 0 before the build has one."""
         try:
             return (self._folder.path / _name(build_id)).stat().st_size
         except FileNotFoundError:

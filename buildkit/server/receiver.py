@@ -158,7 +158,7 @@ class Receiver:
 
 
 def decode_dockerfile(dockerfile: bytes | None) -> str:
-    """Return the text of a Dockerfile; empty if there is none."""
+    """Return the text of a Dockerfile, or an empty text if the archive has none."""
     return (dockerfile or b"").decode("utf-8", "replace")
 
 

@@ -82,7 +82,7 @@ class Store:
             return _read_build(row)
 
     def get(self, build_id: str) -> Build | None:
-        """Return a build, or None if there is none with that ID."""
+        """Return the build with that ID, or None."""
         return self._find_one("SELECT * FROM builds WHERE id = ?", build_id)
 
     def list(self, query: Query) -> Sequence[Build]:

@@ -60,8 +60,7 @@ class SourceTree:
         """
         from buildkit.source import checkout
 
-        in_git = checkout.is_checkout(self.path)
-        head = checkout.read_head(self.path) if in_git else None
+        head = checkout.read_head(self.path) if self._in_git else None
         given = self._settings.git_sha
         github = self._ci.sha if _SHA.fullmatch(self._ci.sha) else None
         if head and github and github != head.sha and given is None:
@@ -70,12 +69,12 @@ class SourceTree:
             )
         sha = given or (head.sha if head else github)
         if sha is None:
-            ignored = "" if in_git else "; no .gitignore applies"
+            ignored = "" if self._in_git else "; no .gitignore applies"
             warn(f"{self.path.name} has no commit: the archive is called `unknown`{ignored}")
             return None
         if head and head.sha == sha:
             return head
-        return (checkout.find_commit(self.path, sha) if in_git else None) or checkout.Commit(sha, None)
+        return (checkout.find_commit(self.path, sha) if self._in_git else None) or checkout.Commit(sha, None)
 
     def ref(self, sha: str | None) -> str:
         """Return the branch or tag that a GitHub job builds, if the job is about commit `sha`; otherwise the commit."""
@@ -132,7 +131,12 @@ class SourceTree:
 
     @cached_property
     def _selection(self) -> FileSelection:
-        from buildkit.source.checkout import is_checkout
         from buildkit.source.selection import FileSelection
 
-        return FileSelection(self.path, self.project, self._settings, in_git=is_checkout(self.path), ours=self._ours)
+        return FileSelection(self.path, self.project, self._settings, in_git=self._in_git, ours=self._ours)
+
+    @cached_property
+    def _in_git(self) -> bool:
+        from buildkit.source.checkout import is_checkout
+
+        return is_checkout(self.path)

@@ -67,7 +67,7 @@ def serve(folder: DataFolder, options: ServerOptions, address: Address, this: Ru
 
 
 def show_first_key(keys: Keys, url: str, this: Run) -> None:
-    """Create a key if there is none, and show the two lines that a client needs."""
+    """Create the first key, unless one exists, and show the two lines that a client needs."""
     if this.settings.runtime_api_key is None and not keys.list_names():
         this.ui.report("created a key, which is shown only now; for clients, put these lines into .env:")
         this.ui.offer(f"RUNTIME_API_URL={url}\nRUNTIME_API_KEY={keys.create(_FIRST_KEY)}")
