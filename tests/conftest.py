@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.checkouts import PROJECTS, commit_all
 from tests.commands import SOURCE, Command
 from tests.ledger import LEDGER
 from tests.runtime_api import RuntimeApiServer
-from tests.steps import Steps
+from tests.steps import VERSION, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,14 @@ def runtime_api() -> Iterator[RuntimeApiServer]:
 def steps(runtime_api: RuntimeApiServer) -> Steps:
     """The steps that speak to that server."""
     return Steps(runtime_api.url)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """An archive for the Runtime API, under the name that the records of `tests.steps` have."""
+    path = tmp_path / VERSION.archive
+    path.write_bytes(os.urandom(50_000))
+    return path
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 
 LISTED = {"name": "runtime-build", "version": "1", "features": ["idempotency"]}
 BUSY = answer(503, {"detail": "busy"}, {"Retry-After": "1"})
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    path = tmp_path / VERSION.archive
-    path.write_bytes(os.urandom(50_000))
-    return path
 
 
 @pytest.fixture

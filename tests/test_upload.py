@@ -29,13 +29,6 @@ CONTEXT = BuildContext("a.tar.gz", "a" * 64, 1, "c" * 64, 100_000, 3, {"name": "
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    path = tmp_path / VERSION.archive
-    path.write_bytes(os.urandom(50_000))
-    return path
-
-
-@pytest.fixture
 def large_archive(tmp_path: Path) -> Path:
     """More than the kernel holds for a connection, so that a client can be stopped in the middle of it."""
     path = tmp_path / "large.tar.gz"
