@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from buildkit.source.dependencies import Dependencies, VersionTool
 
 FEATURES = ("docker", "desktop", "vscode")
 UPLOAD_FORMATS = ("json", "multipart")
@@ -179,16 +185,29 @@ class Verification(StepResult):
 
 
 class Project(NamedTuple):
-    """What the project file says about a source tree; every path is POSIX and relative to the source directory.
+    """What the project files say about a source tree; every path is POSIX and relative to the source directory.
 
     Attributes:
         members: Directories of the uv workspace's members, sorted; empty for a single package.
-        roots: Files and directories that are packed by default, sorted, none inside another.
+        roots: Files and directories that are packed by default, sorted, none inside another; empty for the whole tree.
         required: Files that must exist and must be packed.
         source_url: Where the source is published, or None if the project file does not say.
+        name: The distribution at the root as it is written there, or None.
+        is_package: Whether the root is a package that can be installed: it has a build backend or a `setup.py`.
+        requires_python: A version specifier (PEP 440), or None.
+        packages: Top-level packages and modules that are imported, such as `src/app` or `app.py`, sorted.
+        scripts: Console scripts of the root and its members, such as `{"app": "app.cli:main"}`.
+        git_versions: The tool that takes the version from git, by the name of the package (root or member).
     """
 
     members: tuple[str, ...]
     roots: tuple[str, ...]
     required: tuple[str, ...]
     source_url: str | None
+    dependencies: Dependencies
+    name: str | None = None
+    is_package: bool = False
+    requires_python: str | None = None
+    packages: tuple[str, ...] = ()
+    scripts: Mapping[str, str] = MappingProxyType({})
+    git_versions: Mapping[str, VersionTool] = MappingProxyType({})

@@ -103,6 +103,12 @@ class Settings:
         "image that every stage starts from",
         "dockerfile",
     )
+    builder_image: Reference | None = _setting(
+        "",
+        optional(parse_reference),
+        "image that all stages but the image's own start from; BASE_IMAGE if empty",
+        "dockerfile",
+    )
     target: Target = _setting("binary", parse_one_of(Target), f"image to build: {', '.join(Target)}", "target")
     clean_output: bool = _setting("true", parse_flag, "whether `all` clears the output directory first", "cleaning")
     custom_tags: tuple[str, ...] = _setting(

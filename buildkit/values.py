@@ -23,6 +23,7 @@ Text = TypeVar("Text", bound=str)
 # Separate settings say these; a build argument of the same name would contradict them.
 _RESERVED = {
     "BASE_IMAGE": "set BASE_IMAGE instead",
+    "BUILDER_IMAGE": "set BUILDER_IMAGE instead",
     "OPENHANDS_BUILD_GIT_SHA": "set GIT_SHA instead",
     "OPENHANDS_BUILD_GIT_REF": "remove it: the ref comes from GITHUB_REF, or else is the commit",
     "TARGET": "set TARGET instead",

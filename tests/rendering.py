@@ -75,12 +75,13 @@ def write_dockerfile(
     tree: Tree | None = None,
     version: Version = VERSION,
     template_dir: Path | None = None,
+    link_layers: bool = False,
     **settings: Any,
 ) -> Dockerfile:
     """Return what the task does in a workspace; every one of `settings` counts as set by somebody."""
     chosen = replace(Settings(), target=Target(target), base_image=parse_reference("python:3.13"))
     origins = dict.fromkeys((name.upper() for name in settings), "environment")
-    request = DockerfileRequest(replace(chosen, **settings), origins, template_dir)
+    request = DockerfileRequest(replace(chosen, **settings), origins, template_dir, link_layers)
     with workspace.writing():
         workspace.save(version)
         return render_dockerfile(workspace, cast("Any", tree or Tree()), request, Ui())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.derived import BASE_IMAGE, GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
+from buildkit.derived import GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
 from buildkit.errors import LocalError, RuntimeBuildError, SettingError
 from buildkit.models import PROGRAMS
 from buildkit.ui import Ui
@@ -323,6 +323,6 @@ def test_lines_above_the_end_of_the_target_stay_and_the_rest_is_cut_off(text: st
 @settings(deadline=None)
 @given(write_dockerfiles(), st.sampled_from(["blue", '$x "y" \\z']))
 def test_deriving_any_dockerfile_twice_is_the_same_as_once(text: str, colour: str) -> None:
-    values = {"COLOUR": colour, BASE_IMAGE: "debian:12"}
+    values = {"COLOUR": colour, "BASE_IMAGE": "debian:12"}
     once, _ = derive(text, **values)
     assert derive(once.text, **values)[0] == once

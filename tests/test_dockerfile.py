@@ -15,6 +15,7 @@ import pytest
 from buildkit.errors import LocalError, SettingError
 from buildkit.generated import read_generated
 from buildkit.models import PROGRAMS, Target
+from buildkit.reference import parse_reference
 from buildkit.settings import load_settings
 from buildkit.workspace import Workspace
 from tests.rendering import PROJECT, SHA, VERSION, Tree, render, write_dockerfile
@@ -76,12 +77,35 @@ def test_a_split_executable_is_two_files_the_large_one_below() -> None:
 
 
 @every_target
-def test_every_stage_begins_with_the_base_image_or_another_stage(target: str) -> None:
-    names = [line.split() for line in render(target).text.splitlines() if line.startswith("FROM ")]
-    known = {"${BASE_IMAGE}"}
-    for _, origin, _, stage in names:
-        assert origin in known
-        known.add(stage)
+def test_the_images_own_stages_begin_with_the_base_image_and_all_others_with_the_builder_image(target: str) -> None:
+    text = render(target).text
+    origins = {stage: origin for origin, stage in re.findall(r"^FROM (\S+) AS (\S+)$", text, re.MULTILINE)}
+    roots = {"${BASE_IMAGE}": "${BASE_IMAGE}", "${BUILDER_IMAGE}": "${BUILDER_IMAGE}"}
+    for stage, origin in origins.items():
+        roots[stage] = roots[origin]
+    own = {stage for stage in origins if roots[stage] == "${BASE_IMAGE}"}
+    assert own == {"base-minimal", "base-full", target} & origins.keys()
+    assert "\nARG BUILDER_IMAGE=${BASE_IMAGE}\n" in text
+
+
+@every_target
+def test_another_builder_image_is_tried_on_the_base_image_before_anything_is_copied(target: str) -> None:
+    text = render(target, builder_image=parse_reference("debian:12")).text
+    assert '\nARG BUILDER_IMAGE="debian:12"\n' in text
+    image = text[text.index(f" AS {target}\n") :]
+    assert image.index("RUN --mount=type=bind,from=deps,") < image.index("COPY --from=")
+    assert text.index("copy_python.py /agent-server/.python") < text.index("uv sync --frozen")
+
+
+@every_target
+def test_only_those_who_ask_for_linked_layers_get_them_and_nothing_else_changes(target: str, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out")
+    write_dockerfile(workspace, target, link_layers=True)
+    linked = workspace.read("Dockerfile").decode()
+    assert set(re.findall(r"^COPY .*--link .*--from=(\S+)", linked, re.MULTILINE)) >= {
+        "binary-builder" if target.startswith("binary") else "builder"
+    }
+    assert linked.replace("--link ", "") == render(target).text
 
 
 @every_target

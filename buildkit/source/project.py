@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from buildkit.errors import LocalError
 from buildkit.files import read_bounded
 from buildkit.models import Project
+from buildkit.source.dependencies import Dependencies, DependencyKind
 from buildkit.source.members import find_folders
 from buildkit.source.walk import walk_files
 
@@ -36,6 +37,7 @@ _TOP_LEVEL_FILES = (
 )
 _SOURCE_LABELS = ("source", "sourcecode", "repository", "github")
 _MAX_BYTES = 16_000_000
+_UV_LOCK = Dependencies(DependencyKind.UV_LOCK, "uv.lock", ("pyproject.toml", "uv.lock"))
 _NO_SPECS_IN = frozenset({"node_modules", "venv", "build", "dist", "__pycache__"})
 
 
@@ -64,7 +66,8 @@ def read_project(source: Path) -> Project:
             "run `uv lock` and commit uv.lock" if missing == ["uv.lock"] else "add what is missing, or set SOURCE_DIR",
         )
     roots = tuple(_drop_nested([*files, *required, *folders]))
-    return Project(members, roots, tuple(sorted(set(required))), _find_source_url(source, settings, members))
+    url = _find_source_url(source, settings, members)
+    return Project(members, roots, tuple(sorted(set(required))), url, _UV_LOCK)
 
 
 def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from buildkit.models import Project
     from buildkit.settings import CiEnvironment, Settings
     from buildkit.source.checkout import Commit
+    from buildkit.source.dependencies import GitDescription
     from buildkit.source.rules import Verdict
     from buildkit.source.selection import FileSelection, SelectedFiles
 
@@ -75,6 +76,16 @@ class SourceTree:
         if head and head.sha == sha:
             return head
         return (checkout.find_commit(self.path, sha) if self._in_git else None) or checkout.Commit(sha, None)
+
+    def describe(self) -> GitDescription:
+        """Return where the commit is in the history: what packages with a version from git are built with.
+
+        Raises:
+            LocalError: git is missing in a checkout, or refuses it.
+        """
+        from buildkit.source import checkout
+
+        return checkout.describe(self.path) if self._in_git else checkout.NO_DESCRIPTION
 
     def ref(self, sha: str | None) -> str:
         """Return the branch or tag that a GitHub job builds, if the job is about commit `sha`; otherwise the commit."""

@@ -34,11 +34,14 @@ class DockerfileRequest(NamedTuple):
     Attributes:
         origins: The layer that each setting came from, by the name of its variable.
         template_dir: Its files override our templates and programs by name.
+        link_layers: Whether the server is copied with `COPY --link`, which docker before 23 and buildah do not know.
+            BuildKit then puts the same layer on another base image without copying it again.
     """
 
     settings: Settings
     origins: dict[str, str]
     template_dir: Path | None
+    link_layers: bool = False
 
     @classmethod
     def from_run(cls, this: Run) -> DockerfileRequest:
@@ -111,19 +114,20 @@ def _render(tree: SourceTree, request: DockerfileRequest, values: dict[str, Any]
             raise LocalError(
                 f"a path cannot be used in a Dockerfile: {path!r}", "rename it, using only letters, digits and . _ -"
             )
-    text = render_template("Dockerfile.j2", values | {"spec": spec}, request.template_dir)
+    text = render_template(
+        "Dockerfile.j2", values | {"spec": spec, "link_layers": request.link_layers}, request.template_dir
+    )
     return _Rendered(text, str(settings.base_image), None)
 
 
 def _derive(tree: SourceTree, request: DockerfileRequest, version: Version, ui: Ui) -> _Rendered:
     """Return the Dockerfile from the source's own, which DOCKERFILE names."""
-    from buildkit.derived import BASE_IMAGE, GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
+    from buildkit.derived import GIT_REF, GIT_SHA, IMAGES, derive_dockerfile, find_unpacked
 
     settings = request.settings
     path = settings.dockerfile or ""
     values = {**settings.build_args, GIT_SHA: version.sha or "unknown", GIT_REF: tree.ref(version.sha)}
-    if request.has(BASE_IMAGE):
-        values[BASE_IMAGE] = str(settings.base_image)
+    values |= {name: str(getattr(settings, name.lower())) for name in IMAGES if request.has(name)}
     derived = derive_dockerfile(_read_own(tree.path, path), path, settings.target, values, ui)
     if ignored := [name for name in _ONLY_FOR_TEMPLATE if request.has(name)]:
         ui.warn(f"ignored because DOCKERFILE is set: {', '.join(ignored)}")
@@ -167,6 +171,7 @@ def _collect_values(tree: SourceTree, settings: Settings, version: Version) -> d
         "target": target,
         "development": target is Target.SOURCE,
         "base_image": settings.base_image,
+        "builder_image": settings.builder_image,
         "build_args": dict(sorted(settings.build_args.items())),
         "extra_packages": list(settings.extra_packages),
         "features": frozenset() if target.is_minimal else settings.features,
@@ -178,6 +183,7 @@ def _collect_values(tree: SourceTree, settings: Settings, version: Version) -> d
         "members": tree.project.members,
         "source_url": _check_url(tree.project.source_url),
         "spec": None,
+        "link_layers": False,
         "archive": version.archive,
         "folder": version.archive.removesuffix(".tar.gz"),
         "revision": version.sha or version.short_sha,
