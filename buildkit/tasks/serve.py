@@ -112,7 +112,7 @@ def read_address(this: Run) -> Address:
     certificate, key = (str(this.locate(flags[name])) if flags[name] else None for name in ("tls_cert", "tls_key"))
     if bool(certificate) != bool(key):
         raise SettingError("one of --tls-cert and --tls-key is missing", "give both, or neither")
-    if not (certificate or flags["behind_proxy"] or _is_loopback(host)):
+    if not (certificate or flags["behind_proxy"] or _accepts_only_local_clients(host)):
         raise SettingError(
             f"SERVE_HOST={host} would send keys without TLS",
             "give --tls-cert and --tls-key, or --behind-proxy if a proxy adds TLS",
@@ -120,7 +120,7 @@ def read_address(this: Run) -> Address:
     return Address(host, this.settings.serve_port, certificate, key, flags["behind_proxy"])
 
 
-def _is_loopback(host: str) -> bool:
+def _accepts_only_local_clients(host: str) -> bool:
     import ipaddress
 
     if host == "localhost":
