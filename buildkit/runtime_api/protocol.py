@@ -75,12 +75,12 @@ def is_build_id(text: str) -> bool:
     return _BUILD_ID.fullmatch(text) is not None
 
 
-def check_build_id(text: str | None) -> str | None:
-    """Return a build ID that was typed, or None if there is none.
+def parse_build_id(text: str, name: str) -> str:
+    """Return a build ID that was typed.
 
     Raises:
         SettingError: It is invalid.
     """
-    if text is not None and not is_build_id(text):
-        raise SettingError(f"--build-id is not a build ID: {text!r}", f"use the ID that {run('upload')} printed")
+    if not is_build_id(text):
+        raise SettingError(f"{name} is not a build ID: {text!r}", f"use the ID that {run('upload')} printed")
     return text

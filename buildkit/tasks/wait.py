@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
 from buildkit.errors import BuildFailed, RuntimeBuildError, run
-from buildkit.runtime_api.protocol import CANCEL, SUCCESS, check_build_id
+from buildkit.runtime_api.protocol import CANCEL, SUCCESS, parse_build_id
 from buildkit.signals import Interrupted, advising
 from buildkit.task import Flag, Outcome, Task
 
@@ -105,7 +105,7 @@ def _report_failure(result: BuildResult, api: RuntimeApi, left_s: float, ui: Ui)
 def main(this: Run) -> Outcome:
     """Wait until the build has ended: prints the image reference."""
     this.require_api()
-    build_id = check_build_id(this.flags.get("build_id"))
+    build_id = this.flags["build_id"]
     cancels = bool(this.flags["cancel_on_interrupt"])
     request = WaitRequest(this.settings.build_timeout, build_id, cancel_on_interrupt=cancels)
     with this.writing():
@@ -118,7 +118,7 @@ TASK = Task(
     main,
     groups=("api", "waiting"),
     flags=(
-        Flag("build_id", "build to wait for instead of the one on record", takes_value=True),
+        Flag("build_id", "build to wait for instead of the one on record", parse=parse_build_id),
         CANCEL_ON_INTERRUPT,
     ),
 )
