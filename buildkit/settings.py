@@ -60,6 +60,7 @@ FOR_A_BUILD: tuple[Group, ...] = (
 )  # fmt: skip
 ENGINES = ("docker", "buildx", "podman", "buildah")
 _KEY = "RUNTIME_API_KEY"
+_GITHUB = ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
 _OUR_PREFIX = "RUNTIME_API_"
 _CLOSE_ENOUGH = 0.85
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
@@ -198,6 +199,7 @@ class CiEnvironment(NamedTuple):
     sha: str = ""
     ref: str = ""
     output: str = ""
+    summary: str = ""
 
 
 class LoadedSettings(NamedTuple):
@@ -257,7 +259,7 @@ def hide_from_children(key: ApiKey | None) -> Iterator[None]:
 
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:
     """Return what a GitHub runner put into the environment."""
-    return CiEnvironment(*(environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT")))
+    return CiEnvironment(*(environment.get(name, "") for name in _GITHUB))
 
 
 def find_root(start: Path) -> Path:

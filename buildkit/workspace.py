@@ -27,6 +27,7 @@ STAT_CACHE = ".context-cache"
 DOCKERFILE = "Dockerfile"
 INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
+BUILD_LOG = "build.log"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
 _STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
 _OURS = frozenset(
@@ -37,6 +38,7 @@ _OURS = frozenset(
         DOCKERFILE,
         INSTRUCTIONS,
         MANIFEST,
+        BUILD_LOG,
         *PROGRAMS,
     }
 )

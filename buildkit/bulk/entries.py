@@ -158,7 +158,8 @@ class _Checker:
             return None
         if reference is None or len(self._problems) > count:
             return None
-        return ImageEntry(chosen, reference, dataclasses.replace(self._settings, **parsed), checked)
+        settings = dataclasses.replace(self._settings, **parsed) if parsed else self._settings
+        return ImageEntry(chosen, reference, settings, checked)
 
     def _parse_settings(self, draft: _Draft) -> Iterator[tuple[str, Any]]:
         """Yield the typed value of each setting, parsed as if it came from the environment."""

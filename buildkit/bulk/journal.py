@@ -9,9 +9,13 @@ The events of an image, in their order:
     built        the image exists, as `reference`
     failed       there is no image; `error` says why
 
-An event is about one reference, and a reference identifies the contents of an image. Events of another context, or of
-images that are no longer wanted, therefore say nothing about this run: the journal is simply continued. A line that
-was cut off by a kill is passed over.
+And of a base image:
+
+    examined     a container of it has shown which C library it has
+
+An event of an image is about one reference, and a reference identifies the contents of an image. Events of another
+context, or of images that are no longer wanted, therefore say nothing about this run: the journal is simply continued.
+A line that was cut off by a kill is passed over.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from buildkit.bulk.libraries import Libraries, parse_libraries
 from buildkit.errors import LocalError
 from buildkit.files import open_regular
 from buildkit.models import Submission
@@ -34,10 +39,10 @@ if TYPE_CHECKING:
     from buildkit.workspace import Workspace
 
 JOURNAL = "images.jsonl"
-SUBMITTING, SUBMITTED, WITHDRAWN, BUILDING, BUILT, FAILED = (
-    "submitting", "submitted", "withdrawn", "building", "built", "failed"
+SUBMITTING, SUBMITTED, WITHDRAWN, BUILDING, BUILT, FAILED, EXAMINED = (
+    "submitting", "submitted", "withdrawn", "building", "built", "failed", "examined"
 )  # fmt: skip
-_EVENTS = frozenset({SUBMITTING, SUBMITTED, WITHDRAWN, BUILDING, BUILT, FAILED})
+_EVENTS = frozenset({SUBMITTING, SUBMITTED, WITHDRAWN, BUILDING, BUILT, FAILED, EXAMINED})
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LONGEST_LINE = 1 << 20
 
@@ -85,6 +90,7 @@ class Journal:
     """The journal in an output directory, for the one run that holds its lock; threads may append.
 
     Attributes:
+        libraries: Of base images, by reference and digest.
         damaged: Lines that were passed over.
     """
 
@@ -93,6 +99,7 @@ class Journal:
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._records: dict[str, ImageRecord] = {}
+        self.libraries: dict[str, Libraries] = {}
         self.damaged = 0
         for event in self._read():
             self._apply(event)
@@ -124,6 +131,14 @@ class Journal:
         event = FAILED if ending.error else BUILT
         known = {key: value for key, value in ending._asdict().items() if value not in {None, ""}}
         self._append(name, event, {"reference": reference, **known})
+
+    def note_libraries(self, base: str, libraries: Libraries) -> None:
+        """Append what a base image has.
+
+        Args:
+            base: Its reference, with the digest if that is known.
+        """
+        self._append(base, EXAMINED, {"reference": base, "libraries": libraries})
 
     def close(self) -> None:
         """Close the file."""
@@ -180,6 +195,10 @@ class Journal:
 
     def _apply(self, event: dict[str, Any]) -> None:
         kind, name, reference = event["event"], event["image"], event["reference"]
+        if kind == EXAMINED:
+            if libraries := parse_libraries(event.get("libraries")):
+                self.libraries[name] = libraries
+            return
         submission = _parse_submission(event.get("submission"))
         if kind in {SUBMITTING, SUBMITTED} and submission is None:
             return

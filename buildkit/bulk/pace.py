@@ -14,18 +14,26 @@ class Stopped(BaseException):
 
 
 class Pace:
-    """Lets workers begin things, unless a pause holds or the run has been stopped."""
+    """Lets workers begin things, unless a pause holds or the run has been stopped.
 
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
+    Attributes:
+        failures: Of what everybody needs, in a row; each has made everybody pause.
+    """
+
+    def __init__(self, stopped: threading.Event | None = None) -> None:
+        self._stopped = stopped or threading.Event()
         self._lock = threading.Lock()
         self._until = 0.0
-        self._failures = 0
+        self.failures = 0
 
     @property
     def left_s(self) -> float:
         """Seconds until the pause ends; 0 if there is none."""
         return max(0.0, self._until - time.monotonic())
+
+    def fork(self) -> Pace:
+        """Return a pace with pauses of its own, for something else that is needed; it stops with this one."""
+        return Pace(self._stopped)
 
     def stop(self) -> None:
         """End every wait, now and later, with `Stopped`."""
@@ -64,10 +72,10 @@ class Pace:
         """Make everybody pause because something that all of them need has failed; longer with each time in a row."""
         with self._lock:
             if not self.left_s:  # what fails during a pause had begun before it
-                pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._failures, 16), _MAX_PAUSE_S)
+                pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(self.failures, 16), _MAX_PAUSE_S)
                 self._until = time.monotonic() + pause_s
-                self._failures += 1
+                self.failures += 1
 
     def succeed(self) -> None:
         """Note that what all of them need works."""
-        self._failures = 0
+        self.failures = 0

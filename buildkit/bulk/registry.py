@@ -49,14 +49,15 @@ class RegistryClient:
 
     Args:
         environment: Names proxies and certificate authorities.
-        pace: What every thread obeys when a registry asks for a pause.
+        pace: Stops every thread. When a registry asks for a pause, all threads obey, but other registries are asked.
     """
 
     def __init__(self, environment: Mapping[str, str], pace: Pace) -> None:
         self._http = HttpClient({"User-Agent": "runtime-build"}, Network(environment=environment))
-        self._pace = pace
         self._authorizations: dict[tuple[str, str], str] = {}
         self._unreachable: dict[str, str] = {}
+        self._pace = pace
+        self._paces: dict[str, Pace] = {}
 
     def find(self, image: Reference, method: str = "HEAD") -> Manifest | None:
         """Return what a registry has under the reference, or None if it certainly has nothing there.
@@ -83,17 +84,18 @@ class RegistryClient:
 
     def _ask(self, host: str, repository: str, request: Request) -> Response:
         """Return a response that is final; a busy registry makes every thread pause, not only this one."""
-        if host in self._unreachable:
-            raise RegistryRefused(self._unreachable[host], _NETWORK_FIX)
-        tries = 0
+        pace, tries = self._paces.setdefault(host, self._pace.fork()), 0
         while True:
             tries += 1
-            self._pace.wait()
+            pace.wait()
+            if host in self._unreachable:
+                raise RegistryRefused(self._unreachable[host], _NETWORK_FIX)
             try:
                 response = self._send(host, repository, request)
             except ExchangeFailed as failure:
-                if tries < _LOST_TRIES and (failure.connection_lost or failure.timed_out):
-                    self._pace.fail()
+                may_pass = (failure.connection_lost and not failure.refused) or failure.timed_out
+                if tries < _LOST_TRIES and may_pass:
+                    pace.fail()
                     continue
                 self._unreachable[host] = f"the registry {host} does not respond: {failure.reason}"
                 raise RegistryRefused(self._unreachable[host], _NETWORK_FIX) from failure
@@ -101,13 +103,13 @@ class RegistryClient:
                 response.status == HTTPStatus.TOO_MANY_REQUESTS or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             )
             if not is_busy or tries >= _BUSY_TRIES:
-                self._pace.succeed()
+                pace.succeed()
                 return response
             after_s = parse_retry_after(response.headers)
             if after_s is None:
-                self._pace.fail()
+                pace.fail()
             else:
-                self._pace.back_off(min(after_s, _MAX_RETRY_AFTER_S))
+                pace.back_off(min(after_s, _MAX_RETRY_AFTER_S))
 
     def _send(self, host: str, repository: str, request: Request) -> Response:
         """Return the response to a request, with credentials once the registry has asked for some."""

@@ -214,7 +214,8 @@ class RuntimeApi:
 
     def image_exists(self, reference: str) -> bool | None:
         """Return whether the server says that it has the image, or None if it does not say. It may be wrong."""
-        exists = self._get(self._make_get(protocol.IMAGE_EXISTS, {"image": reference})).get("exists")
+        request = self._make_get(protocol.IMAGE_EXISTS, {"image": reference})
+        exists = policy.repeat(lambda: self._get(request), self.clock).get("exists")
         return exists if isinstance(exists, bool) else None
 
     def cancel_build(self, build_id: str, *, within_s: float = math.inf) -> str | None:
@@ -314,6 +315,7 @@ class RuntimeApi:
         return response
 
     def _fetch(self, request: Request) -> Response:
+        self.clock.begin()
         try:
             return self._http.fetch(request)
         except ExchangeFailed as failure:

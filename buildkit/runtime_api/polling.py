@@ -58,7 +58,8 @@ def poll_build(api: RuntimeApi, build: WatchedBuild, *, timeout_s: float, ui: Ui
         if elapsed_s >= timeout_s:
             raise watch.stop(f"the build did not end within {timeout_s:g} s", limit=" (BUILD_TIMEOUT sets the limit)")
         pause_s = max(choose_interval(elapsed_s, clock.random()), watch.requested_pause_s)
-        clock.sleep(max(min(pause_s, timeout_s - elapsed_s), _MIN_PAUSE_S))
+        sleep = clock.back_off if clock.back_off and watch.requested_pause_s else clock.sleep
+        sleep(max(min(pause_s, timeout_s - elapsed_s), _MIN_PAUSE_S))
 
 
 def choose_interval(elapsed_s: float, drawn: float) -> float:
