@@ -89,6 +89,7 @@ class ServerBackend:
         self._this = this
         self._request = request
         self._journal = journal
+        self._pace = pace
 
     @cached_property
     def prefix(self) -> str | None:
@@ -110,7 +111,12 @@ class ServerBackend:
 
     def open_store(self, repository: Reference, registry: RegistryClient) -> Store:  # noqa: ARG002 - the server has its own access
         """Return the server's own answers."""
-        return ServerStore(self._api, self._journal, repository, self._this.ui)
+        store = ServerStore(self._api, self._journal, repository, self._pace)
+        if store.claims_everything:
+            self._this.ui.warn(
+                "this Runtime API claims to have images that cannot exist; only the journal says what is there"
+            )
+        return store
 
     def make_builds(self, images: Workspace) -> Builds:
         """Return builds on the server."""

@@ -32,13 +32,13 @@ from buildkit.errors import LocalError
 from buildkit.files import open_regular
 from buildkit.models import Submission
 from buildkit.state import parse_state
+from buildkit.workspace import JOURNAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from buildkit.workspace import Workspace
 
-JOURNAL = "images.jsonl"
 SUBMITTING, SUBMITTED, WITHDRAWN, BUILDING, BUILT, FAILED, EXAMINED = (
     "submitting", "submitted", "withdrawn", "building", "built", "failed", "examined"
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
@@ -11,16 +12,17 @@ from buildkit.bulk.failures import Interruption
 from buildkit.bulk.journal import Ending
 from buildkit.bulk.plan import State
 from buildkit.bulk.recipe import copy_source, write_image
-from buildkit.errors import BuildFailed
+from buildkit.errors import BuildFailed, OutcomeUnknown
 from buildkit.models import BuildResult, Submission
 from buildkit.record import UPLOAD_STATE, ImageNaming
 from buildkit.reference import parse_reference
-from buildkit.runtime_api.protocol import SUCCESS
+from buildkit.runtime_api.protocol import IDEMPOTENCY, SUCCESS
 from buildkit.tasks.upload import UploadRequest, upload
 from buildkit.tasks.wait import WaitRequest, wait
 from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from buildkit.bulk.board import Running
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from buildkit.runtime_api.client import RuntimeApi
 
 # Ended by the server for a reason of its own, so that another try may succeed.
+_FEATURE_TRIES = 3
 _SERVER_ENDED = frozenset({"INTERNAL_ERROR", "EXPIRED"})
 
 
@@ -86,9 +89,10 @@ class RemoteBuilds(NamedTuple):
             submission = self._find_submission(workspace, image)
             result = self._take_result(workspace, submission)
             if result is None:
-                if submission is None or submission.build_id is None:
-                    submission = self._submit(workspace, image, ui)
-                result = self._wait(workspace, submission, ui)
+                with self._retrying():
+                    if submission is None or submission.build_id is None:
+                        submission = self._submit(workspace, image, ui)
+                    result = self._wait(workspace, submission, ui)
         digest = parse_reference(result.image).digest if result.image else None
         return Ending(round(time.monotonic() - started, 1), digest=digest)
 
@@ -126,6 +130,16 @@ class RemoteBuilds(NamedTuple):
         except BuildFailed as failure:
             if workspace.load(BuildResult).status in _SERVER_ENDED:
                 raise Interruption(failure.message, failure.fix) from failure
+            raise
+
+    @contextmanager
+    def _retrying(self) -> Iterator[None]:
+        """Let an unknown outcome be tried again if the server starts one build for each key, whatever it is sent."""
+        try:
+            yield
+        except OutcomeUnknown as unknown:
+            if any(IDEMPOTENCY in self.api.features() for _ in range(_FEATURE_TRIES)):
+                raise Interruption(unknown.message, unknown.fix) from unknown
             raise
 
     def _submit(self, workspace: Workspace, image: Image, ui: RowUi) -> Submission:

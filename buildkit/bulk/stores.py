@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 from buildkit.bulk.journal import BUILT
 from buildkit.bulk.registry import RegistryRefused
 from buildkit.reference import Reference
+from buildkit.runtime_api.policy import RequestFailed
 
 if TYPE_CHECKING:
     from buildkit.bulk.journal import Journal
+    from buildkit.bulk.pace import Pace
     from buildkit.bulk.plan import Image
     from buildkit.bulk.registry import RegistryClient
     from buildkit.engines.engine import Engine
     from buildkit.runtime_api.client import RuntimeApi
-    from buildkit.ui import Ui
+
+# Each of them is several requests already.
+_TRIES = 5
 
 
 class RegistryStore:
@@ -54,24 +58,39 @@ class EngineStore:
 
 
 class ServerStore:
-    """A Runtime API. If it cannot be believed or does not say, what the journal knows to be built is there."""
+    """A Runtime API. If it cannot be believed or does not say, what the journal knows to be built is there.
 
-    def __init__(self, api: RuntimeApi, journal: Journal, repository: Reference, ui: Ui) -> None:
+    Attributes:
+        claims_everything: It says that it has an image which cannot exist.
+    """
+
+    def __init__(self, api: RuntimeApi, journal: Journal, repository: Reference, pace: Pace) -> None:
         self._api = api
         self._journal = journal
-        said = api.image_exists(str(_invent(repository)))
+        self._pace = pace
+        said = self._ask(_invent(repository))
         self._is_believed = said is False
-        if said:
-            ui.warn("this Runtime API claims to have images that cannot exist; only the journal says what is there")
+        self.claims_everything = said is True
 
     def find(self, image: Image) -> str | None:
         """Return the digest that the journal has, or an empty one, if the image is there."""
         record = self._journal.find(image.name)
         is_built = record is not None and record.event == BUILT and record.reference == str(image.reference)
         if self._is_believed:
-            said = self._api.image_exists(str(image.reference))
+            said = self._ask(image.reference)
             is_built = is_built if said is None else said
         return ((record.digest if record else None) or "") if is_built else None
+
+    def _ask(self, image: Reference) -> bool | None:
+        """Return what the server says; what may pass is waited out, because it says nothing about the image."""
+        for _ in range(_TRIES):
+            try:
+                return self._api.image_exists(str(image))
+            except RequestFailed as failure:
+                if not failure.retry.is_transient:
+                    raise
+                self._pace.fail()
+        return self._api.image_exists(str(image))
 
 
 def _invent(repository: Reference) -> Reference:
