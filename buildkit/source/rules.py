@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from buildkit.models import Project
     from buildkit.settings import Settings
-    from buildkit.source.ignore import IgnoreRules
+    from buildkit.source.dockerignore import DockerignoreRules
+    from buildkit.source.gitignore import GitignoreRules
     from buildkit.source.never import NeverPacked
 
 DOCKERIGNORE = ".dockerignore"
@@ -190,21 +191,21 @@ def _has_private_key(path: str) -> bool:
         return False  # a link is packed as a link; the packer reports what cannot be read
 
 
-def _parse_setting(patterns: Sequence[str], name: str) -> IgnoreRules | None:
+def _parse_setting(patterns: Sequence[str], name: str) -> GitignoreRules | None:
     if not patterns:
         return None
-    from buildkit.source.patterns import parse_gitignore
+    from buildkit.source.gitignore import parse_gitignore
 
     return parse_gitignore(patterns, name)
 
 
-def _read_dockerignore(source: Path) -> IgnoreRules | None:
+def _read_dockerignore(source: Path) -> DockerignoreRules | None:
     try:
         text = read_bounded(source / DOCKERIGNORE, _MAX_IGNORE_BYTES, follow=True).decode("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"{DOCKERIGNORE} cannot be read: {error}", f"save {DOCKERIGNORE} as UTF-8 text") from error
-    from buildkit.source.ignore import parse_dockerignore
+    from buildkit.source.dockerignore import parse_dockerignore
 
     return parse_dockerignore(text, DOCKERIGNORE)
