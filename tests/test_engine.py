@@ -108,6 +108,21 @@ def test_a_builder_asks_for_buildx_and_must_be_known(install: Install) -> None:
         find_engine("buildx", ["far"])
 
 
+@pytest.mark.parametrize(
+    ("driver", "status", "is_found"),
+    [("remote", "inactive", False), ("remote", "running", True), ("docker-container", "inactive", True)],
+)
+def test_a_remote_builder_must_be_running(install: Install, driver: str, status: str, is_found: bool) -> None:
+    inspected = f"Name: far\nDriver:        {driver}\n\nNodes:\nName:     far0\nStatus:   {status}"
+    plugin = f'case "$2 $3" in "version ") echo "buildx v0.29.1 abc" ;; "inspect far") echo "{inspected}" ;;'
+    install("first", "docker", f"{plugin} *) exit 1 ;; esac")
+    if is_found:
+        assert find_engine("buildx", ["far"]).version == "v0.29.1"
+    else:
+        with pytest.raises(NotStarted, match="builder far: its BuildKit does not respond"):
+            find_engine("buildx", ["far"])
+
+
 def test_a_command_that_does_not_answer_is_given_up(install: Install) -> None:
     program = install("first", "docker", "exec /bin/sleep 60")
     with pytest.raises(NotStarted, match="did not finish within"):
