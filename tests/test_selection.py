@@ -243,6 +243,17 @@ def test_dockerignore_and_gitignore_are_named_with_their_lines(git_repo: Path) -
     check_explained(git_repo)
 
 
+@pytest.mark.parametrize("fixture", ["git_repo", "source_tree"])
+def test_an_exception_with_a_wildcard_reaches_into_excluded_folders(
+    request: pytest.FixtureRequest, fixture: str
+) -> None:
+    tree = request.getfixturevalue(fixture)
+    put(tree, f"{SDK}/deep/er/kept.md", f"{SDK}/deep/er/dropped.txt")
+    (tree / ".dockerignore").write_text(f"{SDK}\n!{SDK}/**/*.md\n")
+    inside = [path for path in select(tree).files if path.startswith(f"{SDK}/")]
+    assert inside == [f"{SDK}/deep/er/kept.md"]
+
+
 def test_a_repository_inside_the_tree_is_explained_by_its_own_rules(git_repo: Path) -> None:
     put(git_repo, f"{SDK}/nested/m.py", f"{SDK}/nested/a.log", f"{SDK}/nested/out/m.py", "apart/inner/m.py")
     (git_repo / SDK / "nested" / ".gitignore").write_text("*.log\n")

@@ -142,4 +142,4 @@ def _clean(pattern: str) -> str:
 
 def _list_places(path: str) -> Iterator[str]:
     """Yield the folders that lead to `path`, and `path` itself: `a/b` gives `a`, `a/b`."""
-    return accumulate(path.split("/"), "{}/{}".format) if path else iter(())
+    return accumulate(path.split("/"), "{}/{}".format)

@@ -12,7 +12,7 @@ from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 from buildkit.source.ignore import join_expressions, parse_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from buildkit.source.ignore import Rule
 
@@ -74,12 +74,7 @@ def _parse_line(line: str) -> tuple[GitIgnoreSpecPattern, bool] | None:
 
 def _join_patterns(patterns: Iterable[GitIgnoreSpecPattern]) -> re.Pattern[str]:
     """Return one expression that matches, from the start of a path, what any of the patterns finds in it."""
-    return re.compile(join_expressions(_list_expressions(patterns)) or "(?!)")
-
-
-def _list_expressions(patterns: Iterable[GitIgnoreSpecPattern]) -> Iterator[str]:
-    for pattern in patterns:
-        assert pattern.regex is not None  # for the type checker: it is a pattern, not a comment
-        expression = _NAMED_GROUP.sub("(?:", pattern.regex.pattern)
-        # Some of pathspec's expressions match anywhere in a path: `*/` is every path with a slash.
-        yield expression if expression.startswith("^") else f".*{expression}"
+    expressions = [_NAMED_GROUP.sub("(?:", pattern.regex.pattern) for pattern in patterns if pattern.regex]
+    # Some are found anywhere in a path: `*/` is every path with a slash.
+    anchored = (text if text.startswith("^") else f".*{text}" for text in expressions)
+    return re.compile(join_expressions(anchored) or "(?!)")  # which matches nothing
