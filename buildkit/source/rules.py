@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DOCKERIGNORE = ".dockerignore"
 VENV_MARK = "pyvenv.cfg"
+# With either, the builder would filter the packed files again, and the generated ones too.
+_DOCKERIGNORES = frozenset({DOCKERIGNORE, f"{DOCKERFILE}{DOCKERIGNORE}"})
 # Files of ours that are packed under these names; the tree's own never are.
 _GENERATED_FILES = frozenset({DOCKERFILE, INSTRUCTIONS})
 
@@ -64,7 +66,7 @@ class PackingRules:
         self._replaced = self._ours | _GENERATED_FILES
         self._include = _parse_setting(settings.include, "INCLUDE")
         self._exclude = _parse_setting(settings.exclude, "EXCLUDE")
-        self._dockerignore = _read_dockerignore(source)
+        self._dockerignore = _read_dockerignore(source, settings.dockerfile)
         self._folder = ""  # neighbours share a folder, so what applies to all of it is determined once
         self._folder_closed = self._folder_inside = False
 
@@ -81,7 +83,7 @@ class PackingRules:
             return False
         if self._include and self._include.excludes(path):
             return True
-        if not (self._folder_inside or path in self._roots) or path == DOCKERIGNORE:
+        if not (self._folder_inside or path in self._roots) or path in _DOCKERIGNORES:
             return False
         return not (self._dockerignore and self._dockerignore.excludes(path))
 
@@ -114,7 +116,7 @@ class PackingRules:
         """Return why `path` is packed if neither a rule nor git leaves it out."""
         rule = self._dockerignore.explain(path) if self._dockerignore else None
         if rule:
-            return Verdict(packed=True, reason=f"pattern {rule.pattern!r}", source=DOCKERIGNORE, line=rule.line)
+            return Verdict(packed=True, reason=f"pattern {rule.pattern!r}", source=rule.source, line=rule.line)
         return Verdict(packed=True, reason="no rule leaves it out")
 
     def _explain_kind(self, path: str) -> Verdict | None:
@@ -156,9 +158,9 @@ class PackingRules:
         if not (self._is_inside(path.rpartition("/")[0]) or path in self._roots):
             return Verdict(packed=False, reason="it is outside what is packed by default; INCLUDE adds it")
         if self._dockerignore and (rule := self._dockerignore.explain(path)) and not rule.include:
-            return Verdict(packed=False, reason=f"pattern {rule.pattern!r}", source=DOCKERIGNORE, line=rule.line)
-        if path == DOCKERIGNORE:
-            return Verdict(packed=False, reason="its rules are applied here, so that the builder does not apply them")
+            return Verdict(packed=False, reason=f"pattern {rule.pattern!r}", source=rule.source, line=rule.line)
+        if path in _DOCKERIGNORES:
+            return Verdict(packed=False, reason="the builder would apply its rules to what is packed")
         return None
 
     def _is_ours(self, path: str) -> bool:
@@ -199,13 +201,16 @@ def _parse_setting(patterns: Sequence[str], name: str) -> GitignoreRules | None:
     return parse_gitignore(patterns, name)
 
 
-def _read_dockerignore(source: Path) -> DockerignoreRules | None:
-    try:
-        text = read_bounded(source / DOCKERIGNORE, _MAX_IGNORE_BYTES, follow=True).decode("utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{DOCKERIGNORE} cannot be read: {error}", f"save {DOCKERIGNORE} as UTF-8 text") from error
+def _read_dockerignore(source: Path, dockerfile: str | None) -> DockerignoreRules | None:
+    """Return the rules that docker would apply: those of `NAME.dockerignore` beside the Dockerfile come first."""
     from buildkit.source.dockerignore import parse_dockerignore
 
-    return parse_dockerignore(text, DOCKERIGNORE)
+    for name in [f"{dockerfile}{DOCKERIGNORE}", DOCKERIGNORE] if dockerfile else [DOCKERIGNORE]:
+        try:
+            text = read_bounded(source / name, _MAX_IGNORE_BYTES, follow=True).decode("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"{name} cannot be read: {error}", f"save {name} as UTF-8 text") from error
+        return parse_dockerignore(text, name)
+    return None
