@@ -203,7 +203,7 @@ def test_a_build_ends_with_a_process_that_is_killed(install: Install) -> None:
     program = install("first", "docker", "echo $$; exec /bin/sleep 3000")
     script = "from buildkit.engines.process import watch_command\n"
     script += f"watch_command([{str(program)!r}, 'build'], lambda line: print(line, flush=True))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
