@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,19 @@ watch_command([{str(program)!r}, "build"], lambda line: print(line, flush=True))
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert all(wait_for_end(pid) for pid in pids)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_a_build_ends_with_a_process_that_is_killed(install: Install) -> None:
+    program = install("first", "docker", "echo $$; exec /bin/sleep 3000")
+    script = "from buildkit.engines.process import watch_command\n"
+    script += f"watch_command([{str(program)!r}, 'build'], lambda line: print(line, flush=True))"
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    assert wait_for_end(pid)
 
 
 def test_what_report_raises_ends_the_command(install: Install) -> None:

@@ -119,7 +119,7 @@ class Buildx(Docker):
 
 def _find_problem(inspected: str) -> str:
     """Return why a builder cannot build, or an empty text; `inspect` succeeds for one that it cannot reach."""
-    found = re.findall(r"^(Driver|Error|Status):\s*(.+)", inspected, re.MULTILINE)
+    found: list[tuple[str, str]] = re.findall(r"^(Driver|Error|Status):\s*(.+)", inspected, re.MULTILINE)
     errors = [value for name, value in found if name == "Error"]
     if errors:
         return errors[0]

@@ -108,7 +108,10 @@ def run_buildkit(folder: Path, environment: dict[str, str]) -> Iterator[Buildkit
         unmount_below(folder)
 
 
-def create_builder(name: str, buildkit: Buildkit, environment: dict[str, str]) -> None:
-    """Create the buildx builder of a daemon."""
-    command = ["docker", "buildx", "create", f"--name={name}", "--driver=remote", f"unix://{buildkit.socket}"]
+def create_builder(folder: Path, environment: dict[str, str]) -> None:
+    """Create a buildx builder that has the folder's name, for the daemon that is going to run there.
+
+    Once something listens on the socket, this takes 20 s.
+    """
+    command = ["docker", "buildx", "create", f"--name={folder.name}", "--driver=remote", f"unix://{folder}/bk.sock"]
     subprocess.run(command, env=environment, check=True, capture_output=True)

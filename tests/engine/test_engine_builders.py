@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import stat
-import tarfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -78,9 +76,9 @@ def site(engine_folder: Path, registry: str) -> Iterator[Site]:
     folder = engine_folder / "builders"
     environment = make_environment(folder)
     with ExitStack() as stack:
+        for name in BUILDERS:
+            create_builder(folder / name, environment)
         daemons = {name: stack.enter_context(run_buildkit(folder / name, environment)) for name in BUILDERS}
-        for name, daemon in daemons.items():
-            create_builder(name, daemon, environment)
         found = Site(folder, daemons, environment, f"{registry}/builders")
         stack.enter_context(found.server)
         yield found
