@@ -29,32 +29,14 @@ _MIN_LABEL = (36.0, 16.0)
 _MIN_FOLDER = (70.0, 50.0)
 
 # What a file is, by the end of its name; the stylesheets have a colour for each.
-KINDS = {
-    "code": (
-        "py",
-        "js",
-        "ts",
-        "tsx",
-        "jsx",
-        "c",
-        "h",
-        "cc",
-        "cpp",
-        "rs",
-        "go",
-        "java",
-        "sh",
-        "css",
-        "scss",
-        "j2",
-        "html",
-    ),
-    "text": ("md", "rst", "txt", "lock", "toml", "yaml", "yml", "ini", "cfg", "dockerfile", "license"),
-    "data": ("json", "jsonl", "csv", "tsv", "xml", "sql", "db", "sqlite", "parquet", "npy", "pickle", "pkl"),
-    "media": ("png", "jpg", "jpeg", "gif", "svg", "ico", "webp", "mp4", "mp3", "wav", "ttf", "woff", "woff2", "pdf"),
-    "binary": ("so", "o", "a", "bin", "exe", "dll", "whl", "zip", "gz", "tgz", "xz", "zst", "jar", "wasm", "pyc"),
+_KINDS = {
+    "code": "py js ts tsx jsx c h cc cpp rs go java sh css scss j2 html",
+    "text": "md rst txt lock toml yaml yml ini cfg dockerfile license",
+    "data": "json jsonl csv tsv xml sql db sqlite parquet npy pickle pkl",
+    "media": "png jpg jpeg gif svg ico webp mp4 mp3 wav ttf woff woff2 pdf",
+    "binary": "so o a bin exe dll whl zip gz tgz xz zst jar wasm pyc",
 }
-_KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings}
+_KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings.split()}
 
 
 class Box(NamedTuple):

@@ -29,17 +29,7 @@ INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
 _STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
-_OURS = frozenset(
-    {
-        *_STATES,
-        MARKER,
-        STAT_CACHE,
-        DOCKERFILE,
-        INSTRUCTIONS,
-        MANIFEST,
-        *PROGRAMS,
-    }
-)
+_OURS = frozenset({*_STATES, MARKER, STAT_CACHE, DOCKERFILE, INSTRUCTIONS, MANIFEST, *PROGRAMS})
 _ARCHIVE = re.compile(r"agent-server-(?:[0-9a-f]{7}|unknown)-[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.tar\.gz")
 
 
