@@ -72,7 +72,7 @@ class DockerignoreRules:
     def excludes(self, path: str) -> bool:
         """Return whether the file at `path` is left out."""
         matched = self._match(path, self._match_folder(path.rpartition("/")[0]))
-        return next(reversed(matched.values()), False)
+        return bool(matched) and next(reversed(matched.values()))
 
     def prunes(self, folder: str) -> bool:
         """Return whether nothing below `folder` is kept, so that it need not be walked."""
