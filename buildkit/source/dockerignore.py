@@ -7,13 +7,19 @@ import re
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildkit.errors import SettingError
+from buildkit.files import read_bounded
 from buildkit.source.globs import translate_glob
 from buildkit.source.ignore import join_expressions, parse_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from buildkit.source.ignore import Rule
+
+DOCKERIGNORE = ".dockerignore"
+_MAX_BYTES = 16_000_000
 
 _Matched = dict[int, bool]  # by the number of a run, whether it excludes
 
@@ -102,6 +108,26 @@ class DockerignoreRules:
             if number in above or (run.excludes is not excluded and run.match(path)):
                 matched[number] = excluded = run.excludes
         return matched
+
+
+def read_dockerignore(source: Path, dockerfile: str | None) -> DockerignoreRules | None:
+    """Return the rules that docker would apply to a tree, or None if it has no ignore file.
+
+    Args:
+        dockerfile: Path of the tree's own Dockerfile, if it is used: `NAME.dockerignore` beside it comes first.
+
+    Raises:
+        SettingError: The file cannot be read, or docker refuses a line.
+    """
+    for name in [f"{dockerfile}{DOCKERIGNORE}", DOCKERIGNORE] if dockerfile else [DOCKERIGNORE]:
+        try:
+            text = read_bounded(source / name, _MAX_BYTES, follow=True).decode("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"{name} cannot be read: {error}", f"save {name} as UTF-8 text") from error
+        return parse_dockerignore(text, name)
+    return None
 
 
 def parse_dockerignore(text: str, source: str) -> DockerignoreRules:

@@ -8,9 +8,10 @@ import stat
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.errors import LocalError, SettingError
+from buildkit.errors import LocalError
 from buildkit.files import read_bounded
 from buildkit.generated import GENERATED_FOLDER
+from buildkit.source.dockerignore import DOCKERIGNORE, read_dockerignore
 from buildkit.source.never import find_never_file, find_never_folder, may_be_private_key
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
@@ -20,11 +21,9 @@ if TYPE_CHECKING:
 
     from buildkit.models import Project
     from buildkit.settings import Settings
-    from buildkit.source.dockerignore import DockerignoreRules
     from buildkit.source.gitignore import GitignoreRules
     from buildkit.source.never import NeverPacked
 
-DOCKERIGNORE = ".dockerignore"
 VENV_MARK = "pyvenv.cfg"
 # With either, the builder would filter the packed files again, and the generated ones too.
 _DOCKERIGNORES = frozenset({DOCKERIGNORE, f"{DOCKERFILE}{DOCKERIGNORE}"})
@@ -33,7 +32,6 @@ _GENERATED_FILES = frozenset({DOCKERFILE, INSTRUCTIONS})
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _KEY_HEAD_BYTES = 1 << 16
-_MAX_IGNORE_BYTES = 16_000_000
 
 
 class Verdict(NamedTuple):
@@ -66,7 +64,7 @@ class PackingRules:
         self._replaced = self._ours | _GENERATED_FILES
         self._include = _parse_setting(settings.include, "INCLUDE")
         self._exclude = _parse_setting(settings.exclude, "EXCLUDE")
-        self._dockerignore = _read_dockerignore(source, settings.dockerfile)
+        self._dockerignore = read_dockerignore(source, settings.dockerfile)
         self._folder = ""  # neighbours share a folder, so what applies to all of it is determined once
         self._folder_closed = self._folder_inside = False
 
@@ -199,18 +197,3 @@ def _parse_setting(patterns: Sequence[str], name: str) -> GitignoreRules | None:
     from buildkit.source.gitignore import parse_gitignore
 
     return parse_gitignore(patterns, name)
-
-
-def _read_dockerignore(source: Path, dockerfile: str | None) -> DockerignoreRules | None:
-    """Return the rules that docker would apply: those of `NAME.dockerignore` beside the Dockerfile come first."""
-    from buildkit.source.dockerignore import parse_dockerignore
-
-    for name in [f"{dockerfile}{DOCKERIGNORE}", DOCKERIGNORE] if dockerfile else [DOCKERIGNORE]:
-        try:
-            text = read_bounded(source / name, _MAX_IGNORE_BYTES, follow=True).decode("utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingError(f"{name} cannot be read: {error}", f"save {name} as UTF-8 text") from error
-        return parse_dockerignore(text, name)
-    return None
