@@ -199,6 +199,7 @@ class CiEnvironment(NamedTuple):
     sha: str = ""
     ref: str = ""
     output: str = ""
+    annotates: bool = False
     summary: str = ""
 
 
@@ -259,7 +260,8 @@ def hide_from_children(key: ApiKey | None) -> Iterator[None]:
 
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:
     """Return what a GitHub runner put into the environment."""
-    return CiEnvironment(*(environment.get(name, "") for name in _GITHUB))
+    sha, ref, output, summary = (environment.get(name, "") for name in _GITHUB)
+    return CiEnvironment(sha, ref, output, environment.get("GITHUB_ACTIONS") == "true", summary)
 
 
 def find_root(start: Path) -> Path:
