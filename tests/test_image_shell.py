@@ -102,7 +102,9 @@ def test_nothing_is_fetched_if_the_base_image_has_every_package(base: Base, mana
     base.add("rpm")
     result = base.run(find_run("source-minimal", "sudo tar"))
     assert result.returncode == 0, result.stderr
-    assert not [line for line in base.log.read_text().splitlines() if line.startswith(MANAGERS[manager].split(" inst")[0])]
+    assert not [
+        line for line in base.log.read_text().splitlines() if line.startswith(MANAGERS[manager].split(" inst")[0])
+    ]
 
 
 @pytest.mark.parametrize("manager", MANAGERS)

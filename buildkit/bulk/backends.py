@@ -7,11 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from buildkit.bulk.disk import DiskGuard
+from buildkit.bulk.layers import PushedLayers
 from buildkit.bulk.libraries import PROBE, choose_builder_images, need_builder_image, parse_probe
 from buildkit.bulk.local import EngineOptions, LocalBuilds
 from buildkit.bulk.remote import RemoteBuilds
 from buildkit.bulk.stores import EngineStore, RegistryStore, ServerStore
 from buildkit.bulk.workers import Workers
+from buildkit.engines.docker import Buildx, Docker
 from buildkit.errors import NotStarted, SettingError
 from buildkit.runtime_api.policy import Clock
 
@@ -74,7 +76,7 @@ class Backend(Protocol):
     def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
         """Return where it can be asked whether an image exists."""
 
-    def make_builds(self, images: Workspace) -> Builds:
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:
         """Return what builds, in directories of `images`."""
 
 
@@ -102,7 +104,7 @@ class ServerBackend:
         digests: Mapping[Reference, str],  # noqa: ARG002 - they do not tell which C library an image has
     ) -> list[ImageEntry]:
         """Return the entries as they are: nothing is known of images that only the server can see."""
-        if len({entry.base for entry in entries if entry.settings.builder_image is None}) > 1:
+        if need_builder_image(entries):
             self._this.ui.warn(
                 "BUILDER_IMAGE is not set, so the server is built once for each base image; set it to the one with the"
                 " oldest C library, and the server is built once for all"
@@ -118,7 +120,7 @@ class ServerBackend:
             )
         return store
 
-    def make_builds(self, images: Workspace) -> Builds:
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:  # noqa: ARG002 - as above
         """Return builds on the server."""
         settings = self._this.settings
         return RemoteBuilds(
@@ -179,11 +181,12 @@ class EngineBackend:
             return RegistryStore(registry, repository)
         return EngineStore(self._engines[0])
 
-    def make_builds(self, images: Workspace) -> Builds:
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:
         """Return builds with these engines."""
         request = self._request
         guard = DiskGuard(request.keep_free_bytes, self._this.workspace.path, self._this.ui)
-        options = EngineOptions(request.push, request.network, request.stall_s, guard.check)
+        layers = PushedLayers(registry)
+        options = EngineOptions(request.push, request.network, request.stall_s, guard.check, layers.count)
         return LocalBuilds(self._engines, images, self._journal, options)
 
     def _check(self, engines: Sequence[Engine]) -> list[Engine]:
@@ -195,12 +198,18 @@ class EngineBackend:
         checked: list[Engine] = []
         for engine in engines:
             try:
-                checked.append(engine.check())
+                checked.append(self._prefer_buildx(engine.check()))
             except NotStarted as refusal:
                 if not checked and engine is engines[-1]:
                     raise
                 self._this.ui.warn(f"not used: {refusal.message}")
         return checked
+
+    def _prefer_buildx(self, engine: Engine) -> Engine:
+        """Return the plugin instead of docker if images are pushed: it need not unpack them into docker's store."""
+        if self._request.push and type(engine) is Docker and engine.reports_json:
+            return Buildx(engine.program).check()
+        return engine
 
 
 def _set_builder(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from buildkit.bulk.plan import Image
     from buildkit.ui import Progress
 
-# BuildKit's line for a step that begins: `#7 [deps 3/5] RUN …`.
-_STEP = re.compile(r"#\d+ (\[[^\]]+\] .+)")
+# Lines of BuildKit: `#7 [deps 3/5] RUN …` when a step begins, `#7 0.123 …` while it runs, `#7 DONE 1.2s` at its end.
+_STEP = re.compile(r"#(\d+) (?:(\[[^\]]+\] .+)|(DONE|CACHED|CANCELED|ERROR)\b|\d+\.\d+ )")
 _SHOWN_FAILURES = 5
 
 
@@ -31,6 +31,7 @@ class Running:
     Attributes:
         step: What it is doing, for people.
         heard: When it last said anything.
+        steps: Those that have begun and not ended, by number; the one that said something last is the last.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Running:
     started: float = field(default_factory=time.monotonic)
     step: str = "starting"
     heard: float = field(default_factory=time.monotonic)
+    steps: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -47,9 +49,15 @@ class Running:
     def hear(self, line: str) -> None:
         """Note a line of its log."""
         self.heard = time.monotonic()
-        step = _STEP.match(line)
-        if step:
-            self.step = step[1]
+        match = _STEP.match(line)
+        if match is None:
+            return
+        number, title, end = match.groups()
+        known = self.steps.pop(number, None)
+        title = title or known
+        if title and not end:
+            self.steps[number] = title
+        self.step = next(reversed(self.steps.values()), self.step)
 
 
 class Snapshot(NamedTuple):

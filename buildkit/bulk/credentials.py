@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from buildkit.errors import NotStarted, SettingError
 from buildkit.runtime_api.http import HttpClient, Request
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _PAIR = re.compile(r'(\w+)="([^"]*)"')
 _HUB_HOST, _HUB = "registry-1.docker.io", "docker.io"
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.ASCII)
 _TIMEOUT_S = 30.0
 _OK = 200
 
@@ -31,9 +34,15 @@ def authorize(http: HttpClient, host: str, challenge: str) -> str | None:
         return _format_basic(credentials) if "Username" in credentials else None
     parameters = dict(_PAIR.findall(rest))
     realm = parameters.pop("realm", "")
-    if scheme.lower() != "bearer" or not realm.startswith(("https://", "http://127.", "http://localhost")):
+    parts = urlsplit(realm)
+    if scheme.lower() != "bearer" or parts.scheme != choose_scheme(parts.netloc):
         return None
     return _fetch_token(http, realm, parameters, credentials)
+
+
+def choose_scheme(host: str) -> str:
+    """Return http for a registry on this machine, as docker does, and https for every other."""
+    return "http" if _LOOPBACK.fullmatch(host) else "https"
 
 
 def _fetch_token(
@@ -66,7 +75,8 @@ def _find_credentials(host: str) -> dict[str, str]:
             "install it with `pip install 'runtime-build[images]'`",
         ) from error
     try:
-        found: dict[str, Any] = auth.load_config().resolve_authconfig(_HUB if host == _HUB_HOST else host) or {}
+        with warnings.catch_warnings(action="ignore"):  # of a helper that is not installed, which is an error, too
+            found: dict[str, Any] = auth.load_config().resolve_authconfig(_HUB if host == _HUB_HOST else host) or {}
     except errors.DockerException as error:
         raise NotStarted(
             f"docker's credentials for {host} cannot be read: {error}", f"run `docker login {host}`"

@@ -78,6 +78,10 @@ def _rank(item: tuple[Libraries, Reference]) -> tuple[object, ...]:
 
 
 def need_builder_image(entries: Sequence[ImageEntry]) -> list[Reference]:
-    """Return the base images of entries for which nobody has set a builder image; none if there is only one."""
-    bases = list(dict.fromkeys(entry.base for entry in entries if entry.settings.builder_image is None))
+    """Return the base images for which a builder image is wanted and nobody has set one; none if there is only one.
+
+    A Dockerfile of the source's own says by itself what it builds on.
+    """
+    wanted = [entry for entry in entries if entry.settings.builder_image is None and entry.settings.dockerfile is None]
+    bases = list(dict.fromkeys(entry.base for entry in wanted))
     return bases if len(bases) > 1 else []

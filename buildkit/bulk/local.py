@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.plan import Image
     from buildkit.engines.engine import BuiltImage, Engine
+    from buildkit.reference import Reference
     from buildkit.workspace import Workspace
 
 # What the end of a log says if the network, a registry's limit or the disk has ended a build, and not one of its steps.
@@ -53,12 +54,14 @@ class EngineOptions(NamedTuple):
         network: Of the RUN steps; the engine's own default if empty.
         stall_s: Seconds without a line of the log after which a build is cancelled.
         check_disk: Called before each build; raises if there is too little room.
+        count_pushed: Called after each push with the image and its base; returns what the registry received.
     """
 
     push: bool
     network: str
     stall_s: float
     check_disk: Callable[[Engine], None]
+    count_pushed: Callable[[Reference, Reference], int | None]
 
 
 class LocalBuilds:
@@ -107,7 +110,9 @@ class LocalBuilds:
             except BuildFailed as failure:
                 raise self._explain(failure, image, cancelled) from failure
             workspace.save(LocalBuild(engine.name, str(image.reference), built.image_id, built.digest, built.elapsed_s))
-        return Ending(round(time.monotonic() - started, 1), digest=built.digest)
+        seconds = round(time.monotonic() - started, 1)
+        pushed = self._options.count_pushed(image.reference, image.entry.base) if self._options.push else None
+        return Ending(seconds, digest=built.digest, pushed_bytes=pushed)
 
     def cancel_stalled(self) -> None:
         """Cancel the builds that have logged nothing for too long."""

@@ -9,7 +9,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.bulk.credentials import authorize
+from buildkit.bulk.credentials import authorize, choose_scheme
 from buildkit.errors import NotStarted
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request
 from buildkit.runtime_api.response import parse_retry_after
@@ -130,9 +130,3 @@ def locate(image: Reference) -> tuple[str, str]:
     if image.registry not in {None, _DOCKER_HUB}:
         return str(image.registry), image.repository
     return _DOCKER_HUB_HOST, image.repository if "/" in image.repository else f"library/{image.repository}"
-
-
-def choose_scheme(host: str) -> str:
-    """Return http for a registry on this machine, as docker does, and https for every other."""
-    name = host.rpartition(":")[0] or host
-    return "http" if name in {"localhost", "[::1]"} or name.startswith("127.") else "https"

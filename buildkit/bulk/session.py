@@ -45,6 +45,7 @@ class Session:
         self._request = request
         self._pace = Pace()
         self._queries = Workers(_QUERIES, self._pace)
+        self._registry = RegistryClient(read_environment(), self._pace)
         self._entries = self._read_entries()
         self._journal = Journal(this.workspace)
         if self._journal.damaged:
@@ -61,8 +62,7 @@ class Session:
         this, journal = self._this, self._journal
         kind = ServerBackend if this.settings.runtime_api_url else EngineBackend
         backend: Backend = kind(this, self._request, journal, self._pace)
-        registry = RegistryClient(read_environment(), self._pace)
-        digests = resolve_bases(self._entries, registry, self._queries)
+        digests = resolve_bases(self._entries, self._registry, self._queries)
         entries = backend.choose_builder_images(self._entries, digests)
         recipes = self._make_recipes(entries, backend)
         images = [
@@ -73,7 +73,7 @@ class Session:
         if self._request.only_failed:
             images = [image for image in images if self._has_failed(image)]
         if images:
-            store = backend.open_store(images[0].reference, registry)
+            store = backend.open_store(images[0].reference, self._registry)
             decide(images, journal, store, self._queries, force=self._request.force)
         return images, backend
 
@@ -84,7 +84,7 @@ class Session:
             RuntimeBuildError: No image can be built.
         """
         this, request = self._this, self._request
-        builds = backend.make_builds(this.workspace.child(IMAGES))
+        builds = backend.make_builds(this.workspace.child(IMAGES), self._registry)
         board = Board(images, request.workers, self._journal.list_seconds())
         runner = Runner(builds, self._journal, board, self._pace, this.ui)
 
