@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from buildkit.runtime_api.upload import UploadAttempt
+    from buildkit.runtime_api.upload import Body
 
 _PIECE_BYTES = 64 * 1024
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -67,7 +67,7 @@ class Request(NamedTuple):
     url: str
     response_s: float
     parameters: Mapping[str, str] = {}
-    body: UploadAttempt | None = None
+    body: Body | None = None
     total_s: float = math.inf
     headers: Mapping[str, str] = {}
     method: str = "GET"
@@ -119,6 +119,8 @@ class HttpClient:
     @contextmanager
     def open(self, request: Request) -> Iterator[tuple[Response, Iterator[bytes]]]:
         """Give the head of the response, and its decoded body as it arrives; either may raise `ExchangeFailed`."""
+        if request.body:
+            request.body.sent = 0  # each try begins with a connection, which may fail
         network = ExchangeNetwork(request.total_s)
         proxy = choose_proxy(request.url, self._network.environment)
         with self._open_pool(request.url, proxy, network) as pool, ExitStack() as stack:

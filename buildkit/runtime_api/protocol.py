@@ -14,13 +14,13 @@ BUILD_STATUS = "/build_status"
 BUILD_LOGS = "/build_logs"
 REGISTRY_PREFIX = "/registry_prefix"
 IMAGE_EXISTS = "/image_exists"
-
 BUILDS = "/builds"
+CONTEXTS = "/contexts"
 
 JSON, MULTIPART = UPLOAD_FORMATS
 
 # Features that a server may list.
-IDEMPOTENCY, CANCEL = "idempotency", "cancel"
+IDEMPOTENCY, CANCEL, FOLLOW, STORED_CONTEXTS = "idempotency", "cancel", "follow", "contexts"
 
 SUCCESS = "SUCCESS"
 ENDED = frozenset({SUCCESS, "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"})

@@ -77,11 +77,13 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
 
 def _cancel(api: RuntimeApi, build_id: str, ui: Ui) -> bool:
     """Return whether the server has accepted the cancellation; if not, that is only a warning."""
+    from buildkit.runtime_api.builds import cancel_build
+
     if CANCEL not in api.features(within_s=_CANCEL_S):
         ui.warn(f"build {build_id} was not cancelled: this Runtime API does not list that feature")
         return False
     try:
-        status = api.cancel_build(build_id, within_s=_CANCEL_S)
+        status = cancel_build(api, build_id, within_s=_CANCEL_S)
     except RuntimeBuildError as error:
         ui.warn(f"build {build_id} may not have been cancelled: {error.message}")
         return False
