@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from buildkit.display import escape_controls
 from buildkit.errors import OutcomeUnknown, SettingError, run
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.events import Event, read_events
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
 from buildkit.runtime_api.log import split_lines
 from buildkit.runtime_api.policy import ACCEPTED, Clock, RequestFailed
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from buildkit.secret import ApiKey
 
 _NETWORK, _CLOCK = Network(), Clock()
+_EVENTS = "text/event-stream"
 _MIN_TOTAL_S = 0.1
 _FEATURES_S = 10.0
 
@@ -155,8 +157,31 @@ class RuntimeApi:
                     yield None
                     return
                 if head.status not in ACCEPTED:
-                    raise policy.classify_response(request, head, self.quote(read_body(head, pieces)))
+                    raise self.classify(request, read_body(head, pieces))
                 yield (self._key.scrub(line) for line in split_lines(pieces))
+        except ExchangeFailed as failure:
+            raise policy.classify_failure(request, failure, self.clean(failure.reason)) from failure
+
+    @contextmanager
+    def follow_log(self, build_id: str, last_id: str | None) -> Iterator[Iterator[Event]]:
+        """Give the events of a build's log as it grows, without the key, until the server ends the stream.
+
+        Args:
+            last_id: Of the last event that was received, so that the server goes on after it.
+
+        Raises:
+            InvalidResponse: It is not a stream of events.
+        """
+        headers = {"Accept": _EVENTS, **({"Last-Event-ID": last_id} if last_id else {})}
+        url = f"{self.url}{protocol.BUILD_LOGS}"
+        request = Request(url, self.network.idle_s, {"build_id": build_id}, headers=headers, is_stream=True)
+        try:
+            with self._http.open(request) as (head, pieces):
+                if head.status not in ACCEPTED:
+                    raise self.classify(request, read_body(head, pieces))
+                if not head.headers.get("Content-Type", "").startswith(_EVENTS):
+                    raise InvalidResponse(f"{request} did not return a stream of events")
+                yield (event._replace(lines=[*map(self._key.scrub, event.lines)]) for event in read_events(pieces))
         except ExchangeFailed as failure:
             raise policy.classify_failure(request, failure, self.clean(failure.reason)) from failure
 
