@@ -103,6 +103,12 @@ def test_stream_that_is_cut_within_an_event_goes_on_after_the_last_whole_one(bui
     assert building.list_last_ids() == [None, None, "7", "7"]
 
 
+def test_log_is_complete_even_if_the_server_asked_for_a_pause_that_outlasts_the_build(building: Building) -> None:
+    building.server.script(LOGS, building.ending(answer(503, {"detail": "busy"}, {"Retry-After": "60"})))
+    building.server.always(LOGS, send(HEAD, b"id: 7\ndata: one\n\n", END))
+    assert building.wait() == ["one"]
+
+
 def test_silent_stream_is_opened_again(building: Building) -> None:
     building.steps.limits["idle_timeout_s"] = 0.3
     building.server.script(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Once the build has ended, this long without a line means that no more will come.
 _QUIET_S = 1.5
-_TICK_S = 0.05
+_TICK_S, _SHORT_PAUSE_S = 0.05, 0.2
 _END = "end"
 
 
@@ -39,6 +39,7 @@ class LogFollower:
         self._failures = 0
         self._shown_bytes = 0
         self._heard_at = time.monotonic()
+        self._ended = threading.Event()
         self._stopped = threading.Event()
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._follow, name="log", daemon=True)
@@ -49,11 +50,13 @@ class LogFollower:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        self._ended.set()
         with self._writing:  # nothing is written after this; the thread itself may still wait for the server
             pass
 
     def finish(self, within_s: float) -> None:
         """Wait until the log of a build that has ended is complete, but no longer than lines keep coming."""
+        self._ended.set()
         now = time.monotonic()
         deadline, self._heard_at = now + within_s, now
         while self._thread.is_alive() and now < min(deadline, self._heard_at + _QUIET_S):
@@ -67,7 +70,7 @@ class LogFollower:
             self._report("this Runtime API cannot show a log while it grows (it does not list `follow`); still waiting")
             return
         while not self._stopped.is_set():
-            opened_at = time.monotonic()
+            opened_at, requested_pause_s = time.monotonic(), 0.0
             try:
                 if self._read_stream():
                     return
@@ -76,12 +79,20 @@ class LogFollower:
                 if not failure.retry.is_transient and failure.status != NOT_FOUND:
                     self._report(f"the log cannot be followed: {failure.message}")
                     return
+                requested_pause_s = failure.retry.after_s or 0.0
             except InvalidResponse as invalid:
                 self._report(f"the log cannot be followed: {invalid}")
                 return
-            is_over = time.monotonic() - opened_at >= self._api.network.idle_s  # after a while, that is no failure
+            # A stream that lasted has not failed; it is opened again at once.
+            is_over = time.monotonic() - opened_at >= self._api.network.idle_s
             self._failures = 0 if is_over else self._failures + 1
-            self._stopped.wait(choose_backoff(self._failures, self._api.clock) if self._failures else 0)
+            if self._failures:
+                self._pause(max(choose_backoff(self._failures, self._api.clock), requested_pause_s))
+
+    def _pause(self, pause_s: float) -> None:
+        """Wait before the next stream is opened; not for long once the build has ended."""
+        self._stopped.wait(_SHORT_PAUSE_S)
+        self._ended.wait(pause_s - _SHORT_PAUSE_S)
 
     def _read_stream(self) -> bool:
         """Show what one stream brings; return whether nothing is left to show."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from buildkit.display import format_size
@@ -57,16 +58,13 @@ def start_build(api: RuntimeApi, attempt: UploadAttempt, ui: Ui) -> StartedBuild
         LocalError: The archive cannot be read or has changed, so the server does not have the whole body.
     """
     with _explain_failures(attempt):
-        try:
-            return _repeat_post(api, attempt)
-        except SourceMissing as missing:
-            _recover(attempt, missing, ui)
-            _send_source(api, attempt, ui)
-        try:
-            return _repeat_post(api, attempt)
-        except SourceMissing as missing:
-            _recover(attempt, missing, ui)
-            attempt.send_source_along()
+        for resend in (partial(_send_source, api, attempt, ui), attempt.send_source_along):
+            try:
+                return _repeat_post(api, attempt)
+            except SourceMissing as missing:
+                attempt.may_have_started = attempt.outcome_unknown  # this was a refusal
+                ui.warn(f"{missing.message}; sending the source again")
+            resend()
         return _repeat_post(api, attempt)
 
 
@@ -96,11 +94,6 @@ def _send_source(api: RuntimeApi, attempt: UploadAttempt, ui: Ui) -> None:
             raise
         ui.warn(f"{failure.message}; sending the whole archive instead")
         attempt.send_source_along()
-
-
-def _recover(attempt: UploadAttempt, missing: SourceMissing, ui: Ui) -> None:
-    ui.warn(f"{missing.message}; sending the source again")
-    attempt.may_have_started = attempt.outcome_unknown  # this was a refusal
 
 
 def _repeat_post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
