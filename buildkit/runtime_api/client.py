@@ -7,21 +7,17 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from buildkit.display import escape_controls
-from buildkit.errors import OutcomeUnknown, SettingError, run
+from buildkit.errors import SettingError, run
 from buildkit.runtime_api import policy, protocol
-from buildkit.runtime_api.events import Event, read_events
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
 from buildkit.runtime_api.log import split_lines
 from buildkit.runtime_api.policy import ACCEPTED, Clock, RequestFailed
-from buildkit.runtime_api.protocol import BuildStatus, StartedBuild
 from buildkit.runtime_api.response import (
     InvalidResponse,
     extract_detail,
     parse_object,
     parse_origin,
-    read_build_id,
     read_features,
-    read_replica,
     read_status,
     shorten,
 )
@@ -30,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from buildkit.errors import RuntimeBuildError
+    from buildkit.runtime_api.protocol import BuildStatus
     from buildkit.runtime_api.response import Response
-    from buildkit.runtime_api.upload import SourceUpload, UploadAttempt
     from buildkit.secret import ApiKey
 
 _NETWORK, _CLOCK = Network(), Clock()
@@ -76,45 +72,6 @@ class RuntimeApi:
             )
         return self.clean(prefix or "").rstrip("/") or None
 
-    def has_source(self, sha256: str) -> bool | None:
-        """Return whether the server has the source part of a context, or None if it does not say."""
-        request = Request(f"{self.url}{protocol.CONTEXTS}/{sha256}", self.network.read_s, method="HEAD")
-        try:
-            status = policy.repeat(lambda: self.fetch(request), self.clock).status
-        except RequestFailed:
-            return None
-        return False if status == policy.NOT_FOUND else status in ACCEPTED or None
-
-    def put_source(self, source: SourceUpload) -> None:
-        """Send the source part of a context, trying once."""
-        url = f"{self.url}{protocol.CONTEXTS}/{source.sha256}"
-        request = Request(url, self.network.response_s, body=source, method="PUT")
-        response = self.fetch(request)
-        if response.status not in ACCEPTED | {policy.NO_CONTENT}:
-            raise self.classify(request, response)
-
-    def post_build(self, attempt: UploadAttempt) -> StartedBuild:
-        """Return the build that the server has started, trying once."""
-        headers = {"Idempotency-Key": attempt.idempotency_key} if attempt.idempotency_key else {}
-        url = f"{self.url}{protocol.BUILD}"
-        request = Request(url, self.network.response_s, body=attempt, headers=headers, method="POST")
-        response = self.fetch(request)
-        if response.status not in ACCEPTED:
-            raise self.classify(request, response)
-        try:
-            fields = parse_object(response)
-            build_id = read_build_id(fields, self.clean)
-        except InvalidResponse as invalid:
-            raise OutcomeUnknown(
-                f"{request} returned {response.title} without a usable build ID: {invalid}; "
-                "a build has probably started",
-                policy.UNKNOWN_FIX,
-            ) from invalid
-        replica = read_replica(fields)
-        if replica is None or self.may_have_key(replica):
-            return StartedBuild(build_id, status_url=replica)
-        return StartedBuild(build_id, refused_url=self.clean(replica))
-
     def build_status(self, build_id: str, status_url: str | None = None, *, within_s: float = math.inf) -> BuildStatus:
         """Return the state of a build, asking once.
 
@@ -151,39 +108,13 @@ class RuntimeApi:
         """
         url = f"{self.url}{protocol.BUILD_LOGS}"
         request = Request(url, self.network.response_s, {"build_id": build_id}, total_s=within_s)
-        try:
-            with self._http.open(request) as (head, pieces):
-                if head.status in policy.ABSENT or head.status == policy.NO_CONTENT:
-                    yield None
-                    return
-                if head.status not in ACCEPTED:
-                    raise self.classify(request, read_body(head, pieces))
-                yield (self._key.scrub(line) for line in split_lines(pieces))
-        except ExchangeFailed as failure:
-            raise policy.classify_failure(request, failure, self.clean(failure.reason)) from failure
-
-    @contextmanager
-    def follow_log(self, build_id: str, last_id: str | None) -> Iterator[Iterator[Event]]:
-        """Give the events of a build's log as it grows, without the key, until the server ends the stream.
-
-        Args:
-            last_id: Of the last event that was received, so that the server goes on after it.
-
-        Raises:
-            InvalidResponse: It is not a stream of events.
-        """
-        headers = {"Accept": _EVENTS, **({"Last-Event-ID": last_id} if last_id else {})}
-        url = f"{self.url}{protocol.BUILD_LOGS}"
-        request = Request(url, self.network.idle_s, {"build_id": build_id}, headers=headers, is_stream=True)
-        try:
-            with self._http.open(request) as (head, pieces):
-                if head.status not in ACCEPTED:
-                    raise self.classify(request, read_body(head, pieces))
-                if not head.headers.get("Content-Type", "").startswith(_EVENTS):
-                    raise InvalidResponse(f"{request} did not return a stream of events")
-                yield (event._replace(lines=[*map(self._key.scrub, event.lines)]) for event in read_events(pieces))
-        except ExchangeFailed as failure:
-            raise policy.classify_failure(request, failure, self.clean(failure.reason)) from failure
+        with self.open(request) as (head, pieces):
+            if head.status in policy.ABSENT or head.status == policy.NO_CONTENT:
+                yield None
+                return
+            if head.status not in ACCEPTED:
+                raise self.classify(request, read_body(head, pieces))
+            yield (self.scrub(line) for line in split_lines(pieces))
 
     def image_exists(self, reference: str) -> bool | None:
         """Return whether the server says that it has the image, or None if it does not say. It may be wrong."""
@@ -229,12 +160,19 @@ class RuntimeApi:
         response = self.fetch(request)
         return {} if response.status in policy.ABSENT else self.parse(request, response)
 
-    def fetch(self, request: Request) -> Response:
-        """Return the response, whatever its status."""
+    @contextmanager
+    def open(self, request: Request) -> Iterator[tuple[Response, Iterator[bytes]]]:
+        """Give the head of the response, whatever its status, and its body as it arrives."""
         try:
-            return self._http.fetch(request)
+            with self._http.open(request) as opened:
+                yield opened
         except ExchangeFailed as failure:
             raise policy.classify_failure(request, failure, self.clean(failure.reason)) from failure
+
+    def fetch(self, request: Request) -> Response:
+        """Return the response, whatever its status."""
+        with self.open(request) as (head, pieces):
+            return read_body(head, pieces)
 
     def parse(self, request: Request, response: Response) -> dict[str, Any]:
         """Return the JSON object of a response to a GET; raise if that did not succeed."""
@@ -254,11 +192,15 @@ class RuntimeApi:
         """Return the error for a response that is not accepted."""
         return policy.classify_response(request, response, self.quote(response))
 
+    def scrub(self, text: str) -> str:
+        """Return text from outside without the key."""
+        return self._key.scrub(text)
+
     def clean(self, text: str) -> str:
         """Return text from outside without the key and without control characters."""
-        return escape_controls(self._key.scrub(text))
+        return escape_controls(self.scrub(text))
 
     def quote(self, response: Response) -> str:
         """Return what a response says, as the rest of a sentence; empty if it says nothing."""
-        detail = shorten(self.clean(extract_detail(response, self._key.scrub)))
+        detail = shorten(self.clean(extract_detail(response, self.scrub)))
         return f": {detail}" if detail else ""

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from buildkit.errors import run
+from buildkit.runtime_api.events import open_events
 from buildkit.runtime_api.log import MAX_LOG_BYTES, TOO_LONG, format_line
 from buildkit.runtime_api.policy import NOT_FOUND, RequestFailed, choose_backoff
 from buildkit.runtime_api.protocol import FOLLOW
@@ -96,7 +97,7 @@ class LogFollower:
 
     def _read_stream(self) -> bool:
         """Show what one stream brings; return whether nothing is left to show."""
-        with self._api.follow_log(self._build_id, self._last_id) as events:
+        with open_events(self._api, self._build_id, self._last_id) as events:
             for event in events:
                 if event.name == _END:
                     self.is_complete = True

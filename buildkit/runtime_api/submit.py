@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from buildkit.display import format_size
 from buildkit.errors import LocalError, OutcomeUnknown
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.http import Request
 from buildkit.runtime_api.policy import RequestFailed, SourceMissing
+from buildkit.runtime_api.protocol import StartedBuild
+from buildkit.runtime_api.response import InvalidResponse, parse_object, read_build_id, read_replica
 from buildkit.runtime_api.upload import SourceUpload
 
 if TYPE_CHECKING:
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
 
     from buildkit.archive.parts import ArchiveParts
     from buildkit.runtime_api.client import RuntimeApi
-    from buildkit.runtime_api.protocol import StartedBuild
     from buildkit.runtime_api.upload import UploadAttempt
     from buildkit.ui import Ui
 
@@ -39,7 +41,7 @@ def store_source(api: RuntimeApi, attempt: UploadAttempt, ui: Ui) -> None:
         parts = _find_parts(api, attempt)
         if parts is None:
             return
-        has_source = api.has_source(parts.source_sha256)
+        has_source = _has_source(api, parts.source_sha256)
         if has_source is None:
             return
         attempt.leave_out_source(parts)
@@ -88,7 +90,7 @@ def _send_source(api: RuntimeApi, attempt: UploadAttempt, ui: Ui) -> None:
         return
     body = SourceUpload(attempt.source, attempt.draw)
     try:
-        policy.repeat(lambda: api.put_source(body), api.clock)
+        policy.repeat(lambda: _put_source(api, body), api.clock)
     except RequestFailed as failure:
         if failure.status not in policy.REFUSED:
             raise
@@ -103,7 +105,7 @@ def _repeat_post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
 def _try_post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
     """Return the started build; an unknown outcome may be tried again if the server knows the key."""
     try:
-        return api.post_build(attempt)
+        return _post(api, attempt)
     except OutcomeUnknown as unknown:
         attempt.may_have_started = True  # before the next request, which may be interrupted
         if not attempt.outcome_unknown:
@@ -112,6 +114,47 @@ def _try_post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
                 raise
             attempt.outcome_unknown = True
         raise RequestFailed(unknown.message, unknown.fix, retry=policy.TRANSIENT) from unknown
+
+
+def _has_source(api: RuntimeApi, sha256: str) -> bool | None:
+    """Return whether the server has a source, or None if it does not say."""
+    request = Request(f"{api.url}{protocol.CONTEXTS}/{sha256}", api.network.read_s, method="HEAD")
+    try:
+        status = policy.repeat(lambda: api.fetch(request), api.clock).status
+    except RequestFailed:
+        return None
+    return False if status == policy.NOT_FOUND else status in policy.ACCEPTED or None
+
+
+def _put_source(api: RuntimeApi, source: SourceUpload) -> None:
+    """Send a source, trying once."""
+    url = f"{api.url}{protocol.CONTEXTS}/{source.sha256}"
+    request = Request(url, api.network.response_s, body=source, method="PUT")
+    response = api.fetch(request)
+    if response.status not in policy.ACCEPTED | {policy.NO_CONTENT}:
+        raise api.classify(request, response)
+
+
+def _post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
+    """Return the started build, trying once."""
+    headers = {"Idempotency-Key": attempt.idempotency_key} if attempt.idempotency_key else {}
+    url = f"{api.url}{protocol.BUILD}"
+    request = Request(url, api.network.response_s, body=attempt, headers=headers, method="POST")
+    response = api.fetch(request)
+    if response.status not in policy.ACCEPTED:
+        raise api.classify(request, response)
+    try:
+        fields = parse_object(response)
+        build_id = read_build_id(fields, api.clean)
+    except InvalidResponse as invalid:
+        raise OutcomeUnknown(
+            f"{request} returned {response.title} without a usable build ID: {invalid}; a build has probably started",
+            policy.UNKNOWN_FIX,
+        ) from invalid
+    replica = read_replica(fields)
+    if replica is None or api.may_have_key(replica):
+        return StartedBuild(build_id, status_url=replica)
+    return StartedBuild(build_id, refused_url=api.clean(replica))
 
 
 @contextmanager
