@@ -48,12 +48,14 @@ class BuildStatus(NamedTuple):
     Attributes:
         image: A valid image reference.
         invalid_image: What the server gave instead of one, to be quoted.
+        detail: The step that is running, or the position in the queue; empty if the server says neither.
     """
 
     status: str | None
     image: str | None
     error: str | None
     invalid_image: str | None = None
+    detail: str = ""
 
 
 class ListedBuild(NamedTuple):
