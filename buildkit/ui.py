@@ -111,7 +111,7 @@ class Ui:
 
     @contextmanager
     def live(self, label: str) -> Iterator[Live]:
-        """Give a function to call with a status and a detail: it changes a line on a terminal, and nothing elsewhere."""
+        """Give a function to call with a status and a detail, which are a line on a terminal, and nothing elsewhere."""
         if sys.stderr is not None and sys.stderr.isatty():
             with _draw_live(label) as show:
                 yield show
