@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from buildkit.bulk.plan import Image
-    from buildkit.ui import Progress
+    from buildkit.ui import Live, Progress
 
 # Lines of BuildKit: `#7 [deps 3/5] RUN …` when a step begins, `#7 0.123 …` while it runs, `#7 DONE 1.2s` at its end.
 _STEP = re.compile(r"#(\d+) (?:(\[[^\]]+\] .+)|(DONE|CACHED|CANCELED|ERROR)\b|\d+\.\d+ )")
@@ -168,6 +168,16 @@ class RowUi(Ui):
 
     def publish(self, **outputs: str | None) -> None:
         """Publish nothing: an output names one image."""
+
+    @contextmanager
+    def live(self, label: str) -> Iterator[Live]:  # noqa: ARG002 - the row has the image's name
+        """Note the status and the step of a build on a server."""
+
+        def show(status: str, detail: str) -> None:
+            self._running.hear("")
+            self._running.step = " ".join(filter(None, [status, detail]))
+
+        yield show
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:

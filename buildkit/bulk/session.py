@@ -99,7 +99,7 @@ class Session:
         try:
             with (
                 advising(f"run {run('images')} again: it continues where it stopped"),
-                this.ui.live(lambda: draw(board.look(), self._pace.left_s)),
+                this.ui.keeping(lambda: draw(board.look(), self._pace.left_s)),
             ):
                 Workers(request.workers, self._pace, tick, cancel).run(todo, runner.work)
         finally:

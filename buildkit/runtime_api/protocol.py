@@ -14,13 +14,13 @@ BUILD_STATUS = "/build_status"
 BUILD_LOGS = "/build_logs"
 REGISTRY_PREFIX = "/registry_prefix"
 IMAGE_EXISTS = "/image_exists"
-
 BUILDS = "/builds"
+CONTEXTS = "/contexts"
 
 JSON, MULTIPART = UPLOAD_FORMATS
 
 # Features that a server may list.
-IDEMPOTENCY, CANCEL = "idempotency", "cancel"
+IDEMPOTENCY, CANCEL, FOLLOW, STORED_CONTEXTS = "idempotency", "cancel", "follow", "contexts"
 
 SUCCESS = "SUCCESS"
 ENDED = frozenset({SUCCESS, "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"})
@@ -48,12 +48,14 @@ class BuildStatus(NamedTuple):
     Attributes:
         image: A valid image reference.
         invalid_image: What the server gave instead of one, to be quoted.
+        detail: The step that is running, or the position in the queue; empty if the server says neither.
     """
 
     status: str | None
     image: str | None
     error: str | None
     invalid_image: str | None = None
+    detail: str = ""
 
 
 class ListedBuild(NamedTuple):

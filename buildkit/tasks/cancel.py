@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 def main(this: Run) -> Outcome:
     """Cancel a build, if the Runtime API can: prints its status."""
+    from buildkit.runtime_api.builds import cancel_build
+
     this.require_api()
     build_id = this.flags["build_id"] or record.load_submission(this.workspace).build_id or ""
-    status = this.open_api().cancel_build(build_id)
+    status = cancel_build(this.open_api(), build_id)
     this.ui.report(f"Build {build_id} is to be cancelled; its status is {status or 'not known'}")
     return Outcome(status or "", {"build_id": build_id, "status": status})
 
