@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from buildkit.engines.engine import Engine
     from buildkit.ui import Ui
 
+# Steps of our Dockerfiles, as BuildKit describes them; the cache of anything else is never touched.
+_OURS = "/agent-server|openhands|[.]runtime-build|/opt/(uv|init)/|/lock/|curl=..command -v curl|^.base-(minimal|full) "
+
 
 class DiskGuard:
     """Looks at the disk before each build.
@@ -44,12 +47,15 @@ class DiskGuard:
             if free >= self._keep_free_bytes:
                 return
             self._ui.report(f"{format_size(free)} are free on the disk of {folder}: pruning the build cache")
-            engine.prune_cache()
+            is_pruned = engine.prune_cache(_OURS)
             free = shutil.disk_usage(folder).free
             if free < self._keep_free_bytes:
+                done = (
+                    "although our build cache has been pruned" if is_pruned else "and the engine cannot prune our cache"
+                )
                 raise DiskFull(
                     f"{format_size(free)} are free on the disk of {folder}, less than"
-                    f" {format_size(self._keep_free_bytes)}, and the build cache has been pruned",
+                    f" {format_size(self._keep_free_bytes)}, {done}",
                     "remove images that are no longer needed, or give a smaller --keep-free; then run the same command"
                     " again: it continues where it stopped",
                 )

@@ -43,10 +43,15 @@ class Docker(Engine):
         folder = self.run("info", "--format={{.DockerRootDir}}", timeout_s=CHECK_TIMEOUT_S).stdout
         return folder if os.path.isdir(folder) else None
 
-    def prune_cache(self) -> bool:
-        """Remove build cache that no build has used for an hour."""
-        words = ("builder", "prune", "--force", "--all", f"--filter=until={_UNUSED}")
-        return self.run(*words, timeout_s=_PRUNE_TIMEOUT_S).code == 0
+    def prune_cache(self, descriptions: str) -> bool:
+        """Remove build cache that no build has used for an hour, with the plugin, which can choose by description."""
+        if not self.reports_json:
+            return False
+        words = ["buildx", "prune", *self._format_builder(), "--force", "--all", f"--filter=until={_UNUSED}"]
+        return self.run(*words, f'--filter=description~="{descriptions}"', timeout_s=_PRUNE_TIMEOUT_S).code == 0
+
+    def _format_builder(self) -> list[str]:
+        return []
 
     def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
         """Return the arguments of `docker build`."""
@@ -107,12 +112,11 @@ class Buildx(Docker):
 
     def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
         """Return the arguments of `docker buildx build`."""
-        builder = [f"--builder={self.builder}"] if self.builder else []
         output = [f"--metadata-file={receipt}", "--push" if options.push else "--load"]
         return [
             "buildx",
             "build",
-            *builder,
+            *self._format_builder(),
             self._format_progress(options),
             *output,
             *format_common(images, options),
@@ -123,11 +127,8 @@ class Buildx(Docker):
         """Return docker's folder; where a named builder keeps its cache is not known."""
         return None if self.builder else super().find_data_folder()
 
-    def prune_cache(self) -> bool:
-        """Remove build cache of this builder that no build has used for an hour."""
-        builder = [f"--builder={self.builder}"] if self.builder else []
-        words = ["buildx", "prune", *builder, "--force", "--all", f"--filter=until={_UNUSED}"]
-        return self.run(*words, timeout_s=_PRUNE_TIMEOUT_S).code == 0
+    def _format_builder(self) -> list[str]:
+        return [f"--builder={self.builder}"] if self.builder else []
 
     def probe(self, image: str, script: str) -> str:
         """Return what a shell script prints in an image: in a RUN step that leaves nothing, if a builder is named."""

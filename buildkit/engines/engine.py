@@ -144,8 +144,12 @@ class Engine(ABC):
         """Return where the engine keeps its images, if that is a folder of this machine."""
         return None
 
-    def prune_cache(self) -> bool:
-        """Remove old build cache and nothing else, no image, container or volume; return whether that is possible."""
+    def prune_cache(self, descriptions: str) -> bool:  # noqa: ARG002 - of those that can choose
+        """Remove old build cache and nothing else, no image, container or volume; return whether that is possible.
+
+        Args:
+            descriptions: A regular expression without backslashes and quotes, for the steps whose cache may go.
+        """
         return False
 
     def probe(self, image: str, script: str) -> str:
