@@ -59,7 +59,7 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
         for folder, selected in _group_by_folder(files):
             prefix = f"{folder}/" if folder else ""
             found = _list_names(folders, folder)
-            missing += [prefix + name for name in set(selected).difference(found.files)]
+            missing += set(selected).difference([prefix + name for name in found.files])
             _refuse_specials(prefix, found.specials)
             specials += [prefix + name for name in found.specials if packs(prefix + name)]
             names = [*found.files, *found.folders]
@@ -102,18 +102,18 @@ def _list_names(folders: SourceFolders, folder: str) -> _Names:
 
 
 def _group_by_folder(files: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return the root and each folder that leads to a file, with the names of the files that are directly in it."""
+    """Return the root and each folder that leads to a file, with the files that are directly in it."""
     groups: dict[str, list[str]] = {"": []}
     last, group = "", groups[""]
     for path in files:
-        folder, _, name = path.rpartition("/")
+        folder = path.rpartition("/")[0]
         if folder != last:  # most neighbours share a folder
             last, group = folder, groups.setdefault(folder, [])
             above = folder.rpartition("/")[0]
             while above not in groups:
                 groups[above] = []
                 above = above.rpartition("/")[0]
-        group.append(name)
+        group.append(path)
     return sorted(groups.items())
 
 
