@@ -63,7 +63,8 @@ class _Program(Program):
             super().parse_tasks()
         except ParseError as error:
             fix = f"{run('--list')} shows the tasks, {run('--help TASK')} the flags of one"
-            Ui().fail(str(error), fix, SettingError.exit_code, as_json="--json" in sys.argv)
+            ui = Ui(annotates=read_ci(read_environment()).annotates)
+            ui.fail(str(error), fix, SettingError.exit_code, as_json="--json" in sys.argv)
             sys.exit(SettingError.exit_code)
 
     def print_version(self) -> None:
@@ -116,11 +117,12 @@ def make_task(task: Task) -> InvokeTask[Any]:
 def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> int:
     """Return the exit code of a task: the one place where errors become two lines and a code."""
     as_json = given["json"]
-    ui = Ui(program=own.get("program", PROGRAM))
+    ui = Ui(program=own.get("program", PROGRAM), annotates=read_ci(read_environment()).annotates)
     try:
         with raise_on_signal():
             this = _open_run(fields, given, own)
             ui = this.ui
+            this.flags = {flag.name: flag.read(given[flag.name]) for flag in task.flags}
             with hide_from_children(this.settings.runtime_api_key):
                 outcome = task.run(this)
             if as_json:
@@ -159,10 +161,11 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     typed = {item.name.upper(): text for item in fields if (text := _read_flag(item, given))}
     loaded = load_settings(typed, environment, root, own.get("defaults", {}))
     ci = read_ci(environment)
-    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, key=loaded.settings.runtime_api_key)
+    key = loaded.settings.runtime_api_key
+    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, annotates=ci.annotates, key=key)
     for warning in loaded.warnings:
         ui.warn(warning)
-    return Run(loaded, root, ci, ui, given)
+    return Run(loaded, root, ci, ui)
 
 
 def _list_flags(item: Field) -> list[Flag]:
@@ -191,7 +194,7 @@ def _is_switch(item: Field) -> bool:
 def _sign(execute: Callable[..., None], flags: Sequence[Flag]) -> None:
     """Give `execute` the signature from which invoke reads its flags."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    read = [inspect.Parameter(flag.name, kind, default=None if flag.takes_value else False) for flag in flags]
+    read = [inspect.Parameter(flag.name, kind, default=flag.default) for flag in flags]
     execute.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *read])  # type: ignore[attr-defined]  # which invoke reads flags from
 
 

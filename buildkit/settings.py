@@ -192,6 +192,7 @@ class CiEnvironment(NamedTuple):
     sha: str = ""
     ref: str = ""
     output: str = ""
+    annotates: bool = False
 
 
 class LoadedSettings(NamedTuple):
@@ -232,6 +233,11 @@ def read_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def make_child_environment() -> dict[str, str]:
+    """Return the environment of a child process: without the key, also for library callers, who do not hide it."""
+    return {name: text for name, text in os.environ.items() if name != _KEY}
+
+
 @contextmanager
 def hide_from_children(key: ApiKey | None) -> Iterator[None]:
     """Keep the key out of the environment of child processes in the block, whatever its variable is called."""
@@ -246,7 +252,8 @@ def hide_from_children(key: ApiKey | None) -> Iterator[None]:
 
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:
     """Return what a GitHub runner put into the environment."""
-    return CiEnvironment(*(environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT")))
+    sha, ref, output = (environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT"))
+    return CiEnvironment(sha, ref, output, environment.get("GITHUB_ACTIONS") == "true")
 
 
 def find_root(start: Path) -> Path:
