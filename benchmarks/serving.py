@@ -29,7 +29,6 @@ _PEER = "`request.form()`"
 _FORMS = {_PEER: "multipart", "ours, multipart": "multipart", "ours, JSON": "json"}
 _BOUNDARY = "0123456789abcdef"
 _BLOCK_BYTES = 3 << 18
-_BATCH_BYTES = 1 << 18  # what the server hands to a thread at a time
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,16 +154,11 @@ async def _receive(request: Request, folder: Path) -> None:
 
     from buildkit.server.bodies import open_body
     from buildkit.server.contexts import Contexts, Limits
+    from buildkit.server.receiving import BodyLimits, receive_body
 
     with Contexts(folder / "contexts").receive(Limits()) as receiver:
         body = open_body(request.headers["content-type"], receiver.write)
-        batch = bytearray()
-        async for piece in request.stream():
-            batch += piece
-            if len(batch) >= _BATCH_BYTES:
-                await run_in_threadpool(body.feed, bytes(batch))
-                batch.clear()
-        await run_in_threadpool(body.feed, bytes(batch))
+        await receive_body(request, body.feed, BodyLimits(1 << 40))
         body.close()
         await run_in_threadpool(receiver.finish)
 
