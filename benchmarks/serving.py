@@ -157,9 +157,10 @@ async def _spool_form(request: Request) -> None:
 async def _receive(request: Request, folder: Path) -> None:
     from starlette.concurrency import run_in_threadpool
 
-    from buildkit.server.bodies import open_body
-    from buildkit.server.contexts import Contexts, Limits
+    from buildkit.server.contexts import Contexts
+    from buildkit.server.receiver import Limits
     from buildkit.server.receiving import BodyLimits, receive_body
+    from buildkit.server.upload import open_body
 
     with Contexts(folder / "contexts").receive(Limits()) as receiver:
         body = open_body(request.headers["content-type"], receiver.write)

@@ -13,8 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from buildkit import files
 from buildkit.server.gunzip import Gunzip, feed_file
-from buildkit.server.receiver import Limits, Receiver, StoredContext, decode_dockerfile
-from buildkit.server.rejections import InvalidContext, TooLarge
+from buildkit.server.receiver import Limits, Receiver, decode_dockerfile
 from buildkit.server.scanner import TarScanner
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
     from buildkit.server.records import Build
     from buildkit.server.scanner import FileEntry
-
-__all__ = ["Contexts", "InvalidContext", "Limits", "Receiver", "StoredContext", "TooLarge"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTEXT, _SOURCE = ".tar.gz", ".source.gz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from buildkit.archive.compressor import find_compressor
-from buildkit.server.rejections import InvalidContext
+from buildkit.server.refusals import InvalidContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from buildkit import files
 from buildkit.errors import LocalError
 from buildkit.server.gunzip import Gunzip, feed_file
-from buildkit.server.rejections import InvalidContext, TooLarge
+from buildkit.server.refusals import InvalidContext, TooLarge
 from buildkit.server.scanner import TarScanner
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import posixpath
 import tarfile
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.server.rejections import InvalidContext
+from buildkit.server.refusals import InvalidContext
 from buildkit.server.tar_header import Header, InvalidHeader, parse_header
 
 if TYPE_CHECKING:

@@ -137,7 +137,7 @@ def read_options(this: Run) -> ServerOptions:
     Raises:
         SettingError: The value of a flag is invalid.
     """
-    from buildkit.server.contexts import Limits
+    from buildkit.server.receiver import Limits
     from buildkit.server.server import ServerOptions
 
     settings, flags = this.settings, this.flags
