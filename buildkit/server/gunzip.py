@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAGIC = b"\x1f\x8b"
-_INPUT_BYTES = 1 << 16
-_OUTPUT_BYTES = 1 << 18
+_INPUT_BYTES = 1 << 18
+_OUTPUT_BYTES = 1 << 20
 
 
 class Gunzip:

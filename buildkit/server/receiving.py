@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Message = MutableMapping[str, Any]
 
-_BATCH_BYTES = 1 << 19
+_BATCH_BYTES = 1 << 20
 # How much of a refused body is still read: a connection that is closed with unread data resets, and the client then
 # never sees why.
 _DRAIN_BYTES, _DRAIN_S = 1 << 26, 5.0
