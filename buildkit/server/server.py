@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.attempt import WorkerOptions
-from buildkit.server.contexts import Contexts, Limits
+from buildkit.server.contexts import Contexts
 from buildkit.server.images import find_local_image, find_registry_image
 from buildkit.server.keys import Keys
 from buildkit.server.logs import Logs
+from buildkit.server.receiver import Limits
 from buildkit.server.records import NewBuild
 from buildkit.server.refusals import Refused, refuse_full_disk, refuse_stopping, refuse_unknown
 from buildkit.server.store import QueueFull, Store
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from buildkit.engines.engine import Engine
     from buildkit.secret import ApiKey
-    from buildkit.server.contexts import Receiver
     from buildkit.server.images import StoredImage
+    from buildkit.server.receiver import Receiver
     from buildkit.server.records import Build
 
 FEATURES = ("idempotency", "contexts", "follow", "cancel", "retry", "builds")
