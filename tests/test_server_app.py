@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -13,16 +14,21 @@ import socket
 import tarfile
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
+from buildkit.server.receiving import RefusalResponse, note_end_of_body
+from buildkit.server.refusals import Refused
 from tests.serving import DOCKERFILE, Served, format_json, format_multipart, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from starlette.types import Message, Scope
 
 SLOW = f"{DOCKERFILE}RUN sleep 30\n"
 
@@ -489,3 +495,25 @@ def test_what_cannot_be_served_is_refused_at_once(
     assert text in ended.stderr
     assert ended.stdout == ""
     assert re.search(r"^error: .+\nfix:   .+$", ended.stderr, re.MULTILINE)
+
+
+def test_a_refusal_waits_for_the_rest_of_a_body_only_if_there_is_one() -> None:
+    sent: list[Message] = []
+    scope: Scope = {"type": "http", "method": "POST", "path": "/build", "headers": []}
+    pieces = [{"type": "http.request", "body": b"a", "more_body": more} for more in (True, True, False)]
+
+    async def receive() -> Message:
+        return pieces.pop(0)  # a fourth piece would be an error
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def refuse_twice() -> None:
+        refusal, noted = RefusalResponse(Refused(HTTPStatus.CONFLICT, "no")), note_end_of_body(scope, receive)
+        await noted()
+        await refusal(scope, noted, send)
+        await RefusalResponse(Refused(HTTPStatus.CONFLICT, "no"))(scope, noted, send)
+
+    asyncio.run(refuse_twice())
+    assert not pieces
+    assert [message["status"] for message in sent if "status" in message] == [409, 409]
