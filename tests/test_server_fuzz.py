@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from schemathesis import APIOperation, Case
 
-DESCRIPTION = Path(__file__).parent.parent / "docs/openapi.yaml"
+DESCRIPTION = Path(__file__).parent.parent / "docs/reference/openapi.yaml"
 SCHEMA = schemathesis.openapi.from_path(DESCRIPTION)
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)}
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
