@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
 import re
+import resource
 import signal
 import socket
+import ssl
 import tarfile
 import threading
 import time
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
 from buildkit.server.receiving import RefusalResponse, note_end_of_body
 from buildkit.server.refusals import Refused
@@ -383,18 +387,83 @@ def test_names_outside_the_prefix_are_refused(tmp_path: Path) -> None:
         assert server.call("GET", "/image_exists", image="localhost:1/team/app:1").status == 503
 
 
-def test_connections_that_send_no_request_do_not_keep_others_out(tmp_path: Path) -> None:
-    with Served(tmp_path) as server:
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate, its key, and the authority that vouches for it."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    return folder
+
+
+@pytest.fixture(params=["http", "https"])
+def listening(request: pytest.FixtureRequest, certificate: Path, tmp_path: Path) -> Iterator[Served]:
+    """A server with and without TLS."""
+    if request.param == "http":
+        flags: tuple[str, ...] = ()
+    else:
+        pem = str(certificate / "server.pem")
+        flags = ("--tls-cert", pem, "--tls-key", pem)
+    with Served(tmp_path, flags, authority=certificate / "authority.pem") as server:
+        assert server.url.startswith(f"{request.param}://")
+        yield server
+
+
+def test_connections_that_send_no_request_do_not_keep_others_out(listening: Served) -> None:
+    parts = urlsplit(listening.url)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    beginnings = (b"", b"P", b"POST /build HTTP/1.1\r\nHost: a\r\n", b"\x16\x03\x01\x02\x00\x01")
+    with contextlib.ExitStack() as idle:
+        for number in range(1500):
+            connection = idle.enter_context(socket.create_connection((parts.hostname, parts.port), 5))
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(beginnings[number % len(beginnings)])
+        assert listening.call("GET", "/health").status == 200
+        assert len(os.listdir(f"/proc/{listening.process.pid}/fd")) < 400
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(certificate: Path, tmp_path: Path) -> None:
+    pem = str(certificate / "server.pem")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    trusting = ssl.create_default_context(cafile=certificate / "authority.pem")
+    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with Served(tmp_path, ("--tls-cert", pem, "--tls-key", pem)) as server:
         parts = urlsplit(server.url)
-        idle = []
-        for number in range(700):
-            connection = socket.create_connection((parts.hostname, parts.port), 5)
-            connection.sendall(b"POST /build HTTP/1.1\r\nHost: a\r\n" if number % 2 else b"P")
-            idle.append(connection)
-        assert server.call("GET", "/health").status == 200
-        assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < 400
-        for connection in idle:
-            connection.close()
+        with socket.create_connection((parts.hostname, parts.port), 20) as connection:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    connection.sendall(outgoing.read())
+                    incoming.write(connection.recv(65536))
+            tls.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            connection.sendall(outgoing.read())
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                incoming.write(connection.recv(65536))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    answer += tls.read()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_server_with_idle_connections_stops_at_once(listening: Served) -> None:
+    parts = urlsplit(listening.url)
+    with contextlib.ExitStack() as idle:
+        for beginning in (b"", b"P", b"\x16\x03\x01\x02\x00\x01"):
+            idle.enter_context(socket.create_connection((parts.hostname, parts.port), 5)).sendall(beginning)
+        assert listening.call("GET", "/health").status == 200
+        listening.process.terminate()
+        assert listening.process.wait(10) == 0
+
+
+def test_a_context_is_uploaded_and_its_log_followed_over_either_scheme(listening: Served) -> None:
+    build_id = listening.post(format_json(pack({"a": os.urandom(3_000_000)}))).record["build_id"]
+    assert listening.wait(build_id)["status"] == "SUCCESS"
+    headers = {"Accept": "text/event-stream"}
+    assert b"event: end" in listening.call("GET", "/build_logs", headers=headers, build_id=build_id).body
 
 
 @pytest.mark.slow
