@@ -47,7 +47,15 @@ PAGES["README.md"] = README
 ALL = "\n".join(PAGES.values())
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 # Read beside the settings, and named in a sentence of their own.
-OTHER_VARIABLES = {"GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"}
+OTHER_VARIABLES = {
+    "GITHUB_ACTIONS",
+    "GITHUB_SHA",
+    "GITHUB_REF",
+    "GITHUB_OUTPUT",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "REQUESTS_CA_BUNDLE",
+}
 BUILD_ARGUMENTS = dict(
     re.findall(
         r'^ARG (\w+)=\{\{ build_args\.\w+ \| default\("(.*?)"\)',
