@@ -535,6 +535,13 @@ def test_more_keys_can_be_created_while_it_runs(tmp_path: Path) -> None:
         assert (build["build_id"], build["owner"]) == (build_id, "second")
 
 
+def test_a_server_needs_no_url_with_its_key(tmp_path: Path) -> None:
+    key = "only-the-server-knows-this-key"
+    with Served(tmp_path, settings={"RUNTIME_API_KEY": key}) as server:
+        assert "created a key" not in server.read_err()
+        assert server.call("GET", "/builds").status == 200
+
+
 def test_two_servers_do_not_share_a_directory(tmp_path: Path) -> None:
     with Served(tmp_path) as server:
         ended = server.run()
