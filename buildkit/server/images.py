@@ -132,8 +132,10 @@ class _Registry:
     def __init__(self, image: Reference) -> None:
         host = image.registry or ""
         name = host.rpartition(":")[0] or host
-        # Like docker, which speaks plain http to a registry on this machine.
-        scheme = "http" if name in {"localhost", "[::1]"} or name.startswith("127.") else "https"
+        # Plain http, as docker speaks it, to a registry on this machine, and to a service in a network of containers,
+        # whose name has no dot and nobody's certificate. No credentials are sent.
+        is_near = name == "[::1]" or name.startswith("127.") or not set(".:") & set(name)
+        scheme = "http" if is_near else "https"
         self._base = f"{scheme}://{host}/v2/{image.repository}"
         self.version = image.digest or image.tag or "latest"
 

@@ -46,7 +46,7 @@ def served(docker_or_buildx: Engine, tiny_base: str, tmp_path_factory: pytest.Te
     """A server on the engine of the session, which has the base image of these builds."""
     assert tiny_base == "localhost/tiny:1"
     inherited = {name: os.environ[name] for name in ("DOCKER_HOST", "DOCKER_CONFIG", "PATH")}
-    chosen = {"ENGINE": docker_or_buildx.name, "RUNTIME_API_KEY": KEY, "RUNTIME_API_URL": "http://127.0.0.1"}
+    chosen = {"ENGINE": docker_or_buildx.name, "RUNTIME_API_KEY": KEY}
     with Served(tmp_path_factory.mktemp("server"), ("--network", "host"), chosen | inherited) as server:
         yield server
 

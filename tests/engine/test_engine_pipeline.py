@@ -32,7 +32,7 @@ def engine_environment(docker: Engine) -> dict[str, str]:
 
 @pytest.fixture
 def served(engine_environment: dict[str, str], tmp_path: Path) -> Iterator[Served]:
-    own = {"RUNTIME_API_KEY": KEY, "RUNTIME_API_URL": "http://127.0.0.1"}
+    own = {"RUNTIME_API_KEY": KEY}
     with Served(tmp_path / "server", ("--network", "host"), own | engine_environment) as server:
         yield server
 

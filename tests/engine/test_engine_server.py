@@ -39,8 +39,7 @@ def settings(docker: Engine, tiny_base: str) -> dict[str, str]:
 
 @pytest.fixture
 def served(settings: dict[str, str], tmp_path: Path) -> Iterator[Served]:
-    url = {"RUNTIME_API_URL": "http://127.0.0.1"}
-    with Served(tmp_path / "server", ("--network", "host"), settings | url) as server:
+    with Served(tmp_path / "server", ("--network", "host"), settings) as server:
         yield server
 
 
@@ -72,7 +71,7 @@ def test_the_port_of_the_script_pushes_its_image(
     settings: dict[str, str], registry: str, tools_image: str, tmp_path: Path
 ) -> None:
     packages = fetch_builder(tmp_path / "packages")
-    more = {"RUNTIME_API_URL": "http://127.0.0.1", "REGISTRY_PREFIX": f"{registry}/team"}
+    more = {"REGISTRY_PREFIX": f"{registry}/team"}
     with Served(tmp_path / "server", ("--network", "host"), settings | more) as server:
         access = {"RUNTIME_API_URL": server.url, "RUNTIME_API_KEY": KEY, "BASE_IMAGE": tools_image}
         done = run_port(make_agent_server(tmp_path / "checkout"), packages, **access)
@@ -100,7 +99,7 @@ def test_a_failing_step_is_named(served: Served) -> None:
 
 
 def test_images_are_pushed_below_the_prefix(settings: dict[str, str], registry: str, tmp_path: Path) -> None:
-    more = {"RUNTIME_API_URL": "http://127.0.0.1", "REGISTRY_PREFIX": f"{registry}/team"}
+    more = {"REGISTRY_PREFIX": f"{registry}/team"}
     with Served(tmp_path / "server", ("--network", "host"), settings | more) as server:
         name = f"{registry}/team/app:1"
         assert server.call("GET", "/image_exists", image=name).record == {"exists": False}
