@@ -82,7 +82,7 @@ def test_a_build_is_watched_from_the_list_to_its_end(served: Served, visitor: Vi
     page = visitor.page
     ticks = TICKS % (4 if visitor.has_script else 12)  # without script, a page reloads every five seconds
     served.build(format_dockerfile(COLOURS, ticks), visitor.image)
-    page.get_by_role("link", name=visitor.image).click()
+    page.get_by_role("link").filter(has_text=visitor.image).click()
     running = page.locator(".step.running")
     expect(running).to_contain_text("tick 150", timeout=TIMEOUT_MS)
     expect(running).to_have_attribute("open", "")
@@ -128,7 +128,7 @@ def test_a_failing_step_is_shown_with_its_output_and_nothing_of_it_runs(served: 
 def test_a_running_build_is_cancelled_and_built_again(served: Served, visitor: Visitor) -> None:
     page = visitor.page
     build_id = served.build(format_dockerfile("echo begun; sleep 300"), visitor.image)
-    page.get_by_role("link", name=visitor.image).click()
+    page.get_by_role("link").filter(has_text=visitor.image).click()
     expect(page.locator(".step.running")).to_contain_text("begun", timeout=TIMEOUT_MS)
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".badge")).to_have_text("Cancelled", timeout=TIMEOUT_MS)
