@@ -14,6 +14,7 @@ from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import NotStarted
+from buildkit.settings import make_child_environment
 from buildkit.terminal import keep_colours
 
 if TYPE_CHECKING:
@@ -180,8 +181,7 @@ def _feed(process: subprocess.Popen[bytes], text: str) -> None:
 
 def _environment() -> dict[str, str]:
     """Return the environment for engines. Docker clients before 23 use BuildKit only if they are told to."""
-    inherited = {name: value for name, value in os.environ.items() if name != "RUNTIME_API_KEY"}
-    return {**inherited, "DOCKER_BUILDKIT": "1", "LC_ALL": "C.UTF-8"}
+    return {**make_child_environment(), "DOCKER_BUILDKIT": "1", "LC_ALL": "C.UTF-8"}
 
 
 def _read(file: IO[bytes]) -> str:

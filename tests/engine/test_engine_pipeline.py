@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.engines.container import inspect_image
-from tests.builders import wait_for
 from tests.checkouts import commit_all
 from tests.commands import Command
 from tests.serving import Served
@@ -49,10 +49,10 @@ def command(engine_environment: dict[str, str], served: Served, debian_base: str
 
 
 def test_the_example_becomes_a_verified_image(command: Command, served: Served, docker: Engine) -> None:
-    running = command.start("all")
-    running.wait_for("Build status: RUNNING")
-    build_id = served.call("GET", "/builds").record["builds"][0]["build_id"]
-    assert wait_for(lambda: " RUN " in command.run("logs", "--build-id", build_id).succeed().out)
+    running = command.start("all", "--follow")
+    running.wait_for("Build initiated with ID: ")
+    (build_id,) = re.findall(r"Build initiated with ID: (\S+)", running.read_err())
+    running.wait_for("] RUN ")
     is_live = served.status(build_id)["status"] == "RUNNING"
     image = running.wait(300).succeed().result
     assert is_live
