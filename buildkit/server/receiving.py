@@ -27,6 +27,7 @@ _BATCH_BYTES = 1 << 20
 # How much of a refused body is still read: a connection that is closed with unread data resets, and the client then
 # never sees why.
 _DRAIN_BYTES, _DRAIN_S = 1 << 26, 5.0
+_BODY_RECEIVED = "runtime_build.body_received"
 
 
 class BodyLimits(NamedTuple):
@@ -81,6 +82,17 @@ async def _batch_body(request: Request, limits: BodyLimits) -> AsyncIterator[byt
             batch.clear()
 
 
+def note_end_of_body(scope: Scope, receive: Receive) -> Receive:
+    """Return `receive`, which notes in the scope that the whole body has been received: nothing else comes then."""
+
+    async def receive_one() -> Message:
+        message = await receive()
+        scope[_BODY_RECEIVED] = not message.get("more_body", False)
+        return message
+
+    return receive_one
+
+
 def _check_length(request: Request, max_bytes: int) -> None:
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > max_bytes:
@@ -111,7 +123,7 @@ class RefusalResponse(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, and read on without keeping anything."""
-        has_body = scope["method"] in {"POST", "PUT"}
+        has_body = scope["method"] in {"POST", "PUT"} and not scope.get(_BODY_RECEIVED)
         if has_body:
             self.headers["Connection"] = "close"
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from python_multipart.multipart import parse_options_header
 
-from buildkit.errors import SettingError
-from buildkit.reference import parse_reference
+from buildkit.server.images import parse_name
 from buildkit.server.json_body import JsonBody
 from buildkit.server.multipart_body import MultipartBody
 from buildkit.server.records import NewBuild
@@ -123,11 +122,5 @@ def check_name(name: str, prefix: str | None) -> None:
     Raises:
         InvalidBody: It is one of these.
     """
-    try:
-        reference = parse_reference(name, "the image name")
-    except SettingError as error:
-        raise InvalidBody(error.message) from error
-    if reference.digest:
+    if parse_name(name, prefix).digest:
         raise InvalidBody(f"an image name cannot have a digest: {name}")
-    if prefix is not None and not reference.name.startswith(f"{prefix}/"):
-        raise InvalidBody(f"this server builds only images whose name begins with {prefix}/: {name}")
