@@ -14,13 +14,12 @@ import pytest
 
 from buildkit.errors import LocalError, SettingError
 from buildkit.generated import read_generated
-from buildkit.models import PROGRAMS, Target
+from buildkit.models import PROGRAMS, TARGETS
 from buildkit.reference import parse_reference
 from buildkit.settings import load_settings
 from buildkit.workspace import Workspace
 from tests.rendering import PROJECT, SHA, VERSION, Tree, render, write_dockerfile
 
-TARGETS = [str(target) for target in Target]
 STAGES = {
     "binary": [
         "uv-tool",
