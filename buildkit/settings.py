@@ -142,6 +142,9 @@ class Settings:
     features: frozenset[str] = _setting(
         ",".join(FEATURES), parse_features, "features of the full targets, or none", "dockerfile"
     )
+    requirements: str | None = _setting(
+        "", optional(parse_text), "requirements file to install from, instead of the lock file", "dockerfile"
+    )
     pyinstaller_spec: str | None = _setting(
         "", optional(parse_text), "path of the PyInstaller spec; found by name if empty", "dockerfile"
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 from buildkit.models import PROGRAMS, Dockerfile, Project, Target, Version
 from buildkit.reference import parse_reference
 from buildkit.settings import Settings
+from buildkit.source.dependencies import Dependencies, DependencyKind
 from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
 from buildkit.ui import Ui
 from buildkit.workspace import Workspace
@@ -20,6 +21,7 @@ PROJECT = Project(
     roots=("pyproject.toml", "server", "tools", "uv.lock"),
     required=("pyproject.toml", "uv.lock"),
     source_url=None,
+    dependencies=Dependencies(DependencyKind.UV_LOCK, "uv.lock", ("pyproject.toml", "uv.lock")),
 )
 VERSION = Version(
     name="agent-server-0506352-python",
