@@ -11,7 +11,6 @@ from buildkit.files import read_bounded
 from buildkit.source.dependencies import DependencyKind, VersionTool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from buildkit.models import Project, Version
@@ -58,7 +57,7 @@ def describe_installation(tree: SourceTree, version: Version) -> dict[str, Any]:
         "dependencies": dependencies,
         "git_versions": name_versions(project, description),
         "image_version": name_version(version, description),
-        "import_paths": list(dict.fromkeys([_TREE, *_list_parents(project.packages)])),
+        "import_paths": [str(PurePosixPath(_TREE, folder)) for folder in project.import_roots],
         "is_package": project.is_package,
         "kept_as_is": kept_as_is,
         "members": project.members,
@@ -105,8 +104,3 @@ def _check_url(url: str | None) -> str | None:
             "correct it in pyproject.toml",
         )
     return url
-
-
-def _list_parents(packages: Iterable[str]) -> Iterator[str]:
-    for path in packages:
-        yield str(PurePosixPath(_TREE, path).parent)

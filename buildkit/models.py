@@ -207,6 +207,7 @@ class Project(NamedTuple):
         is_package: Whether the root is a package that can be installed: it has a build backend or a `setup.py`.
         requires_python: A version specifier (PEP 440), or None.
         packages: Top-level packages and modules that are imported, such as `src/app` or `app.py`, sorted.
+        import_roots: Folders that modules are imported from, each with a slash at the end or empty.
         scripts: Console scripts of the root and its members, such as `{"app": "app.cli:main"}`.
         git_versions: The tool that takes the version from git, by the name of the package (root or member).
     """
@@ -220,5 +221,6 @@ class Project(NamedTuple):
     is_package: bool = False
     requires_python: str | None = None
     packages: tuple[str, ...] = ()
+    import_roots: tuple[str, ...] = ("",)
     scripts: Mapping[str, str] = MappingProxyType({})
     git_versions: Mapping[str, VersionTool] = MappingProxyType({})

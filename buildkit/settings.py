@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from buildkit.envfile import read_env_file
+from buildkit.envfile import InvalidLine, names_any, read_env_file
 from buildkit.errors import SettingError, run
 from buildkit.models import DEFAULT_FEATURES, TARGETS, UPLOAD_FORMATS, Target
 from buildkit.secret import ApiKey
@@ -157,6 +157,9 @@ class Settings:
     features: frozenset[str] = _setting(
         ",".join(DEFAULT_FEATURES), parse_features, "features of the full targets, or none", "dockerfile"
     )
+    requirements: str | None = _setting(
+        "", optional(parse_text), "requirements file to install from, instead of the lock file", "dockerfile"
+    )
     dockerfile: str | None = _setting(
         "", optional(parse_text), "Dockerfile in the source to use instead of our template", "dockerfile"
     )
@@ -211,7 +214,7 @@ class CiEnvironment(NamedTuple):
 
 
 class LoadedSettings(NamedTuple):
-    """Settings, the layer that each value came from, and variables that look like misspelt settings."""
+    """Settings, the layer that each value came from, and warnings: what looks like a misspelt setting, for example."""
 
     settings: Settings
     origins: dict[str, str]
@@ -231,7 +234,7 @@ def load_settings(
     Raises:
         SettingError: A value is invalid, or two values contradict each other.
     """
-    env_file = read_env_file(root / ".env", environment)
+    env_file, notes = _read_env_file(root / ".env", environment)
     own = _check_defaults(defaults)
     layers = {"flag": flags, "environment": environment, ".env": env_file, "tasks.py": own}
     _refuse_removed(layers)
@@ -239,8 +242,23 @@ def load_settings(
     settings = Settings(**parsed)
     _check_together(settings)
     _check_layers(origins, [*layers, "default"])
-    misspelt = [*_find_misspelt(env_file, ".env"), *_find_misspelt(environment, "the environment")]
-    return LoadedSettings(settings, origins, misspelt)
+    notes += [*_find_misspelt(env_file, ".env"), *_find_misspelt(environment, "the environment")]
+    return LoadedSettings(settings, origins, notes)
+
+
+def _read_env_file(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return what `.env` sets, and a note if the file is unusable but is not about us: an application's own.
+
+    Raises:
+        SettingError: It is unusable and has one of our names, or cannot be read.
+    """
+    names = [item.name.upper() for item in fields(Settings)]
+    try:
+        return read_env_file(path, environment), []
+    except InvalidLine as error:
+        if names_any(path, [*names, *_REMOVED, rf"{_OUR_PREFIX}\w*"]):
+            raise
+        return {}, [f"{error.message}; the file is ignored, because it has none of our settings"]
 
 
 def read_environment() -> dict[str, str]:

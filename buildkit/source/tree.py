@@ -38,12 +38,12 @@ class SourceTree:
 
     @cached_property
     def project(self) -> Project:
-        """What the project file says.
+        """What the project files say.
 
         Raises:
-            LocalError: It is missing or invalid, or a file that it names is missing.
+            LocalError: One is invalid, or a file that the build needs is missing.
         """
-        return read_project(self.path)
+        return read_project(self.path, self._settings.requirements, is_built=self._settings.dockerfile is None)
 
     def find_spec(self, named: str | None) -> str | None:
         """Return the path of the PyInstaller spec, or None if there is none, or several and none is named.

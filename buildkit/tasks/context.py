@@ -229,8 +229,7 @@ def _explain(this: Run, path: str) -> Outcome:
     if os.path.isabs(inside) or inside.split("/")[0] == "..":
         raise LocalError(f"not in the source directory: {path}", "give a path below SOURCE_DIR")
     verdict = this.tree.explain(inside)
-    where = f" ({verdict.source}, line {verdict.line})" if verdict.source else ""
-    text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.reason}{where}"
+    text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.describe()}"
     return Outcome(text, {"path": inside, **verdict._asdict()})
 
 
