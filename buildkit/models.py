@@ -17,6 +17,7 @@ DEFAULT_FEATURES = ("docker", "vscode", "acp")
 UPLOAD_FORMATS = ("json", "multipart")
 # Written next to the Dockerfile, and packed under `.runtime-build/`: what the Dockerfile runs during a build.
 PROGRAMS = (
+    "agents.sh",
     "analyse.py",
     "bundle.py",
     "check_server.py",
