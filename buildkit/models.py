@@ -170,6 +170,15 @@ class Finding:
     exit_code: int = 4
 
 
+class Problem(NamedTuple):
+    """Something about a source tree that ends in a broken image (an error) or may do so, and what to type."""
+
+    subject: str
+    message: str
+    fix: str
+    is_error: bool = True
+
+
 @dataclass(frozen=True)
 class Verification(StepResult):
     """An image checked against its contract, in running containers."""

@@ -52,6 +52,15 @@ class SelectedFiles(NamedTuple):
     links: Sequence[str] = ()
     modules: Sequence[str] = ()
 
+    def is_like(self, other: SelectedFiles) -> bool:
+        """Return whether the same is packed and left out, whatever the files contain."""
+        return (self.files, self.submodules, self.links, self.modules) == (
+            other.files,
+            other.submodules,
+            other.links,
+            other.modules,
+        )
+
 
 class _Sifted(NamedTuple):
     """The listed files that are packed, by name; some may be missing."""
@@ -214,7 +223,7 @@ class FileSelection:
         """
         packed = set(self._project.required).intersection(files)
         left_out = {path: self.explain(path) for path in self._project.required if path not in packed}
-        lost = [path for path in self._project.packages if not _has_any(files, path)]
+        lost = [path for path in self._project.packages if not has_any(files, path)]
         if self._project.packages and len(lost) == len(self._project.packages):
             examples = (self._find_in_package(path) for path in lost)
             left_out |= {path: self.explain(path) for path in examples if path}
@@ -239,7 +248,7 @@ def make_pattern(path: str) -> str:
     return "/" + _WILDCARD.sub(r"\\\1", path)
 
 
-def _has_any(files: Sequence[str], path: str) -> bool:
+def has_any(files: Sequence[str], path: str) -> bool:
     """Return whether `path` is one of the sorted `files`, or a folder with one in it."""
     at = bisect_left(files, path)
     if at < len(files) and files[at] == path:

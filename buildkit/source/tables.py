@@ -45,7 +45,8 @@ def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     options = cfg.get("options", {})
     found["name"] = words.get("name") or cfg.get("metadata", {}).get("name")
     found["requires-python"] = words.get("python_requires") or options.get("python_requires")
-    found["dependencies"] = words.get("install_requires") or options.get("install_requires", "").split("\n")
+    listed = [line.strip() for line in options.get("install_requires", "").split("\n") if line.strip()]
+    found["dependencies"] = words.get("install_requires", listed)
     entries = words.get("entry_points") or cfg.get("options.entry_points", {})
     scripts = strings(entries, "console_scripts") if isinstance(entries, dict) else []
     pairs = (line.partition("=") for text in scripts for line in text.split("\n") if "=" in line)

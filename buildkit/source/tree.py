@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from buildkit.models import Project
+    from buildkit.models import Problem, Project
     from buildkit.settings import CiEnvironment, Settings
     from buildkit.source.checkout import Commit
     from buildkit.source.dependencies import GitDescription
@@ -35,6 +35,8 @@ class SourceTree:
         self._settings = settings
         self._ci = ci
         self._ours = ours
+        self._selected: SelectedFiles | None = None
+        self._losses: tuple[SelectedFiles, list[Problem]] | None = None
 
     @cached_property
     def project(self) -> Project:
@@ -100,7 +102,33 @@ class SourceTree:
             LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
-        return self._selection.select()
+        self._selected = self._selection.select()
+        return self._selected
+
+    def recall_selected(self) -> SelectedFiles:
+        """Return what the last selection was, or a first one.
+
+        Raises:
+            LocalError, SettingError: As in `select`.
+        """
+        return self._selected or self.select()
+
+    def find_losses(self) -> list[Problem]:
+        """Return what the last selection lacks although the tree seems to have it.
+
+        Raises:
+            LocalError, SettingError: As in `select`.
+        """
+        from buildkit.source.dependencies import list_named
+        from buildkit.source.losses import Losses
+        from buildkit.source.metadata import read_package
+
+        selected = self.recall_selected()
+        if self._losses is None or not selected.is_like(self._losses[0]):
+            losses = Losses(self.path, self.project, selected, self.explain, self._selection.suggest)
+            known = list_named(self.path, self.project.dependencies, read_package(self.path).project)
+            self._losses = (selected, losses.find(known))
+        return self._losses[1]
 
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.

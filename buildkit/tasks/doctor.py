@@ -41,7 +41,10 @@ def _list_findings(this: Run) -> Iterator[Finding]:
         yield Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=error.exit_code)
     else:
         yield check_git(tree)
-        yield check_source(tree)
+        source = check_source(tree)
+        yield source
+        if source.ok:
+            yield from list_problems(tree, this.settings)
     yield from list_settings(this.settings, this.loaded.origins)
     yield check_disk(this.workspace.path)
     if this.settings.runtime_api_url is None:
@@ -60,16 +63,28 @@ def check_git(tree: SourceTree) -> Finding:
 
 
 def check_source(tree: SourceTree) -> Finding:
-    """Return whether the source tree has what every build needs."""
+    """Return whether the source tree has what every build needs, and can be packed."""
+    code = SettingError.exit_code
     try:
-        roots = tree.project.roots
+        roots, files = tree.project.roots, tree.select().files
     except RuntimeBuildError as error:
-        return Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=SettingError.exit_code)
+        return Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=code)
     except OSError as error:
         fix = "make the source directory readable, or set SOURCE_DIR"
-        detail = f"{tree.path}: {error.strerror}"
-        return Finding("source", ok=False, detail=detail, fix=fix, exit_code=SettingError.exit_code)
-    return Finding("source", ok=True, detail=f"{tree.path}: {', '.join(roots)}")
+        return Finding("source", ok=False, detail=f"{tree.path}: {error.strerror}", fix=fix, exit_code=code)
+    return Finding(
+        "source", ok=True, detail=f"{tree.path}: {len(files)} files of {', '.join(roots) or 'the whole tree'}"
+    )
+
+
+def list_problems(tree: SourceTree, settings: Settings) -> Iterator[Finding]:
+    """Yield what is known to go wrong in the build, or may go wrong."""
+    from buildkit.checks import find_problems
+
+    code = SettingError.exit_code
+    for subject, message, fix, is_error in find_problems(tree, settings):
+        detail = message if is_error else f"warning: {message}; {fix}"
+        yield Finding(subject, ok=not is_error, detail=detail, fix=fix, exit_code=code)
 
 
 def list_settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:

@@ -1,0 +1,212 @@
+"""What the build context lacks although the tree seems to have it: submodules, large files, ends of links, modules."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+from buildkit.errors import LocalError
+from buildkit.models import Problem
+from buildkit.source.folders import SourceFolders
+from buildkit.source.selection import has_any, make_pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from buildkit.models import Project
+    from buildkit.source.rules import Verdict
+    from buildkit.source.selection import SelectedFiles
+
+_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+_LFS_BYTES = range(100, 1024)
+_ATTRIBUTES = ".gitattributes"
+_MAX_ATTRIBUTES_BYTES = 1_000_000
+_MAX_MODULE_BYTES = 4_000_000
+_MAX_NAMED = 10
+_TEST = re.compile(r"(?:^|/)(?:tests?/|test_[^/]*$|conftest\.py$|[^/]*_test\.py$)")
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+
+
+class Losses:
+    """Finds what is lost from a tree.
+
+    Args:
+        explain: Which rule packs or leaves out a path.
+        suggest: What to type so that paths are packed, given with the rules that leave them out.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        project: Project,
+        selected: SelectedFiles,
+        explain: Callable[[str], Verdict],
+        suggest: Callable[[dict[str, Verdict]], str],
+    ) -> None:
+        self._source = source
+        self._project = project
+        self._selected = selected
+        self._explain = explain
+        self._suggest = suggest
+
+    def find(self, known: frozenset[str] = frozenset()) -> list[Problem]:
+        """Return everything that is lost; an error if the project's own packages need it.
+
+        Args:
+            known: Names of distributions that are installed, so that a folder of that name is not what is imported.
+        """
+        return [*self._find_submodules(), *self._find_pointers(), *self._find_links(), *self._find_modules(known)]
+
+    def _find_submodules(self) -> Iterator[Problem]:
+        folders = self._selected.submodules
+        if folders:
+            named = ", ".join(folders)
+            patterns = ",".join(f"{make_pattern(folder)}/" for folder in folders)
+            yield Problem(
+                "submodules",
+                f"not checked out, so nothing of it is packed: {named}",
+                f"run `git submodule update --init --recursive`, or add {patterns} to EXCLUDE",
+                is_error=any(map(self._is_needed, folders)),
+            )
+
+    def _find_pointers(self) -> Iterator[Problem]:
+        found = list(self._list_pointers())
+        if found:
+            named = ", ".join(found[:_MAX_NAMED]) + (f" and {len(found) - _MAX_NAMED} more" * (len(found) > _MAX_NAMED))
+            patterns = ",".join(map(make_pattern, found))
+            yield Problem(
+                "Git LFS",
+                f"a pointer is packed instead of the file: {named}",
+                f"run `git lfs pull`, or add {patterns} to EXCLUDE"
+                if len(found) <= _MAX_NAMED
+                else "run `git lfs pull`",
+                is_error=any(map(self._is_needed, found)),
+            )
+
+    def _list_pointers(self) -> Iterator[str]:
+        """Yield the pointers among the packed files, if any attributes say that there may be some."""
+        places = {_ATTRIBUTES, *(path for path in self._selected.files if path.endswith(f"/{_ATTRIBUTES}"))}
+        with SourceFolders(self._source) as folders:
+            if not any(b"filter=lfs" in _read(folders, place, _MAX_ATTRIBUTES_BYTES) for place in places):
+                return
+            for path in self._selected.files:
+                try:
+                    is_small = folders.stat(path).st_size in _LFS_BYTES
+                except OSError:
+                    continue  # the packer reports what is gone
+                if is_small and _read(folders, path, len(_LFS_HEAD)) == _LFS_HEAD:
+                    yield path
+
+    def _find_links(self) -> Iterator[Problem]:
+        for link in self._selected.links:
+            path = self._source / link
+            end = os.path.relpath(os.path.realpath(path), os.path.realpath(self._source))
+            if end == os.pardir or end.startswith(f"{os.pardir}/"):
+                continue  # the packer refuses it
+            if not os.path.exists(path):
+                target = os.readlink(path) if os.path.islink(path) else end
+                fix = f"remove it, or add {make_pattern(link)} to EXCLUDE"
+                yield Problem("links", f"{link} leads to {target}, which does not exist", fix, is_error=False)
+            elif end != "." and not has_any(self._selected.files, end):
+                fix = self._suggest_path(end) if os.path.isfile(path) else f"add {make_pattern(end)}/ to INCLUDE"
+                yield Problem("links", f"{link} leads to {end}, which is not packed", fix, is_error=False)
+
+    def _find_modules(self, known: frozenset[str]) -> Iterator[Problem]:
+        """Yield what packed code imports and is not packed, with the first file that imports it."""
+        absent = dict(self._list_absent_modules(known))
+        if not absent:
+            return
+        words = {name.rpartition(".")[2] for name in absent}
+        mention = re.compile(rf"^[ \t]*(?:from|import)[ \t].*\b(?:{'|'.join(sorted(words))})\b".encode(), re.MULTILINE)
+        importers: dict[str, str] = {}
+        with SourceFolders(self._source) as folders:
+            for path in self._selected.files:
+                if (
+                    path.endswith(".py")
+                    and not _TEST.search(path)
+                    and mention.search(text := _read(folders, path, _MAX_MODULE_BYTES))
+                ):
+                    for name in absent.keys() & _list_imported(text, self._name_package(path)):
+                        importers.setdefault(name, path)
+        for name, path in sorted(importers.items())[:_MAX_NAMED]:
+            place = absent[name]
+            fix = self._suggest_path(place) if place.endswith(".py") else f"add {make_pattern(place)}/ to INCLUDE"
+            yield Problem("imports", f"{path} imports {name}, but {place} is not packed", fix, is_error=False)
+
+    def _list_absent_modules(self, known: frozenset[str]) -> Iterator[tuple[str, str]]:
+        """Yield the dotted names of modules that are in the tree but not packed, with their paths."""
+        roots = sorted(self._project.import_roots, key=len, reverse=True)
+        for path in self._selected.modules:
+            name = path.rpartition("/")[2].removesuffix(".py")
+            if not _IDENTIFIER.fullmatch(name) or name.startswith("__"):
+                continue
+            if not path.endswith(".py") and not _has_modules(self._source / path):
+                continue
+            for root in roots:
+                if path.startswith(root):
+                    dotted = path.removeprefix(root).removesuffix(".py").replace("/", ".")
+                    if dotted.partition(".")[0].replace("_", "-").lower() not in known:
+                        yield dotted, path
+
+    def _name_package(self, path: str) -> str:
+        """Return the dotted name of the package that a file is in, with the most specific root."""
+        root = max((root for root in self._project.import_roots if path.startswith(root)), key=len, default="")
+        return path.removeprefix(root).rpartition("/")[0].replace("/", ".")
+
+    def _suggest_path(self, path: str) -> str:
+        return self._suggest({path: self._explain(path)})
+
+    def _is_needed(self, path: str) -> bool:
+        places = [*self._project.packages, *self._project.members]
+        return any(f"{path}/".startswith(f"{place}/") or place.startswith(f"{path}/") for place in places)
+
+
+def refuse_losses(problems: Iterable[Problem]) -> None:
+    """Refuse to go on with errors among the problems: all of them at once.
+
+    Raises:
+        LocalError: There are some.
+    """
+    errors = [problem for problem in problems if problem.is_error]
+    if errors:
+        fixes = dict.fromkeys(problem.fix for problem in errors)
+        raise LocalError("; ".join(problem.message for problem in errors), "; ".join(fixes))
+
+
+def _list_imported(text: bytes, package: str) -> set[str]:
+    """Return the dotted names of what a module imports, with the packages above each."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return {name[: match.start()] for name in names for match in re.finditer(r"\.|$", name)}
+
+
+def _has_modules(folder: Path) -> bool:
+    try:
+        return any(name.endswith(".py") for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _read(folders: SourceFolders, path: str, limit_bytes: int) -> bytes:
+    """Return the beginning of a regular file; nothing if it cannot be read."""
+    try:
+        with os.fdopen(folders.open(path), "rb") as file:
+            return file.read(limit_bytes)
+    except OSError:
+        return b""
