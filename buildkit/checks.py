@@ -11,7 +11,7 @@ from buildkit.source.metadata import read_package
 from buildkit.startup import StartChecker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from buildkit.settings import Settings
     from buildkit.source.tree import SourceTree
@@ -30,30 +30,35 @@ _UNLOCKED = {
     DependencyKind.SETUP: "uv pip compile setup.py -o requirements.txt",
 }
 _REQUIREMENTS_FILE = "requirements.txt"
+_PROJECT_FILES = frozenset({"pyproject.toml", _REQUIREMENTS_FILE, "setup.py", *map(str, LOCKS)})
 
 
 def find_problems(tree: SourceTree, settings: Settings) -> list[Problem]:
     """Return everything that is known to go wrong, or may go wrong, with what the settings ask for.
 
     Raises:
-        RuntimeBuildError: The tree cannot be read or selected from.
+        RuntimeBuildError: A project file cannot be read, or nothing can be selected.
     """
+    selected, missing = tree.try_select()
+    problems = [Problem("source", missing.message, missing.fix)] if missing else []
+    problems += tree.find_losses(selected)
     if settings.dockerfile:  # nothing is known about what it builds
-        return tree.find_losses()
-    return [
-        *tree.find_losses(),
-        *_check_lock(tree),
-        *_check_python(tree, settings),
-        *StartChecker(tree, settings).check(),
-    ]
+        return problems
+    installation = list(_check_lock(tree, selected.files))
+    problems += [*installation, *_check_python(tree, settings)]
+    if not any(problem.is_error for problem in installation):
+        problems += StartChecker(tree, settings, selected.files).check()
+    return problems
 
 
-def _check_lock(tree: SourceTree) -> Iterator[Problem]:
+def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
     """Yield an error if a lock is empty although there are dependencies, and a warning if there is no lock."""
     found, project = tree.project.dependencies, read_package(tree.path).project
     if found.kind is DependencyKind.NONE:
         detail = "no lock file, requirements.txt, pyproject.toml or setup.py: no packages are installed"
-        yield Problem("dependencies", detail, "set REQUIREMENTS or SOURCE_DIR, if there are any", is_error=False)
+        below = [f"SOURCE_DIR={path}" for path in _list_projects(files)]
+        fix = f"set {' or '.join(below)}" if below else "set REQUIREMENTS or SOURCE_DIR, if there are any"
+        yield Problem("dependencies", detail, fix, is_error=bool(below))
     elif found.kind in _UNLOCKED and project.get("dependencies") != []:
         detail = f"no lock file: the newest versions that {found.path} allows are installed"
         command = "poetry lock" if isinstance(project.get("dependencies"), dict) else _UNLOCKED[found.kind]
@@ -72,6 +77,12 @@ def _check_lock(tree: SourceTree) -> Iterator[Problem]:
     if declared := list_declared(project):
         detail = f"{found.path} locks no package, but the project depends on {len(declared)}"
         yield Problem("dependencies", detail, _suggest_locking(found.kind, project))
+
+
+def _list_projects(files: Iterable[str]) -> list[str]:
+    """Return the folders directly below the source that are projects of their own."""
+    names = (path.split("/") for path in files if path.count("/") == 1)
+    return sorted({folder for folder, name in names if name in _PROJECT_FILES and not folder.startswith(".")})
 
 
 def _suggest_locking(kind: DependencyKind, project: dict[str, object]) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from buildkit.examples import StartExamples
 from buildkit.models import Problem
 from buildkit.source.dependencies import list_named, normalize
 from buildkit.source.metadata import read_package
-from buildkit.source.tables import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from buildkit.settings import Settings
     from buildkit.source.tree import SourceTree
@@ -31,23 +30,16 @@ _PROVIDED_BY = {
     "jupyter": {"jupyter-core"},
     "waitress-serve": {"waitress"},
 }
-_CREATES_APPLICATION = re.compile(
-    r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*(?:\w+\.)*"
-    r"(?:FastAPI|Flask|Litestar|Quart|Sanic|Starlette|get_[aw]sgi_application)\(",
-    re.MULTILINE,
-)
-_APPLICATION_FILES = re.compile(r"(?:.*/)?(?:__init__|app|application|asgi|main|server|wsgi)\.py")
-_MOST_READ, _MOST_NAMED = 50, 4
 
 
 class StartChecker:
     """Checks the command that the settings give, as far as the files and the lock tell."""
 
-    def __init__(self, tree: SourceTree, settings: Settings) -> None:
+    def __init__(self, tree: SourceTree, settings: Settings, files: Iterable[str]) -> None:
         self._tree = tree
         self._settings = settings
         self._project = tree.project
-        self._files = frozenset(tree.recall_selected().files)
+        self._files = frozenset(files)
 
     def check(self) -> Iterator[Problem]:
         """Yield an error if the server cannot be found, and a warning if it may be in a package that is not locked."""
@@ -107,36 +99,9 @@ class StartChecker:
         return self._project.dependencies.path or "the project"
 
     def _suggest(self) -> str:
-        examples = [*self._list_applications(), *self._list_scripts(), *self._list_modules()][:_MOST_NAMED]
+        examples = StartExamples(
+            self._tree.path, self._project, self._files, self._installed, self._settings.server_port
+        ).find()
         if not examples:
             return "set SERVER_MODULE to a module that `python -m` can run, or SERVER_COMMAND to a command"
         return f"set what starts the server: {' or '.join(examples)}"
-
-    def _list_scripts(self) -> Iterator[str]:
-        yield from (f"SERVER_COMMAND={shlex.quote(name)}" for name in self._project.scripts)
-
-    def _list_modules(self) -> Iterator[str]:
-        for path in sorted(self._files, key=lambda path: (path.count("/"), path)):
-            folder, _, name = path.rpartition("/")
-            for root in self._project.import_roots if name == "__main__.py" and folder else ():
-                module = folder.removeprefix(root)
-                if folder.startswith(root) and re.fullmatch(r"[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*", module):
-                    yield f"SERVER_MODULE={module.replace('/', '.')}"
-                    break
-
-    def _list_applications(self) -> Iterator[str]:
-        """Yield commands for the applications that the source creates, if a server for them is installed."""
-        server = next((name for name in ("uvicorn", "hypercorn", "gunicorn") if name in self._installed), None)
-        if server is None:
-            return
-        port = self._settings.server_port
-        address = f"--host 0.0.0.0 --port {port}" if server == "uvicorn" else f"--bind 0.0.0.0:{port}"
-        places = [path for path in self._files if _APPLICATION_FILES.fullmatch(path) and "test" not in path]
-        for path in sorted(places, key=lambda path: (path.count("/"), path))[:_MOST_READ]:
-            roots = [root for root in self._project.import_roots if path.startswith(root)]
-            if match := _CREATES_APPLICATION.search(read_text(self._tree.path, path)):
-                module = (
-                    path.removeprefix(max(roots, key=len, default="")).removesuffix(".py").removesuffix("/__init__")
-                )
-                command = f"{server} {module.replace('/', '.')}:{match[1]} {address}"
-                yield f"SERVER_COMMAND={shlex.quote(command)}"

@@ -71,6 +71,7 @@ class Losses:
                 f"not checked out, so nothing of it is packed: {named}",
                 f"run `git submodule update --init --recursive`, or add {patterns} to EXCLUDE",
                 is_error=any(map(self._is_needed, folders)),
+                is_in_context=True,
             )
 
     def _find_pointers(self) -> Iterator[Problem]:
@@ -85,6 +86,7 @@ class Losses:
                 if len(found) <= _MAX_NAMED
                 else "run `git lfs pull`",
                 is_error=any(map(self._is_needed, found)),
+                is_in_context=True,
             )
 
     def _list_pointers(self) -> Iterator[str]:
@@ -110,10 +112,14 @@ class Losses:
             if not os.path.exists(path):
                 target = os.readlink(path) if os.path.islink(path) else end
                 fix = f"remove it, or add {make_pattern(link)} to EXCLUDE"
-                yield Problem("links", f"{link} leads to {target}, which does not exist", fix, is_error=False)
+                yield Problem(
+                    "links", f"{link} leads to {target}, which does not exist", fix, is_error=False, is_in_context=True
+                )
             elif end != "." and not has_any(self._selected.files, end):
                 fix = self._suggest_path(end) if os.path.isfile(path) else f"add {make_pattern(end)}/ to INCLUDE"
-                yield Problem("links", f"{link} leads to {end}, which is not packed", fix, is_error=False)
+                yield Problem(
+                    "links", f"{link} leads to {end}, which is not packed", fix, is_error=False, is_in_context=True
+                )
 
     def _find_modules(self, known: frozenset[str]) -> Iterator[Problem]:
         """Yield what packed code imports and is not packed, with the first file that imports it."""
@@ -135,7 +141,9 @@ class Losses:
         for name, path in sorted(importers.items())[:_MAX_NAMED]:
             place = absent[name]
             fix = self._suggest_path(place) if place.endswith(".py") else f"add {make_pattern(place)}/ to INCLUDE"
-            yield Problem("imports", f"{path} imports {name}, but {place} is not packed", fix, is_error=False)
+            yield Problem(
+                "imports", f"{path} imports {name}, but {place} is not packed", fix, is_error=False, is_in_context=True
+            )
 
     def _list_absent_modules(self, known: frozenset[str]) -> Iterator[tuple[str, str]]:
         """Yield the dotted names of modules that are in the tree but not packed, with their paths."""

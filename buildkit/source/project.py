@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import LocalError
 from buildkit.models import Project
-from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies, find_python
+from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies
 from buildkit.source.members import find_folders
-from buildkit.source.metadata import Package, find_modules, list_import_roots, read_package
+from buildkit.source.metadata import Package, find_modules, find_python, list_import_roots, read_package
 from buildkit.source.tables import inside, strings, table
 from buildkit.source.walk import walk_files
 
@@ -76,7 +76,7 @@ def read_project(source: Path, requirements: str | None = None, *, is_built: boo
         dependencies=dependencies,
         name=root.name,
         is_package=root.is_installable,
-        requires_python=find_python(root.settings, root.project),
+        requires_python=find_python(source, dependencies, root),
         packages=tuple(sorted({path for found in modules.values() for path in found})),
         import_roots=tuple(dict.fromkeys(folder for package in packages for folder in list_import_roots(package))),
         scripts={name: target for package in packages for name, target in package.scripts.items()},

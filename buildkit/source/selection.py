@@ -87,10 +87,10 @@ class FileSelection:
         self._ours = ours
 
     def select(self) -> SelectedFiles:
-        """Return what is packed.
+        """Return what is packed, whether or not the build can do with it.
 
         Raises:
-            LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
+            LocalError: A folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
         with self._list() as listed:
@@ -101,11 +101,27 @@ class FileSelection:
             gone = frozenset(survey.missing)
             files = [path for path in files if path not in gone]
             changed |= gone if self._in_git else frozenset()
-        self._check_required(files)
         warnings = [*survey.warnings, *self._describe_untracked()]
         return SelectedFiles(
             files, sorted(changed), warnings, found.committed, found.submodules, survey.links, survey.modules
         )
+
+    def find_missing(self, files: Sequence[str]) -> LocalError | None:
+        """Return an error if the build cannot do with `files`: what it needs is named at once, each with its rule."""
+        packed = set(self._project.required).intersection(files)
+        left_out = {path: self.explain(path) for path in self._project.required if path not in packed}
+        lost = [path for path in self._project.packages if not has_any(files, path)]
+        if self._project.packages and len(lost) == len(self._project.packages):
+            examples = (self._find_in_package(path) for path in lost)
+            left_out |= {path: self.explain(path) for path in examples if path}
+        if left_out:
+            reasons = [
+                f"{path} is needed by the build, but left out: {rule.describe()}" for path, rule in left_out.items()
+            ]
+            return LocalError("; ".join(reasons), self.suggest(left_out))
+        if not files:
+            return LocalError(f"nothing in {self._path} would be packed", "set SOURCE_DIR to the checkout to pack")
+        return None
 
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.
@@ -214,26 +230,6 @@ class FileSelection:
         for path in walk_files(self._path, os.listdir(self._path), self._rules.closes):
             if path not in known and self._rules.includes(path):
                 yield ListedFile(path, Status.CHANGED)
-
-    def _check_required(self, files: Sequence[str]) -> None:
-        """Refuse to leave out what the build needs: all such files are named at once, each with its rule.
-
-        Raises:
-            LocalError: One is left out, or everything is.
-        """
-        packed = set(self._project.required).intersection(files)
-        left_out = {path: self.explain(path) for path in self._project.required if path not in packed}
-        lost = [path for path in self._project.packages if not has_any(files, path)]
-        if self._project.packages and len(lost) == len(self._project.packages):
-            examples = (self._find_in_package(path) for path in lost)
-            left_out |= {path: self.explain(path) for path in examples if path}
-        if left_out:
-            reasons = [
-                f"{path} is needed by the build, but left out: {rule.describe()}" for path, rule in left_out.items()
-            ]
-            raise LocalError("; ".join(reasons), self.suggest(left_out))
-        if not files:
-            raise LocalError(f"nothing in {self._path} would be packed", "set SOURCE_DIR to the checkout to pack")
 
     def _find_in_package(self, package: str) -> str | None:
         """Return a file of a package of which nothing is packed."""

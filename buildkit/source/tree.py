@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from buildkit.errors import LocalError
     from buildkit.models import Problem, Project
     from buildkit.settings import CiEnvironment, Settings
     from buildkit.source.checkout import Commit
@@ -102,28 +103,30 @@ class SourceTree:
             LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
-        self._selected = self._selection.select()
-        return self._selected
+        selected, missing = self.try_select()
+        if missing:
+            raise missing
+        return selected
 
-    def recall_selected(self) -> SelectedFiles:
-        """Return what the last selection was, or a first one.
+    def try_select(self) -> tuple[SelectedFiles, LocalError | None]:
+        """Return what is packed, and an error if the build cannot do with it.
 
         Raises:
-            LocalError, SettingError: As in `select`.
+            LocalError, SettingError: Nothing can be selected, as in `select`.
         """
-        return self._selected or self.select()
+        self._selected = self._selection.select()
+        return self._selected, self._selection.find_missing(self._selected.files)
 
-    def find_losses(self) -> list[Problem]:
-        """Return what the last selection lacks although the tree seems to have it.
+    def find_losses(self, selected: SelectedFiles) -> list[Problem]:
+        """Return what a selection lacks although the tree seems to have it.
 
         Raises:
-            LocalError, SettingError: As in `select`.
+            LocalError: A project file cannot be read.
         """
         from buildkit.source.dependencies import list_named
         from buildkit.source.losses import Losses
         from buildkit.source.metadata import read_package
 
-        selected = self.recall_selected()
         if self._losses is None or not selected.is_like(self._losses[0]):
             losses = Losses(self.path, self.project, selected, self.explain, self._selection.suggest)
             known = list_named(self.path, self.project.dependencies, read_package(self.path).project)
@@ -149,7 +152,7 @@ class SourceTree:
         """
         from buildkit.source.reader import Discard, TreeReader
 
-        selected = self.select()
+        selected = self._selected or self.select()
         different = recall(selected) if selected.committed else {}
         if different is None:
             reader = TreeReader(self.path, Discard(), selected.committed)

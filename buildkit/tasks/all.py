@@ -34,8 +34,8 @@ def all_(this: Run) -> Outcome:
     this.check_folders()
     with this.writing():
         _clean(this)
-        describe_version(this.workspace, this.tree, this.settings, this.ui)
         _check(this)
+        describe_version(this.workspace, this.tree, this.settings, this.ui)
         render_dockerfile(this.workspace, this.tree, DockerfileRequest.from_run(this), this.ui)
         context = pack_context(this.workspace, this.tree, this.settings, this.ui)
         this.ui.publish(archive=this.show_path(this.workspace.path / context.archive))
@@ -56,7 +56,7 @@ def _check(this: Run) -> None:
     problems = find_problems(this.tree, this.settings)
     refuse_losses(problems)
     for problem in problems:
-        if problem not in this.tree.find_losses():
+        if not problem.is_in_context:
             this.ui.warn(f"{problem.message}; {problem.fix}")
 
 

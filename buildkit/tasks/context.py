@@ -166,7 +166,7 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
             with os.fdopen(job.workspace.open(previous.context.archive), "rb") as earlier:
                 writer.copy_source(earlier, previous.source)
         else:
-            refuse_losses(losses := job.tree.find_losses())
+            refuse_losses(losses := job.tree.find_losses(selected))
             fingerprint, different, warnings = writer.pack_source(source, files, selected.committed)
             _refuse_other_version(job, selected, different)
             warnings = [*warnings, *(f"{loss.message}; {loss.fix}" for loss in losses)]

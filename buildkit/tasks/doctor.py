@@ -40,11 +40,9 @@ def _list_findings(this: Run) -> Iterator[Finding]:
     except SettingError as error:
         yield Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=error.exit_code)
     else:
-        yield check_git(tree)
-        source = check_source(tree)
-        yield source
-        if source.ok:
-            yield from list_problems(tree, this.settings)
+        git = check_git(tree)
+        yield git
+        yield from list_source(tree, this.settings, in_order=git.ok)
     yield from list_settings(this.settings, this.loaded.origins)
     yield check_disk(this.workspace.path)
     if this.settings.runtime_api_url is None:
@@ -62,29 +60,30 @@ def check_git(tree: SourceTree) -> Finding:
     return Finding("git", ok=True, detail=f"commit {commit.sha}" if commit else "no commit: it is called `unknown`")
 
 
-def check_source(tree: SourceTree) -> Finding:
-    """Return whether the source tree has what every build needs, and can be packed."""
-    code = SettingError.exit_code
-    try:
-        roots, files = tree.project.roots, tree.select().files
-    except RuntimeBuildError as error:
-        return Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=code)
-    except OSError as error:
-        fix = "make the source directory readable, or set SOURCE_DIR"
-        return Finding("source", ok=False, detail=f"{tree.path}: {error.strerror}", fix=fix, exit_code=code)
-    return Finding(
-        "source", ok=True, detail=f"{tree.path}: {len(files)} files of {', '.join(roots) or 'the whole tree'}"
-    )
+def list_source(tree: SourceTree, settings: Settings, *, in_order: bool) -> Iterator[Finding]:
+    """Yield whether the source tree has what the build needs, and what else is known to go wrong in it.
 
-
-def list_problems(tree: SourceTree, settings: Settings) -> Iterator[Finding]:
-    """Yield what is known to go wrong in the build, or may go wrong."""
+    Args:
+        in_order: Whether git lists the files; otherwise only the project files can be checked.
+    """
     from buildkit.checks import find_problems
 
     code = SettingError.exit_code
-    for subject, message, fix, is_error in find_problems(tree, settings):
-        detail = message if is_error else f"warning: {message}; {fix}"
-        yield Finding(subject, ok=not is_error, detail=detail, fix=fix, exit_code=code)
+    try:
+        roots = ", ".join(tree.project.roots) or "the whole tree"
+        problems = find_problems(tree, settings) if in_order else []
+    except RuntimeBuildError as error:
+        yield Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=code)
+        return
+    except OSError as error:
+        fix = "make the source directory readable, or set SOURCE_DIR"
+        yield Finding("source", ok=False, detail=f"{tree.path}: {error.strerror}", fix=fix, exit_code=code)
+        return
+    if not any(problem.subject == "source" for problem in problems):
+        yield Finding("source", ok=True, detail=f"{tree.path}: {roots}")
+    for problem in problems:
+        detail = problem.message if problem.is_error else f"warning: {problem.message}; {problem.fix}"
+        yield Finding(problem.subject, ok=not problem.is_error, detail=detail, fix=problem.fix, exit_code=code)
 
 
 def list_settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
