@@ -8,16 +8,18 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit.errors import LocalError
+from buildkit.files import read_bounded
 from buildkit.source.tables import inside, read_text, resolve, strings, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_LOCKED_NAME = re.compile(r'^\[\[package(?:s)?\]\]\s*\nname = "([^"\n]+)"', re.MULTILINE)
+_LOCKED_NAME = re.compile(r'\[\[packages?\]\]\s*\nname = "([^"\n]+)"')
 _LOCKED_PYTHON = re.compile(r'^requires-python = "([^"\n]+)"$', re.MULTILINE)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?=\s*(?:[\[<>=!~;@#,\\]|$))")
 _INCLUDED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*)(\S+)|(?:-r|-c)(\S+)")
+_HEAD_BYTES = 1000
 _MAX_INCLUDED = 100
 
 
@@ -140,7 +142,11 @@ def normalize(name: str) -> str:
 
 def read_locked_python(source: Path) -> str | None:
     """Return the specifier of the Python versions that `uv.lock` is for: those that every member of it accepts."""
-    found = _LOCKED_PYTHON.search(read_text(source, DependencyKind.UV_LOCK))
+    try:
+        head = read_bounded(source / DependencyKind.UV_LOCK, _HEAD_BYTES, follow=True).decode("utf-8", "replace")
+    except OSError:
+        return None
+    found = _LOCKED_PYTHON.search(head)
     return found[1] if found else None
 
 

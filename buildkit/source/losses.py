@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
-import warnings
 from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError
 from buildkit.models import Problem
+from buildkit.source.dependencies import list_named, normalize
 from buildkit.source.folders import SourceFolders
+from buildkit.source.metadata import read_package
 from buildkit.source.selection import has_any, make_pattern
 
 if TYPE_CHECKING:
@@ -53,13 +53,9 @@ class Losses:
         self._explain = explain
         self._suggest = suggest
 
-    def find(self, known: frozenset[str] = frozenset()) -> list[Problem]:
-        """Return everything that is lost; an error if the project's own packages need it.
-
-        Args:
-            known: Names of distributions that are installed, so that a folder of that name is not what is imported.
-        """
-        return [*self._find_submodules(), *self._find_pointers(), *self._find_links(), *self._find_modules(known)]
+    def find(self) -> list[Problem]:
+        """Return everything that is lost; an error if the project's own packages need it."""
+        return [*self._find_submodules(), *self._find_pointers(), *self._find_links(), *self._find_modules()]
 
     def _find_submodules(self) -> Iterator[Problem]:
         folders = self._selected.submodules
@@ -121,23 +117,23 @@ class Losses:
                     "links", f"{link} leads to {end}, which is not packed", fix, is_error=False, is_in_context=True
                 )
 
-    def _find_modules(self, known: frozenset[str]) -> Iterator[Problem]:
+    def _find_modules(self) -> Iterator[Problem]:
         """Yield what packed code imports and is not packed, with the first file that imports it."""
-        absent = dict(self._list_absent_modules(known))
+        absent = dict(self._list_absent_modules())
         if not absent:
             return
-        words = {name.rpartition(".")[2] for name in absent}
-        mention = re.compile(rf"^[ \t]*(?:from|import)[ \t].*\b(?:{'|'.join(sorted(words))})\b".encode(), re.MULTILINE)
+        declared = read_package(self._source).project
+        installed = list_named(self._source, self._project.dependencies, declared)
+        absent = {name: path for name, path in absent.items() if normalize(name.partition(".")[0]) not in installed}
+        words = sorted({name.rpartition(".")[2].encode() for name in absent})
         importers: dict[str, str] = {}
         with SourceFolders(self._source) as folders:
             for path in self._selected.files:
-                if (
-                    path.endswith(".py")
-                    and not _TEST.search(path)
-                    and mention.search(text := _read(folders, path, _MAX_MODULE_BYTES))
-                ):
-                    for name in absent.keys() & _list_imported(text, self._name_package(path)):
-                        importers.setdefault(name, path)
+                if path.endswith(".py") and not _TEST.search(path):
+                    text = _read(folders, path, _MAX_MODULE_BYTES)
+                    if any(_may_import(text, word) for word in words):
+                        for name in absent.keys() & _list_imported(text, self._name_package(path)):
+                            importers.setdefault(name, path)
         for name, path in sorted(importers.items())[:_MAX_NAMED]:
             place = absent[name]
             fix = self._suggest_path(place) if place.endswith(".py") else f"add {make_pattern(place)}/ to INCLUDE"
@@ -145,7 +141,7 @@ class Losses:
                 "imports", f"{path} imports {name}, but {place} is not packed", fix, is_error=False, is_in_context=True
             )
 
-    def _list_absent_modules(self, known: frozenset[str]) -> Iterator[tuple[str, str]]:
+    def _list_absent_modules(self) -> Iterator[tuple[str, str]]:
         """Yield the dotted names of modules that are in the tree but not packed, with their paths."""
         roots = sorted(self._project.import_roots, key=len, reverse=True)
         for path in self._selected.modules:
@@ -156,9 +152,7 @@ class Losses:
                 continue
             for root in roots:
                 if path.startswith(root):
-                    dotted = path.removeprefix(root).removesuffix(".py").replace("/", ".")
-                    if dotted.partition(".")[0].replace("_", "-").lower() not in known:
-                        yield dotted, path
+                    yield path.removeprefix(root).removesuffix(".py").replace("/", "."), path
 
     def _name_package(self, path: str) -> str:
         """Return the dotted name of the package that a file is in, with the most specific root."""
@@ -185,8 +179,22 @@ def refuse_losses(problems: Iterable[Problem]) -> None:
         raise LocalError("; ".join(problem.message for problem in errors), "; ".join(fixes))
 
 
+def _may_import(text: bytes, word: bytes) -> bool:
+    """Return whether a word is in a line that imports something: a search for it is much faster than for such lines."""
+    at = text.find(word)
+    while at >= 0:
+        line = text[text.rfind(b"\n", 0, at) + 1 : text.find(b"\n", at)].strip()
+        if line.startswith((b"from ", b"import ")) or line.rstrip(b",") == word:
+            return True
+        at = text.find(word, at + len(word))
+    return False
+
+
 def _list_imported(text: bytes, package: str) -> set[str]:
     """Return the dotted names of what a module imports, with the packages above each."""
+    import ast
+    import warnings
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -214,7 +222,10 @@ def _has_modules(folder: Path) -> bool:
 def _read(folders: SourceFolders, path: str, limit_bytes: int) -> bytes:
     """Return the beginning of a regular file; nothing if it cannot be read."""
     try:
-        with os.fdopen(folders.open(path), "rb") as file:
-            return file.read(limit_bytes)
+        descriptor = folders.open(path)
+        try:
+            return os.read(descriptor, min(os.fstat(descriptor).st_size, limit_bytes))
+        finally:
+            os.close(descriptor)
     except OSError:
         return b""

@@ -123,14 +123,11 @@ class SourceTree:
         Raises:
             LocalError: A project file cannot be read.
         """
-        from buildkit.source.dependencies import list_named
         from buildkit.source.losses import Losses
-        from buildkit.source.metadata import read_package
 
         if self._losses is None or not selected.is_like(self._losses[0]):
             losses = Losses(self.path, self.project, selected, self.explain, self._selection.suggest)
-            known = list_named(self.path, self.project.dependencies, read_package(self.path).project)
-            self._losses = (selected, losses.find(known))
+            self._losses = (selected, losses.find())
         return self._losses[1]
 
     def explain(self, path: str) -> Verdict:
