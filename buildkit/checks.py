@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from buildkit.errors import LocalError
 from buildkit.models import Problem
 from buildkit.source.dependencies import LOCKS, DependencyKind, list_declared, list_named, normalize
 from buildkit.source.metadata import read_package
@@ -45,7 +46,7 @@ def find_problems(tree: SourceTree, settings: Settings) -> list[Problem]:
     if settings.dockerfile:  # nothing is known about what it builds
         return problems
     installation = list(_check_lock(tree, selected.files))
-    problems += [*installation, *_check_python(tree, settings)]
+    problems += [*installation, *_check_python(tree, settings), *_check_spec(tree, settings)]
     if not any(problem.is_error for problem in installation):
         problems += StartChecker(tree, settings, selected.files).check()
     return problems
@@ -94,7 +95,8 @@ def _suggest_locking(kind: DependencyKind, project: dict[str, object]) -> str:
 
 def _check_python(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
     """Yield an error if the name of the image that Python comes from says that it has another version."""
-    name = str(settings.base_image)
+    setting = "BUILDER_IMAGE" if settings.builder_image else "BASE_IMAGE"
+    name = str(settings.builder_image or settings.base_image)
     stated, required = _PYTHON.search(name), tree.project.requires_python
     if stated is None or required is None:
         return
@@ -112,5 +114,20 @@ def _check_python(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
     start, end = stated.span()
     other = f"{name[:start]}{stated['word']}{stated['mark']}3.{nearest}{name[end:]}".partition("@")[0]
     yield Problem(
-        "Python", f"BASE_IMAGE {name} has Python 3.{minor}, but {required} is required", f"set BASE_IMAGE={other}"
+        "Python", f"{setting} {name} has Python 3.{minor}, but {required} is required", f"set {setting}={other}"
     )
+
+
+def _check_spec(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
+    """Yield an error if the target is an executable that PyInstaller can be given neither a spec nor a module for."""
+    if not settings.target.is_binary:
+        return
+    try:
+        spec = tree.find_spec(settings.build_args.get("PYINSTALLER_SPEC"))
+    except LocalError as error:
+        yield Problem("spec", error.message, error.fix)
+        return
+    command = settings.server_command
+    if spec is None and command and command.program == "python" and command.module is None:
+        detail = f"no executable can be made of SERVER_COMMAND, which runs a script: {command}"
+        yield Problem("spec", detail, "set TARGET=source, or BUILD_ARGS=PYINSTALLER_SPEC=path/of/a.spec in the source")

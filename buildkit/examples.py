@@ -6,6 +6,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
+from buildkit.source.dependencies import normalize
 from buildkit.source.tables import read_text
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class StartExamples:
 
     def _list_scripts(self) -> Iterator[str]:
         if self._project.is_package or self._project.members:
-            yield from (f"SERVER_COMMAND={shlex.quote(name)}" for name in self._project.scripts)
+            own = normalize(self._project.name or "")
+            names = sorted(self._project.scripts, key=lambda name: (normalize(name) != own, "serve" not in name))
+            yield from (f"SERVER_COMMAND={shlex.quote(name)}" for name in names)
 
     def _list_runnable(self) -> Iterator[str]:
         """Yield the packages that `python -m` can run."""

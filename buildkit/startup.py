@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from buildkit.examples import StartExamples
 from buildkit.models import Problem
@@ -43,7 +43,7 @@ class StartChecker:
 
     def check(self) -> Iterator[Problem]:
         """Yield an error if the server cannot be found, and a warning if it may be in a package that is not locked."""
-        command: Any = getattr(self._settings, "server_command", None)
+        command = self._settings.server_command
         if command is None:
             problem = self._check_module(self._settings.server_module, "SERVER_MODULE")
         elif command.module:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from buildkit.errors import LocalError
 from buildkit.models import Problem
 from buildkit.source.dependencies import list_named, normalize
+from buildkit.source.fingerprint import refuse_escape
 from buildkit.source.folders import SourceFolders
 from buildkit.source.metadata import read_package
 from buildkit.source.selection import has_any, make_pattern
@@ -101,12 +102,18 @@ class Losses:
 
     def _find_links(self) -> Iterator[Problem]:
         for link in self._selected.links:
-            path = self._source / link
-            end = os.path.relpath(os.path.realpath(path), os.path.realpath(self._source))
-            if end == os.pardir or end.startswith(f"{os.pardir}/"):
-                continue  # the packer refuses it
+            path, root = self._source / link, os.path.realpath(self._source)
+            try:
+                target = os.readlink(path)
+                refuse_escape(root, link, target)
+            except LocalError as error:
+                fix = f"make it relative and inside the tree, or add {make_pattern(link)} to EXCLUDE"
+                yield Problem("links", error.message, fix, is_in_context=True)
+                continue
+            except OSError:
+                continue  # the packer reports what is gone
+            end = os.path.relpath(os.path.realpath(path), root)
             if not os.path.exists(path):
-                target = os.readlink(path) if os.path.islink(path) else end
                 fix = f"remove it, or add {make_pattern(link)} to EXCLUDE"
                 yield Problem(
                     "links", f"{link} leads to {target}, which does not exist", fix, is_error=False, is_in_context=True
@@ -124,7 +131,7 @@ class Losses:
             return
         declared = read_package(self._source).project
         installed = list_named(self._source, self._project.dependencies, declared)
-        absent = {name: path for name, path in absent.items() if normalize(name.partition(".")[0]) not in installed}
+        absent = {name: path for name, path in absent.items() if normalize(name) not in installed}
         words = sorted({name.rpartition(".")[2].encode() for name in absent})
         importers: dict[str, str] = {}
         with SourceFolders(self._source) as folders:

@@ -93,7 +93,9 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
     if spec is not None:
         path = inside(spec, "PYINSTALLER_SPEC")
         if not (source / path).is_file():
-            raise LocalError(f"PYINSTALLER_SPEC names {path!r}, which is missing", "set PYINSTALLER_SPEC to a file")
+            raise LocalError(
+                f"PYINSTALLER_SPEC names {path!r}, which is missing", "set BUILD_ARGS=PYINSTALLER_SPEC=path/of/the.spec"
+            )
         return path
     found = [path.name for path in source.glob("*.spec")]
     with suppress(LocalError):  # a folder that cannot be read

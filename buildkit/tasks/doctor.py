@@ -141,8 +141,10 @@ def _format(value: object) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return ",".join(f"{name}={text}" for name, text in value.items())
-    if isinstance(value, tuple | frozenset):
-        return ",".join(value if isinstance(value, tuple) else sorted(value))
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value))
+    if type(value) is tuple:  # and not a record, which knows how it is typed
+        return ",".join(value)
     return str(value)
 
 
