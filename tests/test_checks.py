@@ -200,7 +200,9 @@ def test_an_executable_of_a_script_needs_a_spec(tree: Path) -> None:
     write(tree, "app.spec")
     commit_all(tree)
     assert find(tree, target=Target("binary"), server_command=command) == []
-    problem = find_one(tree, target=Target("binary"), server_command=command, build_args={"PYINSTALLER_SPEC": "gone.spec"})
+    problem = find_one(
+        tree, target=Target("binary"), server_command=command, build_args={"PYINSTALLER_SPEC": "gone.spec"}
+    )
     assert "gone.spec" in problem.message
 
 

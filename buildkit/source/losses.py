@@ -12,7 +12,7 @@ from buildkit.source.dependencies import list_named, normalize
 from buildkit.source.fingerprint import refuse_escape
 from buildkit.source.folders import SourceFolders
 from buildkit.source.metadata import read_package
-from buildkit.source.selection import has_any, make_pattern
+from buildkit.source.selection import EXCLUDE, has_any, make_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -119,10 +119,8 @@ class Losses:
                     "links", f"{link} leads to {target}, which does not exist", fix, is_error=False, is_in_context=True
                 )
             elif end != "." and not has_any(self._selected.files, end):
-                fix = self._suggest_path(end) if os.path.isfile(path) else f"add {make_pattern(end)}/ to INCLUDE"
-                yield Problem(
-                    "links", f"{link} leads to {end}, which is not packed", fix, is_error=False, is_in_context=True
-                )
+                message = f"{link} leads to {end}, which is not packed"
+                yield Problem("links", message, self._suggest_packing(end), is_error=False, is_in_context=True)
 
     def _find_modules(self) -> Iterator[Problem]:
         """Yield what packed code imports and is not packed, with the first file that imports it."""
@@ -143,10 +141,8 @@ class Losses:
                             importers.setdefault(name, path)
         for name, path in sorted(importers.items())[:_MAX_NAMED]:
             place = absent[name]
-            fix = self._suggest_path(place) if place.endswith(".py") else f"add {make_pattern(place)}/ to INCLUDE"
-            yield Problem(
-                "imports", f"{path} imports {name}, but {place} is not packed", fix, is_error=False, is_in_context=True
-            )
+            message = f"{path} imports {name}, but {place} is not packed"
+            yield Problem("imports", message, self._suggest_packing(place), is_error=False, is_in_context=True)
 
     def _list_absent_modules(self) -> Iterator[tuple[str, str]]:
         """Yield the dotted names of modules that are in the tree but not packed, with their paths."""
@@ -166,8 +162,16 @@ class Losses:
         root = max((root for root in self._project.import_roots if path.startswith(root)), key=len, default="")
         return path.removeprefix(root).rpartition("/")[0].replace("/", ".")
 
-    def _suggest_path(self, path: str) -> str:
-        return self._suggest({path: self._explain(path)})
+    def _suggest_packing(self, path: str) -> str:
+        """Return what to type so that a file, or all of a folder, is packed."""
+        if os.path.isfile(self._source / path):
+            return self._suggest({path: self._explain(path)})
+        below = (f"{folder}/{name}" for folder, _, names in os.walk(self._source / path) for name in sorted(names))
+        example = os.path.relpath(next(below, self._source / path), self._source)
+        rule = self._explain(example) if example != path else None
+        if rule and rule.source == EXCLUDE:
+            return self._suggest({example: rule})
+        return f"add {make_pattern(path)}/ to INCLUDE"
 
     def _is_needed(self, path: str) -> bool:
         places = [*self._project.packages, *self._project.members]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from buildkit.models import Project
     from buildkit.settings import Settings
 
-_EXCLUDE = "EXCLUDE"
+EXCLUDE = "EXCLUDE"
 _MAX_NAMED = 10
 _WILDCARD = re.compile(r"([\\*?\[])")
 
@@ -141,7 +141,7 @@ class FileSelection:
     def suggest(self, left_out: Mapping[str, Verdict]) -> str:
         """Return what to type so that paths are packed, each given with the rule that leaves it out now."""
         exclude, include = self._settings.exclude, [*self._settings.include, *map(make_pattern, left_out)]
-        patterns = {exclude[rule.line - 1] for rule in left_out.values() if rule.source == _EXCLUDE and rule.line}
+        patterns = {exclude[rule.line - 1] for rule in left_out.values() if rule.source == EXCLUDE and rule.line}
         if patterns:
             return f"remove {' and '.join(map(repr, sorted(patterns)))} from EXCLUDE"
         rules = PackingRules(self._path, self._project, replace(self._settings, include=tuple(include)), self._ours)
