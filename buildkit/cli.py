@@ -63,7 +63,8 @@ class _Program(Program):
             super().parse_tasks()
         except ParseError as error:
             fix = f"{run('--list')} shows the tasks, {run('--help TASK')} the flags of one"
-            Ui().fail(str(error), fix, SettingError.exit_code, as_json="--json" in sys.argv)
+            ui = Ui(annotates=read_ci(read_environment()).annotates)
+            ui.fail(str(error), fix, SettingError.exit_code, as_json="--json" in sys.argv)
             sys.exit(SettingError.exit_code)
 
     def print_version(self) -> None:
@@ -116,7 +117,7 @@ def make_task(task: Task) -> InvokeTask[Any]:
 def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> int:
     """Return the exit code of a task: the one place where errors become two lines and a code."""
     as_json = given["json"]
-    ui = Ui(program=own.get("program", PROGRAM))
+    ui = Ui(program=own.get("program", PROGRAM), annotates=read_ci(read_environment()).annotates)
     try:
         with raise_on_signal():
             this = _open_run(fields, given, own)
@@ -159,7 +160,8 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     typed = {item.name.upper(): text for item in fields if (text := _read_flag(item, given))}
     loaded = load_settings(typed, environment, root, own.get("defaults", {}))
     ci = read_ci(environment)
-    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, key=loaded.settings.runtime_api_key)
+    key = loaded.settings.runtime_api_key
+    ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, annotates=ci.annotates, key=key)
     for warning in loaded.warnings:
         ui.warn(warning)
     return Run(loaded, root, ci, ui, given)

@@ -182,6 +182,20 @@ class Finding:
     exit_code: int = 4
 
 
+class Problem(NamedTuple):
+    """Something about a source tree that ends in a broken image (an error) or may do so, and what to type.
+
+    Attributes:
+        is_in_context: Whether it is about what is packed, so that `context` reports it, too.
+    """
+
+    subject: str
+    message: str
+    fix: str
+    is_error: bool = True
+    is_in_context: bool = False
+
+
 @dataclass(frozen=True)
 class Verification(StepResult):
     """An image checked against its contract, in running containers."""

@@ -51,8 +51,8 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
     Raises:
         SettingError: Docker would reject it.
 
-    >>> parse_reference("ghcr.io/acme/server:1.0").registry
-    'ghcr.io'
+    >>> parse_reference("registry.example.com/acme/server:1.0").registry
+    'registry.example.com'
     """
     name, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):

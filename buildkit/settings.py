@@ -211,6 +211,7 @@ class CiEnvironment(NamedTuple):
     sha: str = ""
     ref: str = ""
     output: str = ""
+    annotates: bool = False
 
 
 class LoadedSettings(NamedTuple):
@@ -280,7 +281,8 @@ def hide_from_children(key: ApiKey | None) -> Iterator[None]:
 
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:
     """Return what a GitHub runner put into the environment."""
-    return CiEnvironment(*(environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT")))
+    sha, ref, output = (environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT"))
+    return CiEnvironment(sha, ref, output, environment.get("GITHUB_ACTIONS") == "true")
 
 
 def find_root(start: Path) -> Path:

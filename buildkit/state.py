@@ -61,25 +61,15 @@ def _parse_value(value: Any, hint: Any) -> Any:  # noqa: ANN401 - any type of a 
         TypeError: It has another type.
     """
     origin, parts = get_origin(hint), get_args(hint)
-    if isinstance(hint, types.UnionType):
-        hint = next((option for option in parts if _is_candidate(value, option)), types.NoneType)
-        return _parse_value(value, hint)
     if origin is list and isinstance(value, list):
         return [_parse_value(item, parts[0]) for item in value]
     if origin is dict and isinstance(value, dict):
         return {name: _parse_value(item, parts[1]) for name, item in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(value, dict) and isinstance(hint, type):
         return _parse_record(value, hint)
-    if hint is float and type(value) is int:
+    plain = parts if isinstance(hint, types.UnionType) else [hint]
+    if type(value) in plain:
+        return value
+    if type(value) is int and float in plain:
         return float(value)
-    if type(value) is not hint:
-        raise TypeError
-    return value
-
-
-def _is_candidate(value: Any, hint: Any) -> bool:  # noqa: ANN401 - as above
-    try:
-        _parse_value(value, hint)
-    except TypeError:
-        return False
-    return True
+    raise TypeError

@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from buildkit.display import escape_controls, format_size
+from buildkit.squarify import Box, squarify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,41 +30,14 @@ _MIN_LABEL = (36.0, 16.0)
 _MIN_FOLDER = (70.0, 50.0)
 
 # What a file is, by the end of its name; the stylesheets have a colour for each.
-KINDS = {
-    "code": (
-        "py",
-        "js",
-        "ts",
-        "tsx",
-        "jsx",
-        "c",
-        "h",
-        "cc",
-        "cpp",
-        "rs",
-        "go",
-        "java",
-        "sh",
-        "css",
-        "scss",
-        "j2",
-        "html",
-    ),
-    "text": ("md", "rst", "txt", "lock", "toml", "yaml", "yml", "ini", "cfg", "dockerfile", "license"),
-    "data": ("json", "jsonl", "csv", "tsv", "xml", "sql", "db", "sqlite", "parquet", "npy", "pickle", "pkl"),
-    "media": ("png", "jpg", "jpeg", "gif", "svg", "ico", "webp", "mp4", "mp3", "wav", "ttf", "woff", "woff2", "pdf"),
-    "binary": ("so", "o", "a", "bin", "exe", "dll", "whl", "zip", "gz", "tgz", "xz", "zst", "jar", "wasm", "pyc"),
+_KINDS = {
+    "code": "py js ts tsx jsx c h cc cpp rs go java sh css scss j2 html",
+    "text": "md rst txt lock toml yaml yml ini cfg dockerfile license",
+    "data": "json jsonl csv tsv xml sql db sqlite parquet npy pickle pkl",
+    "media": "png jpg jpeg gif svg ico webp mp4 mp3 wav ttf woff woff2 pdf",
+    "binary": "so o a bin exe dll whl zip gz tgz xz zst jar wasm pyc",
 }
-_KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings}
-
-
-class Box(NamedTuple):
-    """A rectangle."""
-
-    x: float
-    y: float
-    width: float
-    height: float
+_KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings.split()}
 
 
 @dataclass
@@ -100,58 +74,6 @@ def render_treemap(files: Iterable[tuple[str, int]]) -> str:
     root = _build_tree(files)
     views = _choose_views(root)
     return "\n".join(_render_view(node, views) for node in reversed(views))
-
-
-def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
-    """Return a box within `box` for each size, with its share of the area, as close to a square as possible.
-
-    The algorithm is that of Bruls, Huizing and van Wijk, "Squarified treemaps" (2000).
-
-    Args:
-        sizes: Positive, largest first.
-    """
-    scale = box.width * box.height / (sum(sizes) or 1)
-    areas = [size * scale for size in sizes]
-    boxes: list[Box] = []
-    while len(boxes) < len(areas):
-        start = len(boxes)
-        end = _end_row(areas, start, min(box.width, box.height))
-        row, box = _lay_row(areas[start:end], box)
-        boxes += row
-    return boxes
-
-
-def _end_row(areas: Sequence[float], start: int, side: float) -> int:
-    """Return where a row along `side` ends: as soon as one more box would make the least square one worse."""
-    total, worst = 0.0, float("inf")
-    for end in range(start, len(areas)):
-        total += areas[end]
-        thickness = total / side if side else 0.0
-        if not thickness or not areas[end]:
-            return len(areas)
-        ratio = max(areas[start] / thickness**2, thickness**2 / areas[end])
-        if ratio > worst:
-            return end
-        worst = ratio
-    return len(areas)
-
-
-def _lay_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
-    """Return the boxes of one row along the shorter side, and what is left of `box`."""
-    is_column = box.width >= box.height
-    side = box.height if is_column else box.width
-    thickness = sum(areas) / side if side else 0.0
-    boxes, offset = [], 0.0
-    for area in areas:
-        length = area / thickness if thickness else 0.0
-        if is_column:
-            boxes.append(Box(box.x, box.y + offset, thickness, length))
-        else:
-            boxes.append(Box(box.x + offset, box.y, length, thickness))
-        offset += length
-    if is_column:
-        return boxes, Box(box.x + thickness, box.y, max(0.0, box.width - thickness), box.height)
-    return boxes, Box(box.x, box.y + thickness, box.width, max(0.0, box.height - thickness))
 
 
 def _build_tree(files: Iterable[tuple[str, int]]) -> _Node:

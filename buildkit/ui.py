@@ -31,12 +31,16 @@ class Ui:
     Args:
         program: How the user started us, `runtime-build` or `invoke`: suggested commands are spelled that way.
         github_output: The file that GitHub's runners read outputs from; empty elsewhere.
+        annotates: Whether a GitHub runner reads the streams, and shows warnings and errors on the job's page.
         key: Masked in everything that is written, whoever put it there: a file name, a server, a commit.
     """
 
-    def __init__(self, *, program: str = PROGRAM, github_output: str = "", key: ApiKey | None = None) -> None:
+    def __init__(
+        self, *, program: str = PROGRAM, github_output: str = "", annotates: bool = False, key: ApiKey | None = None
+    ) -> None:
         self._program = program
         self._github_output = github_output
+        self._annotates = annotates
         self._key = key if key and key.is_searchable else None
 
     def report(self, line: str) -> None:
@@ -45,7 +49,8 @@ class Ui:
 
     def warn(self, line: str) -> None:
         """Write a warning."""
-        self._write(sys.stderr, f"{_PREFIX}warning: {escape_controls(self._spell(line))}\n")
+        text = escape_controls(self._spell(line))
+        self._write(sys.stderr, _annotate("warning", text) if self._annotates else f"{_PREFIX}warning: {text}\n")
 
     def offer(self, text: str) -> None:
         """Write lines on stderr without a prefix, because they are there to be copied."""
@@ -64,6 +69,8 @@ class Ui:
     def fail(self, message: str, fix: str, exit_code: int, *, as_json: bool) -> None:
         """Write what happened and what to do about it."""
         message, fix = escape_controls(self._spell(message)), escape_controls(self._spell(fix))
+        if self._annotates:
+            self._write(sys.stderr, _annotate("error", f"{message}\n{fix}"))
         self._write(sys.stderr, f"error: {message}\nfix:   {fix}\n")
         if as_json:
             record = {"schema": 1, "error": message, "fix": fix, "exit_code": exit_code}
@@ -141,6 +148,12 @@ def _draw_progress(label: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total or None)
 
         yield update
+
+
+def _annotate(kind: str, text: str) -> str:
+    """Return a workflow command (https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands)."""
+    data = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return f"::{kind} title={PROGRAM}::{data}\n"
 
 
 def flush_streams() -> None:

@@ -7,18 +7,19 @@ import os
 import re
 import stat
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from buildkit import files
 from buildkit.errors import LocalError, SettingError, run
 from buildkit.folder import Folder
+from buildkit.location import find_problem
 from buildkit.lock import hold_lock
 from buildkit.models import PROGRAMS, BuildContext, Version, is_archive_name
 from buildkit.state import Result, format_state, parse_state
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from pathlib import Path
 
     from buildkit.models import StepResult
 
@@ -73,7 +74,7 @@ class Workspace(Folder):
             SettingError: It is `/`, a home or a checkout, contains one of `protected`, is a symbolic link, or has files
                 that we did not write.
         """
-        problem = self._find_problem((*protected, _find_home()))
+        problem = find_problem(self.path, protected)
         if problem is None and self.path.is_dir() and not self._is_ours():
             problem = f"has files that runtime-build did not write: {self.path}"
         if problem:
@@ -81,27 +82,6 @@ class Workspace(Folder):
                 f"{self.setting} {problem}",
                 f"set {self.setting} to a folder that does not exist yet, such as {self.example}",
             )
-
-    def _find_problem(self, protected: Collection[Path]) -> str | None:
-        """Return why we must not write to this directory, or None."""
-        shown = self.path
-        try:
-            mode = self.path.lstat().st_mode
-        except FileNotFoundError:
-            mode = stat.S_IFDIR
-        except OSError as error:  # its name is too long, or it is below a file or in a folder that we cannot enter
-            return f"cannot be reached: {shown}: {error.strerror}"
-        if not stat.S_ISDIR(mode):
-            return f"is {'a symbolic link' if stat.S_ISLNK(mode) else 'not a folder'}: {shown}"
-        real = self.path.resolve()
-        if real in {Path("/"), _find_home()} or (real / ".git").exists():
-            return f"is the root, a home or a checkout: {shown}"
-        inside = next((path for path in protected if path.resolve().is_relative_to(real)), None)
-        if inside is not None:
-            return f"contains more than our output: {inside} is inside {shown}"
-        if ".git" in real.parts:
-            return f"is inside a repository's own folder: {shown}"
-        return None
 
     def _is_ours(self) -> bool:
         """Return whether we wrote it: our marker, or, as in an artifact without hidden files, one of our state files.
@@ -262,11 +242,3 @@ class Workspace(Folder):
         except (OSError, ValueError, RecursionError):
             return {}
         return record if isinstance(record, dict) else {}
-
-
-def _find_home() -> Path:
-    """Return the home, or the root if the user has none, as in a container that runs under an arbitrary number."""
-    try:
-        return Path.home().resolve()
-    except RuntimeError:
-        return Path("/")

@@ -2,7 +2,7 @@
 # Installs what the tests with real engines and middleboxes need on a Debian machine; running it again changes nothing.
 set -eu
 
-packages="buildah busybox-static debootstrap docker-registry docker.io haproxy nginx-light podman tinyproxy"
+packages="buildah busybox-static debootstrap docker-registry docker.io haproxy nginx-light podman socat tinyproxy"
 
 # shellcheck disable=SC2086 # a list of names
 if dpkg-query --show --showformat='${Status}\n' $packages 2>/dev/null | grep -c '^install ok installed$' |

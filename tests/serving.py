@@ -122,10 +122,17 @@ class Served:
 
     def start(self) -> None:
         """Start the process and wait until it listens."""
+        self.launch()
+        self.wait_until_listening()
+
+    def launch(self) -> None:
+        """Start the process."""
         self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         command = [*PROGRAM, "serve", *self.flags]
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._stdout, "stderr": self._stderr}
         self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment, **streams)  # type: ignore[call-overload]  # a mapping of streams
+
+    def wait_until_listening(self) -> None:
         deadline = time.monotonic() + _START_S
         while not (lines := self.read_out().splitlines()):
             assert self.process.poll() is None, self.read_err()

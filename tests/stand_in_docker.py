@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -50,6 +51,11 @@ def say(text: str) -> None:
 def build(options: list[str]) -> int:
     given = [option.partition("=")[::2] for option in options]
     receipt = Path(next(value for name, value in given if name == "--iidfile"))
+    lock = store(next(value for name, value in given if name == "--tag")).with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        (FOLDER / "built-twice-at-once").open("a").write(f"{options}\n")
     with gzip.open(sys.stdin.buffer) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as tar:
         files = {m.name.removeprefix("./"): (f.read() if (f := tar.extractfile(m)) else b"") for m in tar}
     lines = files["Dockerfile"].decode().splitlines()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_smoke_run_prints_a_table_and_draws_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--smoke", "--trees", "b", "--keep", str(tmp_path / "kept"), "--curve", str(tmp_path / "curve.svg")])
     out = capsys.readouterr().out

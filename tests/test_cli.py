@@ -217,3 +217,9 @@ def test_working_directory_that_is_gone_is_told_as_every_error(command: Command,
     run = command.run("version", changing=("gone",))
     assert run.code == 3
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize("arguments", [("dockerfile", "--target", "binray"), ("nonsense",)])
+def test_errors_of_any_kind_are_annotated_on_github(command: Command, arguments: tuple[str, ...]) -> None:
+    ended = command.run(*arguments, GITHUB_ACTIONS="true").expect(2)
+    assert ended.err.splitlines()[-3].startswith("::error title=runtime-build::")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,21 @@ def test_a_builder_asks_for_buildx_and_must_be_known(install: Install) -> None:
         find_engine("buildx", ["far"])
 
 
+@pytest.mark.parametrize(
+    ("driver", "status", "is_found"),
+    [("remote", "inactive", False), ("remote", "running", True), ("docker-container", "inactive", True)],
+)
+def test_a_remote_builder_must_be_running(install: Install, driver: str, status: str, is_found: bool) -> None:
+    inspected = f"Name: far\nDriver:        {driver}\n\nNodes:\nName:     far0\nStatus:   {status}"
+    plugin = f'case "$2 $3" in "version ") echo "buildx v0.29.1 abc" ;; "inspect far") echo "{inspected}" ;;'
+    install("first", "docker", f"{plugin} *) exit 1 ;; esac")
+    if is_found:
+        assert find_engine("buildx", ["far"]).version == "v0.29.1"
+    else:
+        with pytest.raises(NotStarted, match="builder far: its BuildKit does not respond"):
+            find_engine("buildx", ["far"])
+
+
 def test_a_command_that_does_not_answer_is_given_up(install: Install) -> None:
     program = install("first", "docker", "exec /bin/sleep 60")
     with pytest.raises(NotStarted, match="did not finish within"):
@@ -180,6 +196,19 @@ watch_command([{str(program)!r}, "build"], lambda line: print(line, flush=True))
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert all(wait_for_end(pid) for pid in pids)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_a_build_ends_with_a_process_that_is_killed(install: Install) -> None:
+    program = install("first", "docker", "echo $$; exec /bin/sleep 3000")
+    script = "from buildkit.engines.process import watch_command\n"
+    script += f"watch_command([{str(program)!r}, 'build'], lambda line: print(line, flush=True))"
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    assert wait_for_end(pid)
 
 
 def test_what_report_raises_ends_the_command(install: Install) -> None:

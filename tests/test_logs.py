@@ -143,7 +143,9 @@ def test_71_log_is_not_fetched_when_no_time_is_left(
 
 
 @pytest.mark.parametrize(
-    "piece", [b"\0" * 524_288, b"x" * 524_287 + b"\n", b"\0" * 99 + b"\n"], ids=["nul", "long", "short"]
+    "piece",
+    [b"\0" * 524_288, b"x" * 524_287 + b"\n", pytest.param(b"\0" * 99 + b"\n", marks=pytest.mark.slow)],
+    ids=["nul", "long", "short"],
 )
 def test_71_huge_log_is_cut_to_64_kib_in_flat_memory(
     api: RuntimeApi, runtime_api: RuntimeApiServer, ui: KeptUi, piece: bytes

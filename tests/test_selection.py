@@ -11,7 +11,7 @@ import pytest
 
 from buildkit.errors import LocalError, SettingError
 from buildkit.settings import CiEnvironment, Settings
-from buildkit.source.rules import Verdict
+from buildkit.source.rules import PackingRules, Verdict
 from buildkit.source.tree import SourceTree
 from tests.checkouts import commit_all, run_git
 
@@ -241,6 +241,43 @@ def test_dockerignore_and_gitignore_are_named_with_their_lines(git_repo: Path) -
     run_git(git_repo, "add", "-f", f"{SDK}/a.log")
     assert explain(git_repo, f"{SDK}/a.log").packed
     check_explained(git_repo)
+
+
+@pytest.mark.parametrize("fixture", ["git_repo", "source_tree"])
+def test_an_exception_with_a_wildcard_reaches_into_excluded_folders(
+    request: pytest.FixtureRequest, fixture: str
+) -> None:
+    tree = request.getfixturevalue(fixture)
+    put(tree, f"{SDK}/deep/er/kept.md", f"{SDK}/deep/er/dropped.txt")
+    (tree / ".dockerignore").write_text(f"{SDK}\n!{SDK}/**/*.md\n")
+    inside = [path for path in select(tree).files if path.startswith(f"{SDK}/")]
+    assert inside == [f"{SDK}/deep/er/kept.md"]
+
+
+def test_the_dockerignore_beside_an_own_dockerfile_comes_first(git_repo: Path) -> None:
+    put(git_repo, f"{SDK}/a.md", f"{SDK}/a.txt", f"{SDK}/Dockerfile")
+    (git_repo / ".dockerignore").write_text("**/*.md\n")
+    (git_repo / SDK / "Dockerfile.dockerignore").write_text("# text\n**/*.txt\n")
+
+    def list_left_out(dockerfile: str | None) -> list[str]:
+        tree = SourceTree(git_repo, Settings(dockerfile=dockerfile), CiEnvironment())
+        return [name for name in ("a.md", "a.txt") if not tree.explain(f"{SDK}/{name}").packed]
+
+    assert list_left_out(f"{SDK}/Dockerfile") == ["a.txt"]
+    assert list_left_out(f"{SDK}/Other") == ["a.md"]
+    assert list_left_out(None) == ["a.md"]
+    tree = SourceTree(git_repo, Settings(dockerfile=f"{SDK}/Dockerfile"), CiEnvironment())
+    assert tree.explain(f"{SDK}/a.txt") == Verdict(False, "pattern '**/*.txt'", f"{SDK}/Dockerfile.dockerignore", 2)
+
+
+def test_no_ignore_file_is_packed_where_a_builder_would_apply_it(git_repo: Path) -> None:
+    names = ["Dockerfile.dockerignore", ".dockerignore", f"{SDK}/.dockerignore"]
+    for name in names:
+        (git_repo / name).write_text("")
+    project = make_tree(git_repo).project._replace(roots=tuple(names))
+    rules = PackingRules(git_repo, project, Settings(), ())
+    assert [name for name in names if rules.packs(name)] == [f"{SDK}/.dockerignore"]
+    assert [name for name in names if rules.explain(name) is None] == [f"{SDK}/.dockerignore"]
 
 
 def test_a_repository_inside_the_tree_is_explained_by_its_own_rules(git_repo: Path) -> None:

@@ -304,10 +304,17 @@ def test_of_two_builders_one_dies_midway_and_every_build_succeeds(site: Site) ->
     assert site.store.list(Query(status="SUCCESS"))[0].builder == "one"
 
 
-def test_a_client_that_lost_its_engine_says_so_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "last",
+    [
+        "ERROR: failed to solve: Unavailable: connection closed before server preface",
+        "ERROR: failed to build: context deadline exceeded",
+    ],
+)
+def test_a_client_that_lost_its_engine_says_so_last(tmp_path: Path, last: str) -> None:
     engine = Builds(tmp_path).make_engine("one")
     context = tmp_path / "context"
-    context.write_text("echo 'ERROR: failed to solve: Unavailable: connection closed before server preface'; exit 1\n")
+    context.write_text(f"echo '{last}'; exit 1\n")
     with context.open("rb") as file, pytest.raises(NotStarted, match="was lost during build a:1"):
         engine.build(file.fileno(), ["a:1"], BuildOptions(), lambda _: None)
     context.write_text(f"echo '{LOST}'; echo 'ERROR: failed to solve: the step failed'; exit 1\n")

@@ -162,3 +162,15 @@ def test_progress_on_a_terminal_is_drawn_and_taken_away() -> None:
     assert done.returncode == 0
     assert "packing [bold]" in drawn.getvalue().decode()
     assert drawn.getvalue().decode().endswith("\x1b[2K")
+
+
+def test_on_github_warnings_and_errors_are_annotations(capsys: pytest.CaptureFixture[str]) -> None:
+    ui = Ui(annotates=True)
+    ui.warn("100% of it\n::error::is odd")
+    ui.fail("it broke", "mend it", 3, as_json=False)
+    assert capsys.readouterr().err.splitlines() == [
+        r"::warning title=runtime-build::100%25 of it\n::error::is odd",
+        "::error title=runtime-build::it broke%0Amend it",
+        "error: it broke",
+        "fix:   mend it",
+    ]

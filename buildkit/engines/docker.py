@@ -105,10 +105,9 @@ class Buildx(Docker):
         if not self.builder:
             return super()._read_version()
         version = self._ask("buildx", "version")
-        # `inspect` succeeds for a builder that it cannot reach.
-        error = re.search(r"^Error:\s*(.+)", self._ask("buildx", "inspect", self.builder), re.MULTILINE)
-        if error:
-            raise NotStarted(f"builder {self.builder}: {error[1]}", self.advice)
+        problem = _find_problem(self._ask("buildx", "inspect", self.builder))
+        if problem:
+            raise NotStarted(f"builder {self.builder}: {problem}", self.advice)
         self.reports_json = _can_report_json(version)
         return version.split(" ")[1]
 
@@ -116,6 +115,17 @@ class Buildx(Docker):
         metadata = json.loads(text)
         digest = str(metadata["containerimage.digest"])
         return str(metadata.get("containerimage.config.digest", digest)), digest
+
+
+def _find_problem(inspected: str) -> str:
+    """Return why a builder cannot build, or an empty text; `inspect` succeeds for one that it cannot reach."""
+    found: list[tuple[str, str]] = re.findall(r"^(Driver|Error|Status):\s*(.+)", inspected, re.MULTILINE)
+    errors = [value for name, value in found if name == "Error"]
+    if errors:
+        return errors[0]
+    # A build starts the inactive nodes of other drivers. Those of this one are somebody else's to start.
+    is_down = ("Driver", "remote") in found and ("Status", "running") not in found
+    return "its BuildKit does not respond" if is_down else ""
 
 
 def _can_report_json(version: str) -> bool:

@@ -28,9 +28,11 @@ _SHOWN_LINES = 5
 _LINE_BEGINNING, _LINE_END = 60, 140
 _FAILED_STEP = re.compile(r"(#\d+ )ERROR: ")
 _DIGEST_LINE = re.compile(r"#\d+ sha256:\w+")
-# What BuildKit's clients say last when they lose the connection in the middle of a build; steps say nothing after it.
+# What BuildKit's clients say last when they cannot connect, or lose the connection in the middle of a build; steps say
+# nothing after it. A step that takes too long is not among them: its error begins with `failed to solve`.
 _CONNECTION_LOST = re.compile(
     r"(?:ERROR|error): (?:[\w ]+: )*(?:rpc error: code = )?Unavailable\b.*|error during connect: .*"
+    r"|ERROR: (?:failed to build: )?context deadline exceeded"
 )
 _BUILD_FIX = f"fix what the log names, then run {run('context build')}"
 

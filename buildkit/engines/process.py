@@ -8,6 +8,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -99,7 +100,7 @@ def watch_command(
     """
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
     source = subprocess.DEVNULL if stdin is None else stdin
-    with _start(command, source, subprocess.PIPE, subprocess.STDOUT) as process:
+    with _start([*_end_with_this_thread(), *command], source, subprocess.PIPE, subprocess.STDOUT) as process:
         for line in _read_lines(process, cancelled, translate):
             last_lines.append(line)
             report(line)
@@ -107,6 +108,15 @@ def watch_command(
     # podman exits with 0 when it is terminated.
     code = process.returncode or (128 + signal.SIGTERM if is_cancelled else 0)
     return code, list(last_lines)
+
+
+def _end_with_this_thread() -> list[str]:
+    """Return what a command is run with so that it gets SIGTERM even if this process is killed; empty if it cannot be.
+
+    The program is part of util-linux (https://man7.org/linux/man-pages/man1/setpriv.1.html).
+    """
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    return [setpriv, "--pdeathsig=TERM", "--"] if setpriv else []
 
 
 @contextlib.contextmanager

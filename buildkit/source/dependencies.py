@@ -8,15 +8,18 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit.errors import LocalError
-from buildkit.source.tables import inside, read_text, resolve, strings, table, text
+from buildkit.files import read_bounded
+from buildkit.source.tables import inside, read_text, resolve, strings, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_LOCKED_NAME = re.compile(r'^\[\[package(?:s)?\]\]\s*\nname = "([^"\n]+)"', re.MULTILINE)
+_LOCKED_NAME = re.compile(r'\[\[packages?\]\]\s*\nname = "([^"\n]+)"')
+_LOCKED_PYTHON = re.compile(r'^requires-python = "([^"\n]+)"$', re.MULTILINE)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?=\s*(?:[\[<>=!~;@#,\\]|$))")
 _INCLUDED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*)(\S+)|(?:-r|-c)(\S+)")
+_HEAD_BYTES = 1000
 _MAX_INCLUDED = 100
 
 
@@ -137,12 +140,14 @@ def normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def find_python(settings: Mapping[str, Any], project: Mapping[str, Any]) -> str | None:
-    """Return the specifier of the Python versions that a project accepts, or None if it does not say."""
-    if stated := text(dict(project), "requires-python"):
-        return stated
-    poetry = table(dict(settings), "tool", "poetry", "dependencies").get("python")
-    return _translate_poetry(poetry) if isinstance(poetry, str) else None
+def read_locked_python(source: Path) -> str | None:
+    """Return the specifier of the Python versions that `uv.lock` is for: those that every member of it accepts."""
+    try:
+        head = read_bounded(source / DependencyKind.UV_LOCK, _HEAD_BYTES, follow=True).decode("utf-8", "replace")
+    except OSError:
+        return None
+    found = _LOCKED_PYTHON.search(head)
+    return found[1] if found else None
 
 
 def _read_requirements(source: Path, path: str) -> Dependencies:
@@ -167,19 +172,3 @@ def _find_required(source: Path, path: str) -> list[str]:
     """Return the names of the distributions that a requirements file lists, without those that it includes."""
     found = (_REQUIREMENT.match(line.strip()) for line in read_text(source, path).splitlines())
     return [match[0] for match in found if match]
-
-
-def _translate_poetry(constraint: str) -> str | None:
-    """Return Poetry's constraint as a specifier, or None if it has alternatives."""
-    parts = [part.strip() for part in constraint.split(",") if part.strip()]
-    translated = []
-    for part in parts:
-        match = re.fullmatch(r"([~^]|=?)\s*([0-9]+)((?:\.[0-9]+)*)", part)
-        if match is None:
-            translated.append(part)
-            continue
-        operator, major, rest = match.groups()
-        minor = rest.split(".")[1] if rest else "0"
-        above = f"<{major}.{int(minor) + 1}" if operator == "~" and rest else f"<{int(major) + 1}"
-        translated += [f">={major}{rest}", above] if operator in {"~", "^"} else [f"=={major}{rest}"]
-    return ",".join(translated) if translated and not any(mark in constraint for mark in ("|", "*")) else None

@@ -6,12 +6,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildkit.source.dependencies import VersionTool
+from buildkit.source.dependencies import DependencyKind, VersionTool, read_locked_python
 from buildkit.source.tables import load_setup, load_toml, resolve, strings, table, tables, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from buildkit.source.dependencies import Dependencies
 
 _SOURCE_LABELS = ("source", "sourcecode", "repository", "github")
 # Folders and modules at the top of a tree that are rarely part of its package.
@@ -103,6 +105,15 @@ def read_package(source: Path, folder: str = "") -> Package:
     return Package(folder, settings, project | table(settings, "project"))
 
 
+def find_python(source: Path, dependencies: Dependencies, root: Package) -> str | None:
+    """Return the specifier of the Python versions that a project accepts, or None if it does not say."""
+    locked = read_locked_python(source) if dependencies.kind is DependencyKind.UV_LOCK else None
+    if stated := locked or text(root.project, "requires-python"):
+        return stated
+    poetry = table(root.settings, "tool", "poetry", "dependencies").get("python")
+    return _translate_poetry(poetry) if isinstance(poetry, str) else None
+
+
 def find_modules(source: Path, package: Package) -> list[str]:
     """Return the top-level packages and modules of a package: where its build backend says, then the usual places."""
     stated = {resolve(f"{package.folder}{path}") for path in _list_stated(package)} - {None, package.folder[:-1]}
@@ -165,3 +176,19 @@ def _has_modules(folder: str) -> bool:
         return any(name.endswith(".py") for name in os.listdir(folder))
     except OSError:
         return False
+
+
+def _translate_poetry(constraint: str) -> str | None:
+    """Return Poetry's constraint as a specifier, or None if it has alternatives."""
+    parts = [part.strip() for part in constraint.split(",") if part.strip()]
+    translated = []
+    for part in parts:
+        match = re.fullmatch(r"([~^]|=?)\s*([0-9]+)((?:\.[0-9]+)*)", part)
+        if match is None:
+            translated.append(part)
+            continue
+        operator, major, rest = match.groups()
+        minor = rest.split(".")[1] if rest else "0"
+        above = f"<{major}.{int(minor) + 1}" if operator == "~" and rest else f"<{int(major) + 1}"
+        translated += [f">={major}{rest}", above] if operator in {"~", "^"} else [f"=={major}{rest}"]
+    return ",".join(translated) if translated and not any(mark in constraint for mark in ("|", "*")) else None

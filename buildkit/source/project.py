@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import LocalError
 from buildkit.models import Project
-from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies, find_python
+from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies
 from buildkit.source.members import find_folders
-from buildkit.source.metadata import Package, find_modules, list_import_roots, read_package
+from buildkit.source.metadata import Package, find_modules, find_python, list_import_roots, read_package
 from buildkit.source.tables import inside, strings, table
 from buildkit.source.walk import walk_files
 
@@ -76,7 +76,7 @@ def read_project(source: Path, requirements: str | None = None, *, is_built: boo
         dependencies=dependencies,
         name=root.name,
         is_package=root.is_installable,
-        requires_python=find_python(root.settings, root.project),
+        requires_python=find_python(source, dependencies, root),
         packages=tuple(sorted({path for found in modules.values() for path in found})),
         import_roots=tuple(dict.fromkeys(folder for package in packages for folder in list_import_roots(package))),
         scripts={name: target for package in packages for name, target in package.scripts.items()},
@@ -93,7 +93,9 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
     if spec is not None:
         path = inside(spec, "PYINSTALLER_SPEC")
         if not (source / path).is_file():
-            raise LocalError(f"PYINSTALLER_SPEC names {path!r}, which is missing", "set PYINSTALLER_SPEC to a file")
+            raise LocalError(
+                f"PYINSTALLER_SPEC names {path!r}, which is missing", "set BUILD_ARGS=PYINSTALLER_SPEC=path/of/the.spec"
+            )
         return path
     found = [path.name for path in source.glob("*.spec")]
     with suppress(LocalError):  # a folder that cannot be read

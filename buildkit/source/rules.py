@@ -8,9 +8,10 @@ import stat
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.errors import LocalError, SettingError
+from buildkit.errors import LocalError
 from buildkit.files import read_bounded
 from buildkit.generated import GENERATED_FOLDER
+from buildkit.source.dockerignore import DOCKERIGNORE, read_dockerignore
 from buildkit.source.never import find_never_file, find_never_folder, may_be_private_key
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
 
     from buildkit.models import Project
     from buildkit.settings import Settings
-    from buildkit.source.ignore import IgnoreRules
+    from buildkit.source.gitignore import GitignoreRules
     from buildkit.source.never import NeverPacked
 
-DOCKERIGNORE = ".dockerignore"
 VENV_MARK = "pyvenv.cfg"
+# With either, the builder would filter the packed files again, and the generated ones too.
+_DOCKERIGNORES = frozenset({DOCKERIGNORE, f"{DOCKERFILE}{DOCKERIGNORE}"})
 # Files of ours that are packed under these names; the tree's own never are.
 _GENERATED_FILES = frozenset({DOCKERFILE, INSTRUCTIONS})
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _KEY_HEAD_BYTES = 1 << 16
-_MAX_IGNORE_BYTES = 16_000_000
 
 
 class Verdict(NamedTuple):
@@ -67,7 +68,7 @@ class PackingRules:
         self._replaced = self._ours | _GENERATED_FILES
         self._include = _parse_setting(settings.include, "INCLUDE")
         self._exclude = _parse_setting(settings.exclude, "EXCLUDE")
-        self._dockerignore = _read_dockerignore(source)
+        self._dockerignore = read_dockerignore(source, settings.dockerfile)
         self._folder = ""  # neighbours share a folder, so what applies to all of it is determined once
         self._folder_closed, self._folder_inside = False, not self._roots
 
@@ -84,7 +85,7 @@ class PackingRules:
             return False
         if self._include and self._include.excludes(path):
             return True
-        if not (self._folder_inside or path in self._roots) or path == DOCKERIGNORE:
+        if not (self._folder_inside or path in self._roots) or path in _DOCKERIGNORES:
             return False
         return not (self._dockerignore and self._dockerignore.excludes(path))
 
@@ -117,7 +118,7 @@ class PackingRules:
         """Return why `path` is packed if neither a rule nor git leaves it out."""
         rule = self._dockerignore.explain(path) if self._dockerignore else None
         if rule:
-            return Verdict(packed=True, reason=f"pattern {rule.pattern!r}", source=DOCKERIGNORE, line=rule.line)
+            return Verdict(packed=True, reason=f"pattern {rule.pattern!r}", source=rule.source, line=rule.line)
         return Verdict(packed=True, reason="no rule leaves it out")
 
     def _explain_kind(self, path: str) -> Verdict | None:
@@ -159,9 +160,9 @@ class PackingRules:
         if not (self._is_inside(path.rpartition("/")[0]) or path in self._roots):
             return Verdict(packed=False, reason="it is outside what is packed by default; INCLUDE adds it")
         if self._dockerignore and (rule := self._dockerignore.explain(path)) and not rule.include:
-            return Verdict(packed=False, reason=f"pattern {rule.pattern!r}", source=DOCKERIGNORE, line=rule.line)
-        if path == DOCKERIGNORE:
-            return Verdict(packed=False, reason="its rules are applied here, so that the builder does not apply them")
+            return Verdict(packed=False, reason=f"pattern {rule.pattern!r}", source=rule.source, line=rule.line)
+        if path in _DOCKERIGNORES:
+            return Verdict(packed=False, reason="the builder would apply its rules to what is packed")
         return None
 
     def _is_ours(self, path: str) -> bool:
@@ -194,21 +195,9 @@ def _has_private_key(path: str) -> bool:
         return False  # a link is packed as a link; the packer reports what cannot be read
 
 
-def _parse_setting(patterns: Sequence[str], name: str) -> IgnoreRules | None:
+def _parse_setting(patterns: Sequence[str], name: str) -> GitignoreRules | None:
     if not patterns:
         return None
-    from buildkit.source.patterns import parse_gitignore
+    from buildkit.source.gitignore import parse_gitignore
 
     return parse_gitignore(patterns, name)
-
-
-def _read_dockerignore(source: Path) -> IgnoreRules | None:
-    try:
-        text = read_bounded(source / DOCKERIGNORE, _MAX_IGNORE_BYTES, follow=True).decode("utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{DOCKERIGNORE} cannot be read: {error}", f"save {DOCKERIGNORE} as UTF-8 text") from error
-    from buildkit.source.ignore import parse_dockerignore
-
-    return parse_dockerignore(text, DOCKERIGNORE)

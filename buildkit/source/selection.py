@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from buildkit.models import Project
     from buildkit.settings import Settings
 
-_EXCLUDE = "EXCLUDE"
+EXCLUDE = "EXCLUDE"
 _MAX_NAMED = 10
 _WILDCARD = re.compile(r"([\\*?\[])")
 
@@ -51,6 +51,15 @@ class SelectedFiles(NamedTuple):
     submodules: Sequence[str] = ()
     links: Sequence[str] = ()
     modules: Sequence[str] = ()
+
+    def is_like(self, other: SelectedFiles) -> bool:
+        """Return whether the same is packed and left out, whatever the files contain."""
+        return (self.files, self.submodules, self.links, self.modules) == (
+            other.files,
+            other.submodules,
+            other.links,
+            other.modules,
+        )
 
 
 class _Sifted(NamedTuple):
@@ -78,10 +87,10 @@ class FileSelection:
         self._ours = ours
 
     def select(self) -> SelectedFiles:
-        """Return what is packed.
+        """Return what is packed, whether or not the build can do with it.
 
         Raises:
-            LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
+            LocalError: A folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
         with self._list() as listed:
@@ -92,11 +101,27 @@ class FileSelection:
             gone = frozenset(survey.missing)
             files = [path for path in files if path not in gone]
             changed |= gone if self._in_git else frozenset()
-        self._check_required(files)
         warnings = [*survey.warnings, *self._describe_untracked()]
         return SelectedFiles(
             files, sorted(changed), warnings, found.committed, found.submodules, survey.links, survey.modules
         )
+
+    def find_missing(self, files: Sequence[str]) -> LocalError | None:
+        """Return an error if the build cannot do with `files`: what it needs is named at once, each with its rule."""
+        packed = set(self._project.required).intersection(files)
+        left_out = {path: self.explain(path) for path in self._project.required if path not in packed}
+        lost = [path for path in self._project.packages if not has_any(files, path)]
+        if self._project.packages and len(lost) == len(self._project.packages):
+            examples = (self._find_in_package(path) for path in lost)
+            left_out |= {path: self.explain(path) for path in examples if path}
+        if left_out:
+            reasons = [
+                f"{path} is needed by the build, but left out: {rule.describe()}" for path, rule in left_out.items()
+            ]
+            return LocalError("; ".join(reasons), self.suggest(left_out))
+        if not files:
+            return LocalError(f"nothing in {self._path} would be packed", "set SOURCE_DIR to the checkout to pack")
+        return None
 
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.
@@ -116,7 +141,7 @@ class FileSelection:
     def suggest(self, left_out: Mapping[str, Verdict]) -> str:
         """Return what to type so that paths are packed, each given with the rule that leaves it out now."""
         exclude, include = self._settings.exclude, [*self._settings.include, *map(make_pattern, left_out)]
-        patterns = {exclude[rule.line - 1] for rule in left_out.values() if rule.source == _EXCLUDE and rule.line}
+        patterns = {exclude[rule.line - 1] for rule in left_out.values() if rule.source == EXCLUDE and rule.line}
         if patterns:
             return f"remove {' and '.join(map(repr, sorted(patterns)))} from EXCLUDE"
         rules = PackingRules(self._path, self._project, replace(self._settings, include=tuple(include)), self._ours)
@@ -206,26 +231,6 @@ class FileSelection:
             if path not in known and self._rules.includes(path):
                 yield ListedFile(path, Status.CHANGED)
 
-    def _check_required(self, files: Sequence[str]) -> None:
-        """Refuse to leave out what the build needs: all such files are named at once, each with its rule.
-
-        Raises:
-            LocalError: One is left out, or everything is.
-        """
-        packed = set(self._project.required).intersection(files)
-        left_out = {path: self.explain(path) for path in self._project.required if path not in packed}
-        lost = [path for path in self._project.packages if not _has_any(files, path)]
-        if self._project.packages and len(lost) == len(self._project.packages):
-            examples = (self._find_in_package(path) for path in lost)
-            left_out |= {path: self.explain(path) for path in examples if path}
-        if left_out:
-            reasons = [
-                f"{path} is needed by the build, but left out: {rule.describe()}" for path, rule in left_out.items()
-            ]
-            raise LocalError("; ".join(reasons), self.suggest(left_out))
-        if not files:
-            raise LocalError(f"nothing in {self._path} would be packed", "set SOURCE_DIR to the checkout to pack")
-
     def _find_in_package(self, package: str) -> str | None:
         """Return a file of a package of which nothing is packed."""
         if package.endswith(".py"):
@@ -239,7 +244,7 @@ def make_pattern(path: str) -> str:
     return "/" + _WILDCARD.sub(r"\\\1", path)
 
 
-def _has_any(files: Sequence[str], path: str) -> bool:
+def has_any(files: Sequence[str], path: str) -> bool:
     """Return whether `path` is one of the sorted `files`, or a folder with one in it."""
     at = bisect_left(files, path)
     if at < len(files) and files[at] == path:

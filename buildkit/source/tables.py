@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import configparser
 import tomllib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from buildkit.errors import LocalError
 from buildkit.files import read_bounded
 
 if TYPE_CHECKING:
+    import ast
     from pathlib import Path
 
 MAX_BYTES = 16_000_000
@@ -32,8 +31,11 @@ def load_toml(source: Path, name: str) -> dict[str, Any]:
 def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     """Return what `setup.cfg` and `setup.py` say, as the `[project]` table of a `pyproject.toml` would.
 
-    `setup.py` is not run: only literals and open lists count.
+    `setup.py` is not run: only literals count.
     """
+    import ast
+    import configparser
+
     found: dict[str, Any] = {}
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
@@ -45,7 +47,8 @@ def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     options = cfg.get("options", {})
     found["name"] = words.get("name") or cfg.get("metadata", {}).get("name")
     found["requires-python"] = words.get("python_requires") or options.get("python_requires")
-    found["dependencies"] = words.get("install_requires") or options.get("install_requires", "").split("\n")
+    listed = [line.strip() for line in options.get("install_requires", "").split("\n") if line.strip()]
+    found["dependencies"] = words.get("install_requires", listed)
     entries = words.get("entry_points") or cfg.get("options.entry_points", {})
     scripts = strings(entries, "console_scripts") if isinstance(entries, dict) else []
     pairs = (line.partition("=") for text in scripts for line in text.split("\n") if "=" in line)
@@ -128,7 +131,9 @@ def resolve(path: str) -> str | None:
 
 
 def _call_setup(module: ast.Module) -> dict[str, Any]:
-    """Return the literal keyword arguments of the call of `setup`; of a list, the literals in it."""
+    """Return the literal keyword arguments of the call of `setup`."""
+    import ast
+
     known = {
         target.id: node.value
         for node in module.body
@@ -146,6 +151,8 @@ def _call_setup(module: ast.Module) -> dict[str, Any]:
 
 
 def _evaluate(node: ast.expr) -> object:
+    import ast
+
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

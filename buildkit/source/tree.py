@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from buildkit.models import Project
+    from buildkit.errors import LocalError
+    from buildkit.models import Problem, Project
     from buildkit.settings import CiEnvironment, Settings
     from buildkit.source.checkout import Commit
     from buildkit.source.dependencies import GitDescription
@@ -35,6 +36,8 @@ class SourceTree:
         self._settings = settings
         self._ci = ci
         self._ours = ours
+        self._selected: SelectedFiles | None = None
+        self._losses: tuple[SelectedFiles, list[Problem]] | None = None
 
     @cached_property
     def project(self) -> Project:
@@ -100,7 +103,32 @@ class SourceTree:
             LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
-        return self._selection.select()
+        selected, missing = self.try_select()
+        if missing:
+            raise missing
+        return selected
+
+    def try_select(self) -> tuple[SelectedFiles, LocalError | None]:
+        """Return what is packed, and an error if the build cannot do with it.
+
+        Raises:
+            LocalError, SettingError: Nothing can be selected, as in `select`.
+        """
+        self._selected = self._selection.select()
+        return self._selected, self._selection.find_missing(self._selected.files)
+
+    def find_losses(self, selected: SelectedFiles) -> list[Problem]:
+        """Return what a selection lacks although the tree seems to have it.
+
+        Raises:
+            LocalError: A project file cannot be read.
+        """
+        from buildkit.source.losses import Losses
+
+        if self._losses is None or not selected.is_like(self._losses[0]):
+            losses = Losses(self.path, self.project, selected, self.explain, self._selection.suggest)
+            self._losses = (selected, losses.find())
+        return self._losses[1]
 
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.
@@ -121,7 +149,7 @@ class SourceTree:
         """
         from buildkit.source.reader import Discard, TreeReader
 
-        selected = self.select()
+        selected = self._selected or self.select()
         different = recall(selected) if selected.committed else {}
         if different is None:
             reader = TreeReader(self.path, Discard(), selected.committed)

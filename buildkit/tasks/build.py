@@ -47,7 +47,7 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
     made_from = workspace.digests("context.json")
     built = LocalBuild(engine.name, images[0], image.image_id, image.digest, image.elapsed_s, made_from=made_from)
     workspace.save(built)
-    ui.publish(image=built.image)
+    ui.publish(image=built.image, digest=built.digest)
     return built
 
 

@@ -70,10 +70,12 @@ def refuse(reason: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def run_service(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def run_service(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a background process, stopped by its own pid at the end."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
     try:
         yield process
     finally:

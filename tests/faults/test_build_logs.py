@@ -59,7 +59,7 @@ LOG_FAULTS = {
     "head that trickles": send(*(bytes([byte]) for byte in HEAD * 100), pause_s=0.1),
 }
 ENDLESS = {"trickle", "trickle of lines", "silence", "no head", "head that trickles"}
-SLOW = ENDLESS | {"empty lines"}
+SLOW = ENDLESS | {"empty lines", "unfinished window titles", "escapes", "half a mebibyte a line"}
 
 
 def measure(command: Command, task: str, **options: Any) -> tuple[Ended, int]:
@@ -116,7 +116,9 @@ def test_71_end_of_the_log_is_what_is_shown(failed: Command, server: RuntimeApiS
     assert len(ended.stderr) <= LIMIT_BYTES
 
 
-@pytest.mark.parametrize("fault", ["NULs", "half a mebibyte a line", "brackets"])
+@pytest.mark.parametrize(
+    "fault", ["NULs", *(pytest.param(name, marks=pytest.mark.slow) for name in ("half a mebibyte a line", "brackets"))]
+)
 def test_71_memory_does_not_grow_with_the_log(failed: Command, server: RuntimeApiServer, fault: str) -> None:
     _, small = measure(failed, "wait")
     server.always(LOGS, LOG_FAULTS[fault])

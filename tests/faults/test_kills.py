@@ -142,13 +142,15 @@ def sweep(pristine: Path) -> Iterator[KillSweep]:
         yield KillSweep(Command(checkout, {"TARGET": "source"}))
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize(
+    "batch", [pytest.param(batch, marks=[pytest.mark.slow] * (batch > 0)) for batch in range(BATCHES)]
+)
 def test_30_killed_anywhere_nothing_is_torn_or_built_twice(sweep: KillSweep, batch: int) -> None:
     for number in range(batch, KILLS, BATCHES):
         sweep.kill(fresh=number % 3 == 0, kill_at=1 + (sweep.points - 2) * number // KILLS)
 
 
-@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("fresh", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_30_killed_before_and_after_each_rename_nothing_is_torn(sweep: KillSweep, fresh: bool) -> None:
     point = 0
     while sweep.kill(fresh=fresh, kill_at_replace=point):
