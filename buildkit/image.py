@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from buildkit.contract import HEALTH, ImageContract
+from buildkit.contract import AGENT_SERVER, HEALTH, ImageContract
+from buildkit.models import TARGETS
 from buildkit.reference import name_local_image
 from buildkit.values import parse_flag
 
@@ -36,8 +37,10 @@ def describe_image(settings: Settings, version: Version, git_ref: str) -> dict[s
         "server_port": settings.server_port,
         "entrypoint": ["tini", "--", *contract.server],
         "address": list(contract.address),
+        "has_contract": target in TARGETS,
         "health_path": health,
         "health_command": ["agent-server-health", str(contract.port), *([] if health == HEALTH else [health])],
+        "is_agent_server": contract.start == AGENT_SERVER,
         "image_name": name_local_image(settings.server_name),
         "archive": version.archive,
         "folder": version.archive.removesuffix(".tar.gz"),
