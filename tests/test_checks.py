@@ -315,6 +315,7 @@ def test_all_problems_are_found_at_once(tree: Path) -> None:
 @project("scm-package")
 def test_a_dockerfile_of_the_sources_own_asks_for_nothing_else(tree: Path) -> None:
     write(tree, "Dockerfile.own", "FROM scratch\n")
+    write(tree, ".dockerignore", "pair\n")
     (tree / "requirements.txt").unlink()
     commit_all(tree)
     assert find(tree, dockerfile="Dockerfile.own", base_image="python:3.14") == []
