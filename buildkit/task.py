@@ -25,11 +25,29 @@ NO_API = "RUNTIME_API_URL and RUNTIME_API_KEY are not set"
 
 
 class Flag(NamedTuple):
-    """A flag of one task: off, or None if it takes a value, unless it is given."""
+    """A flag of one task: off, or None if it takes a value, unless it is given.
+
+    Attributes:
+        parse: Makes a typed value of the flag's text, given the name to use in errors; such a flag takes a value.
+    """
 
     name: str
     meaning: str
     takes_value: bool = False
+    parse: Callable[[str, str], Any] | None = None
+
+    @property
+    def default(self) -> bool | None:
+        """The value of the flag if it is not given."""
+        return None if self.takes_value or self.parse else False
+
+    def read(self, given: Any) -> Any:  # noqa: ANN401 - flags of every type
+        """Return the typed value of what was given.
+
+        Raises:
+            SettingError: It is invalid.
+        """
+        return given if given is None or self.parse is None else self.parse(given, f"--{self.name.replace('_', '-')}")
 
 
 class Outcome(NamedTuple):
