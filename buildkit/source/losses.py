@@ -56,7 +56,11 @@ class Losses:
 
     def find(self) -> list[Problem]:
         """Return everything that is lost; an error if the project's own packages need it."""
-        return [*self._find_submodules(), *self._find_pointers(), *self._find_links(), *self._find_modules()]
+        links = list(self._find_links())
+        if len(links) > _MAX_NAMED:
+            more = f"and {len(links) - _MAX_NAMED} more links like these"
+            links[_MAX_NAMED:] = [links[-1]._replace(message=more, fix="add them to EXCLUDE")]
+        return [*self._find_submodules(), *self._find_pointers(), *links, *self._find_modules()]
 
     def _find_submodules(self) -> Iterator[Problem]:
         folders = self._selected.submodules
