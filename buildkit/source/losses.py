@@ -67,12 +67,11 @@ class Losses:
         if folders:
             named = ", ".join(folders)
             patterns = ",".join(f"{make_pattern(folder)}/" for folder in folders)
-            yield Problem(
+            yield _describe(
                 "submodules",
                 f"not checked out, so nothing of it is packed: {named}",
                 f"run `git submodule update --init --recursive`, or add {patterns} to EXCLUDE",
                 is_error=any(map(self._is_needed, folders)),
-                is_in_context=True,
             )
 
     def _find_pointers(self) -> Iterator[Problem]:
@@ -80,14 +79,11 @@ class Losses:
         if found:
             named = ", ".join(found[:_MAX_NAMED]) + (f" and {len(found) - _MAX_NAMED} more" * (len(found) > _MAX_NAMED))
             patterns = ",".join(map(make_pattern, found))
-            yield Problem(
+            yield _describe(
                 "Git LFS",
                 f"a pointer is packed instead of the file: {named}",
-                f"run `git lfs pull`, or add {patterns} to EXCLUDE"
-                if len(found) <= _MAX_NAMED
-                else "run `git lfs pull`",
+                "run `git lfs pull`" + (f", or add {patterns} to EXCLUDE" if len(found) <= _MAX_NAMED else ""),
                 is_error=any(map(self._is_needed, found)),
-                is_in_context=True,
             )
 
     def _list_pointers(self) -> Iterator[str]:
@@ -112,19 +108,17 @@ class Losses:
                 refuse_escape(root, link, target)
             except LocalError as error:
                 fix = f"make it relative and inside the tree, or add {make_pattern(link)} to EXCLUDE"
-                yield Problem("links", error.message, fix, is_in_context=True)
+                yield _describe("links", error.message, fix, is_error=True)
                 continue
             except OSError:
                 continue  # the packer reports what is gone
             end = os.path.relpath(os.path.realpath(path), root)
             if not os.path.exists(path):
                 fix = f"remove it, or add {make_pattern(link)} to EXCLUDE"
-                yield Problem(
-                    "links", f"{link} leads to {target}, which does not exist", fix, is_error=False, is_in_context=True
-                )
+                yield _describe("links", f"{link} leads to {target}, which does not exist", fix)
             elif end != "." and not has_any(self._selected.files, end):
                 message = f"{link} leads to {end}, which is not packed"
-                yield Problem("links", message, self._suggest_packing(end), is_error=False, is_in_context=True)
+                yield _describe("links", message, self._suggest_packing(end))
 
     def _find_modules(self) -> Iterator[Problem]:
         """Yield what packed code imports and is not packed, with the first file that imports it."""
@@ -146,7 +140,7 @@ class Losses:
         for name, path in sorted(importers.items())[:_MAX_NAMED]:
             place = absent[name]
             message = f"{path} imports {name}, but {place} is not packed"
-            yield Problem("imports", message, self._suggest_packing(place), is_error=False, is_in_context=True)
+            yield _describe("imports", message, self._suggest_packing(place))
 
     def _list_absent_modules(self) -> Iterator[tuple[str, str]]:
         """Yield the dotted names of modules that are in the tree but not packed, with their paths."""
@@ -192,6 +186,10 @@ def refuse_losses(problems: Iterable[Problem]) -> None:
     if errors:
         fixes = dict.fromkeys(problem.fix for problem in errors)
         raise LocalError("; ".join(problem.message for problem in errors), "; ".join(fixes))
+
+
+def _describe(subject: str, message: str, fix: str, *, is_error: bool = False) -> Problem:
+    return Problem(subject, message, fix, is_error, is_in_context=True)
 
 
 def _may_import(text: bytes, word: bytes) -> bool:
