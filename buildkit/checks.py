@@ -30,6 +30,7 @@ _UNLOCKED = {
     DependencyKind.PROJECT: "uv lock",
     DependencyKind.SETUP: "uv pip compile setup.py -o requirements.txt",
 }
+_PIPENV_LOCK = "Pipfile.lock"
 _REQUIREMENTS_FILE = "requirements.txt"
 _PROJECT_FILES = frozenset({"pyproject.toml", _REQUIREMENTS_FILE, "setup.py", *map(str, LOCKS)})
 
@@ -59,6 +60,8 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
         detail = "no lock file, requirements.txt, pyproject.toml or setup.py: no packages are installed"
         below = [f"SOURCE_DIR={path}" for path in _list_projects(files)]
         fix = f"set {' or '.join(below)}" if below else "set REQUIREMENTS or SOURCE_DIR, if there are any"
+        if _PIPENV_LOCK in files:
+            fix = "run `pipenv requirements >requirements.txt`"
         yield Problem("dependencies", detail, fix, is_error=bool(below))
     elif found.kind in _UNLOCKED and project.get("dependencies") != []:
         detail = f"no lock file: the newest versions that {found.path} allows are installed"
