@@ -60,12 +60,12 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
         detail = "no lock file, requirements.txt, pyproject.toml or setup.py: no packages are installed"
         below = [f"SOURCE_DIR={path}" for path in _list_projects(files)]
         fix = f"set {' or '.join(below)}" if below else "set REQUIREMENTS or SOURCE_DIR, if there are any"
-        if _PIPENV_LOCK in files:
-            fix = "run `pipenv requirements >requirements.txt`"
         yield Problem("dependencies", detail, fix, is_error=bool(below))
     elif found.kind in _UNLOCKED and project.get("dependencies") != []:
         detail = f"no lock file: the newest versions that {found.path} allows are installed"
         command = "poetry lock" if isinstance(project.get("dependencies"), dict) else _UNLOCKED[found.kind]
+        if _PIPENV_LOCK in files:
+            command = "pipenv requirements >requirements.txt"
         yield Problem("dependencies", detail, f"run `{command}`, and commit what it writes", is_error=False)
     if not found.kind.is_locked or list_named(tree.path, found, project) - {normalize(tree.project.name or "")}:
         return

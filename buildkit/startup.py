@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_MODULE = "openhands.agent_server"
 # Their first argument of this form is an application.
-_SERVERS = frozenset({"daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"})
+_SERVERS = frozenset({"daphne", "flask", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"})
 _APPLICATION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*(?:\(.*\))?")
 _ELSEWHERE = frozenset({"--app-dir", "--chdir", "--working-dir"})
 # Programs that come with a distribution of another name.
