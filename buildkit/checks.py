@@ -30,6 +30,7 @@ _UNLOCKED = {
     DependencyKind.PROJECT: "uv lock",
     DependencyKind.SETUP: "uv pip compile setup.py -o requirements.txt",
 }
+_PIPENV_LOCK = "Pipfile.lock"
 _REQUIREMENTS_FILE = "requirements.txt"
 _PROJECT_FILES = frozenset({"pyproject.toml", _REQUIREMENTS_FILE, "setup.py", *map(str, LOCKS)})
 
@@ -63,6 +64,8 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
     elif found.kind in _UNLOCKED and project.get("dependencies") != []:
         detail = f"no lock file: the newest versions that {found.path} allows are installed"
         command = "poetry lock" if isinstance(project.get("dependencies"), dict) else _UNLOCKED[found.kind]
+        if _PIPENV_LOCK in files:
+            command = "pipenv requirements >requirements.txt"
         yield Problem("dependencies", detail, f"run `{command}`, and commit what it writes", is_error=False)
     if not found.kind.is_locked or list_named(tree.path, found, project) - {normalize(tree.project.name or "")}:
         return

@@ -171,7 +171,6 @@ def test_file_that_the_build_can_do_without_is_not_required(tmp_path: Path, syst
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[tool.uv.workspace]\nmembers = ['gone']", "'gone' is missing"),
         ("[tool.uv.workspace]\nmembers = ['bare']", "'bare' has no pyproject.toml"),
         ("[tool.uv.workspace]\nmembers = ['../x']", "outside the source directory"),
         ("[tool.uv.workspace]\nmembers = ['/x']", "outside the source directory"),
@@ -186,6 +185,21 @@ def test_file_that_the_build_can_do_without_is_not_required(tmp_path: Path, syst
 )
 def test_project_file_that_cannot_be_followed_is_refused(tmp_path: Path, text: str, said: str) -> None:
     assert said in refuse(tmp_path, text, "bare/x").message
+
+
+def test_member_that_is_locked_must_be_there(tmp_path: Path) -> None:
+    write_project(tmp_path, "[tool.uv.workspace]\nmembers = ['a', 'gone']", "a/")
+    assert read_project(tmp_path).members == ("a",)  # uv does without it, too
+    (tmp_path / "uv.lock").write_text('[[package]]\nname = "gone"\nsource = { editable = "gone" }\n')
+    with pytest.raises(LocalError, match="'gone' is missing"):
+        read_project(tmp_path)
+
+
+def test_workspace_without_members_and_lock_is_none(tmp_path: Path) -> None:
+    write_project(tmp_path, "[tool.uv.workspace]\nmembers = ['gone']", "mod/__init__.py", "requirements.txt")
+    (tmp_path / "uv.lock").unlink()
+    project = read_project(tmp_path)
+    assert (project.roots, project.packages) == ((), ("mod",))
 
 
 def test_project_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

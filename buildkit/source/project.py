@@ -12,7 +12,7 @@ from buildkit.models import Project
 from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies
 from buildkit.source.members import find_folders
 from buildkit.source.metadata import Package, find_modules, find_python, list_import_roots, read_package
-from buildkit.source.tables import inside, strings, table
+from buildkit.source.tables import inside, read_text, strings, table
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read_project(source: Path, requirements: str | None = None, *, is_built: boo
     """
     root = read_package(source)
     members = tuple(sorted(_find_members(source, root.settings)))
-    is_workspace = bool(table(root.settings, "tool", "uv", "workspace"))
+    is_workspace = "workspace" in table(root.settings, "tool", "uv") and (members or (source / "uv.lock").is_file())
     packages = [root, *(read_package(source, f"{member}/") for member in members)]
     dependencies = find_dependencies(source, root.settings, requirements)
     if is_workspace and dependencies.kind not in {DependencyKind.UV_LOCK, DependencyKind.REQUIREMENTS}:
@@ -77,7 +77,7 @@ def read_project(source: Path, requirements: str | None = None, *, is_built: boo
         name=root.name,
         is_package=root.is_installable,
         requires_python=find_python(source, dependencies, root),
-        packages=tuple(sorted({path for found in modules.values() for path in found})),
+        packages=tuple(sorted({path for found in modules.values() for path in found})) if is_built else (),
         import_roots=tuple(dict.fromkeys(folder for package in packages for folder in list_import_roots(package))),
         scripts={name: target for package in packages for name, target in package.scripts.items()},
         git_versions={package.name or "": tool for package in packages if (tool := package.version_tool)},
@@ -125,7 +125,7 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     members = set()
     for pattern in (inside(text, "tool.uv.workspace.members") for text in strings(workspace, "members")):
         found = set(find_folders(source, pattern))
-        if not found and not any(char in pattern for char in "*?["):
+        if not found and _is_locked(source, pattern):  # otherwise uv does without it, too
             raise LocalError(
                 f"the workspace member {pattern!r} is missing", "correct tool.uv.workspace in pyproject.toml"
             )
@@ -134,6 +134,10 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
         if not (source / name / "pyproject.toml").is_file() and not PurePosixPath(name).name.startswith("."):
             raise LocalError(f"the workspace member {name!r} has no pyproject.toml", f"add {name}/pyproject.toml")
     return {name for name in members if name != "." and (source / name / "pyproject.toml").is_file()}
+
+
+def _is_locked(source: Path, member: str) -> bool:
+    return f'= "{member}" }}' in read_text(source, "uv.lock")
 
 
 def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ class SourceTree:
         self._settings = settings
         self._ci = ci
         self._ours = ours
-        self._selected: SelectedFiles | None = None
+        self._checked: SelectedFiles | None = None
         self._losses: tuple[SelectedFiles, list[Problem]] | None = None
 
     @cached_property
@@ -103,19 +103,19 @@ class SourceTree:
             LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
-        selected, missing = self.try_select()
-        if missing:
+        selected = self._selection.select()
+        if missing := self._selection.find_missing(selected.files):
             raise missing
         return selected
 
     def try_select(self) -> tuple[SelectedFiles, LocalError | None]:
-        """Return what is packed, and an error if the build cannot do with it.
+        """Return what is packed, and an error if the build cannot do with it; `find_changes` then starts from that.
 
         Raises:
             LocalError, SettingError: Nothing can be selected, as in `select`.
         """
-        self._selected = self._selection.select()
-        return self._selected, self._selection.find_missing(self._selected.files)
+        self._checked = self._selection.select()
+        return self._checked, self._selection.find_missing(self._checked.files)
 
     def find_losses(self, selected: SelectedFiles) -> list[Problem]:
         """Return what a selection lacks although the tree seems to have it.
@@ -149,7 +149,7 @@ class SourceTree:
         """
         from buildkit.source.reader import Discard, TreeReader
 
-        selected = self._selected or self.select()
+        selected, self._checked = self._checked or self.select(), None
         different = recall(selected) if selected.committed else {}
         if different is None:
             reader = TreeReader(self.path, Discard(), selected.committed)
