@@ -103,13 +103,13 @@ def _check_python(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
     stated, required = _PYTHON.search(name), tree.project.requires_python
     if stated is None or required is None:
         return
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.specifiers import SpecifierSet
 
     try:
         specifier = SpecifierSet(required)
-    except InvalidSpecifier:
-        return  # the build says so
-    accepted = [minor for minor in _MINORS if any(specifier.contains(f"3.{minor}.{patch}") for patch in _PATCHES)]
+        accepted = [minor for minor in _MINORS if any(specifier.contains(f"3.{minor}.{patch}") for patch in _PATCHES)]
+    except ValueError:
+        return  # the build says what is wrong with it
     minor = int(stated["minor"])
     if minor in accepted or not accepted:
         return

@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from buildkit.source.dependencies import normalize
-from buildkit.source.tables import read_text
+from buildkit.source.tables import read_code
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -73,7 +73,7 @@ class StartExamples:
         usual = [path for path in self._files if path.rpartition("/")[2] in _USUAL_FILES]
         others = [path for path in self._files if path not in set(usual) and self._is_own(path)]
         for path in [*usual, *others][:_MOST_READ]:
-            matches = list(_APPLICATION.finditer(read_text(self._source, path)))
+            matches = list(_APPLICATION.finditer(read_code(self._source, path)))
             match = next((match for match in matches if match[1] in _USUAL_NAMES), (*matches, None)[0])
             module = self._name_module(path)
             if match is None or module is None:
@@ -106,7 +106,7 @@ class StartExamples:
         """Yield modules that do something when they are run."""
         for path in [path for path in self._files if self._is_own(path)][:_MOST_READ]:
             module = self._name_module(path)
-            if module and module != "manage" and _RUNS_ITSELF.search(read_text(self._source, path)):
+            if module and module != "manage" and _RUNS_ITSELF.search(read_code(self._source, path)):
                 yield f"SERVER_MODULE={module}"
 
     def _name_module(self, path: str) -> str | None:

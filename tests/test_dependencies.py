@@ -195,3 +195,12 @@ def test_the_version_of_a_commit_without_tags_and_of_no_commit(git_repo: Path, t
     (tmp_path / "empty").mkdir()
     run_git(tmp_path / "empty", "init", "-q")
     assert describe(tmp_path / "empty").version == "0.0.dev0"
+
+
+def test_files_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_bytes(b"# coding: latin-1\n# \xe9\nfrom setuptools import setup\nsetup(name='x')\n")
+    assert read_project(tmp_path).name == "x"
+    (tmp_path / "requirements.txt").write_bytes("iniconfig\n".encode("utf-16"))
+    with pytest.raises(LocalError, match=r"requirements\.txt cannot be read") as caught:
+        read_project(tmp_path)
+    assert caught.value.fix == "save requirements.txt as UTF-8 text"

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
@@ -266,12 +266,13 @@ def to_toml(value: Any) -> str:
     return json.dumps(value)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["project", "tool", "build-system"]), VALUES))
 def test_any_project_file_at_all_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, settings: Mapping[str, Any]
+    tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("source")
-    write_project(folder, "".join(f"{name} = {to_toml(value)}\n" for name, value in settings.items()), "a/", "src/x")
+    write_project(folder, "".join(f"{name} = {to_toml(value)}\n" for name, value in tables.items()), "a/", "src/x")
     try:
         assert "pyproject.toml" in read_project(folder).required
     except (LocalError, OSError) as error:

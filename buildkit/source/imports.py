@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from buildkit.models import Project
     from buildkit.source.selection import SelectedFiles
 
-_MAX_BYTES = 4_000_000
+_MAX_BYTES = 1_000_000
 _TEST = re.compile(r"(?:^|/)(?:tests?/|test_[^/]*$|conftest\.py$|[^/]*_test\.py$)")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 

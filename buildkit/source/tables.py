@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import ast
     from pathlib import Path
 
-MAX_BYTES = 16_000_000
+_MAX_BYTES = 16_000_000
+_MAX_CODE_BYTES = 500_000
 
 
 def load_toml(source: Path, name: str) -> dict[str, Any]:
@@ -39,8 +40,8 @@ def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
-        parser.read_string(read_text(source, f"{folder}setup.cfg"))
-        words = _call_setup(ast.parse(read_text(source, f"{folder}setup.py")))
+        parser.read_string(read_code(source, f"{folder}setup.cfg"))
+        words = _call_setup(ast.parse(read_code(source, f"{folder}setup.py")))
     except (configparser.Error, SyntaxError, ValueError, RecursionError, MemoryError):
         words = {}  # the build shows what is wrong with it
     cfg = {name: dict(parser[name]) for name in parser.sections()}
@@ -65,11 +66,22 @@ def read_text(source: Path, name: str) -> str:
         LocalError: It cannot be read, or is not UTF-8 text.
     """
     try:
-        return read_bounded(source / name, MAX_BYTES, follow=True).decode("utf-8")
+        return read_bounded(source / name, _MAX_BYTES, follow=True).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, ValueError) as error:
-        raise LocalError(f"{name} cannot be read: {error}", f"correct {name}") from error
+    except UnicodeDecodeError as error:
+        raise LocalError(f"{name} cannot be read: {error}", f"save {name} as UTF-8 text") from error
+    except OSError as error:
+        raise LocalError(f"{name} cannot be read: {error.strerror}", f"make {name} a readable file") from error
+
+
+def read_code(source: Path, name: str) -> str:
+    """Return the text of a Python file, whatever its encoding; nothing if it cannot be read, or is very large."""
+    try:
+        data = read_bounded(source / name, _MAX_CODE_BYTES + 1, follow=True)
+    except OSError:
+        return ""
+    return data.decode("utf-8", "replace") if len(data) <= _MAX_CODE_BYTES else ""
 
 
 def table(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
