@@ -8,12 +8,20 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
+from buildkit.source.dependencies import GitDescription
 from buildkit.source.git import check_done, find_checkout, run_git, split_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LOG_FORMAT = ("--no-show-signature", "--format=%H %ct")
+
+
+_DESCRIBED = re.compile(r"(?P<tag>.*)-(?P<distance>[0-9]+)-g(?P<sha>[0-9a-f]+)")
+_RELEASE = re.compile(
+    r"(?:^|[-_/v])(?P<number>[0-9]+(?:\.[0-9]+)*)(?P<stage>(?:[-_.]?(?:a|b|rc|alpha|beta|post|dev)\.?[0-9]*)?)$"
+)
+NO_DESCRIPTION = GitDescription("unknown", "0.0.dev0")
 
 
 class IgnoredBy(NamedTuple):
@@ -66,6 +74,27 @@ def find_commit(source: Path, revision: str) -> Commit | None:
     """
     done = run_git(source, ["log", "-1", *_LOG_FORMAT, "--end-of-options", revision, "--"], ok=(0, 128))
     return None if done.returncode else _parse_commit(done.stdout)
+
+
+def describe(source: Path) -> GitDescription:
+    """Return where the commit that is checked out is in the history.
+
+    Raises:
+        LocalError: git is missing or refuses the repository.
+    """
+    done = run_git(source, ["describe", "--tags", "--long", "--always", "--end-of-options", "HEAD"], ok=(0, 128))
+    text = done.stdout.decode("utf-8", "replace").strip()
+    if not text:
+        return NO_DESCRIPTION
+    tagged = _DESCRIBED.fullmatch(text)
+    release = _RELEASE.search(tagged["tag"]) if tagged else None
+    if tagged is None or release is None:
+        return GitDescription(text, f"0.0.dev0+g{tagged['sha'] if tagged else text}")
+    if tagged["distance"] == "0":
+        return GitDescription(text, release["number"] + release["stage"])
+    *parts, last = release["number"].split(".")
+    following = ".".join([*parts, str(int(last) + 1)])
+    return GitDescription(text, f"{following}.dev{tagged['distance']}+g{tagged['sha']}")
 
 
 def _parse_commit(output: bytes) -> Commit:

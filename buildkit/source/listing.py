@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SUBMODULE = "160000 "
+_UNTRACKED = ("-o", "--exclude-standard")
 
 
 class Status(Enum):
@@ -25,6 +26,7 @@ class Status(Enum):
     CHANGED = "changed"  # untracked, or in conflict
     STAGED = "staged"  # the index differs from the commit; another entry says whether it exists
     ABSENT = "absent"  # left out by a sparse checkout
+    SUBMODULE = "submodule"  # a submodule that is not checked out
 
 
 class ListedFile(NamedTuple):
@@ -41,9 +43,9 @@ class ListedFile(NamedTuple):
 
 @contextmanager
 def list_files(
-    source: Path, roots: Sequence[str] = (), prunes: Callable[[str], bool] = lambda _: False
+    source: Path, roots: Sequence[str] = (), prunes: Callable[[str], bool] = lambda _: False, *, untracked: bool = True
 ) -> Iterator[Iterator[ListedFile]]:
-    """Give an iterator over the files of `source` that git does not ignore; git starts at once.
+    """Give an iterator over the files of `source` that git tracks or, too, does not ignore; git starts at once.
 
     Paths are POSIX and relative to `source`, below `roots` if there are any, unordered. Submodules and other
     repositories inside the tree are listed by their own index and rules. No file is opened, so no program of the
@@ -51,21 +53,34 @@ def list_files(
 
     Args:
         prunes: Whether nothing below a folder is packed, so that git need not be able to read it.
+        untracked: Whether files that git neither tracks nor ignores are listed, too.
 
     Raises:
         LocalError: git is missing, refuses the repository, or could not read a directory.
     """
     # Two commands at once: what is in the index is read while git still looks for what is not.
-    find_untracked = ["ls-files", "-z", "-o", "--exclude-standard", "--", *roots]
+    find_untracked = ["ls-files", "-z", *_UNTRACKED, "--", *roots]
     read_index = ["ls-files", "-z", "-t", "-s", "--", *roots]
-    with stream_git(source, find_untracked, prunes) as untracked, stream_git(source, read_index) as entries:
+    with ExitStack() as stack:
+        found = stack.enter_context(stream_git(source, find_untracked, prunes)) if untracked else ()
+        entries = stack.enter_context(stream_git(source, read_index))
         nested: dict[str, str] = {}
         yield chain(
             _follow_index(source, entries, nested),
-            _follow_untracked(untracked, nested),
+            _follow_untracked(found, nested),
             _follow_staged(source, roots, nested),
             _follow_nested(source, nested, prunes),
         )
+
+
+def list_untracked(source: Path, prunes: Callable[[str], bool]) -> list[str]:
+    """Return the files that git neither tracks nor ignores; of another repository inside, its folder with a slash.
+
+    Raises:
+        LocalError: As in `list_files`.
+    """
+    with stream_git(source, ["ls-files", "-z", *_UNTRACKED], prunes) as entries:
+        return sorted(entries)
 
 
 def _follow_index(source: Path, entries: Iterable[str], nested: dict[str, str]) -> Iterator[ListedFile]:
@@ -116,6 +131,8 @@ def _parse_entry(head: str, path: str) -> ListedFile:
 def _list_nested(source: Path, folder: str, commit: str) -> Iterator[ListedFile]:
     """Yield the files of a repository inside the tree, and that repository itself if it is at another commit."""
     if source.is_symlink() or not os.path.lexists(source / ".git"):
+        if commit:
+            yield ListedFile(folder, Status.SUBMODULE)
         return
     with list_files(source) as inner:
         yield from (ListedFile(f"{folder}/{file.path}", file.status, file.committed) for file in inner)

@@ -35,10 +35,14 @@ class Survey(NamedTuple):
     Attributes:
         missing: Those of the files that are not there, or are no longer files or links.
         warnings: A sentence for each file that is skipped, and for names that fail on other systems.
+        links: Those of the files that are symbolic links.
+        modules: Python files that are not packed although others in their folder are, and folders of which nothing is.
     """
 
     missing: list[str]
     warnings: list[str]
+    links: list[str]
+    modules: list[str]
 
 
 def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool]) -> Survey:
@@ -55,12 +59,21 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
     specials: list[str] = []
     odd: list[str] = []
     twins: list[str] = []
+    links: list[str] = []
+    modules: list[str] = []
+    groups = _group_by_folder(files)
     with SourceFolders(source) as folders:
-        for folder, selected in _group_by_folder(files):
+        for folder, paths in sorted(groups.items()):
             prefix = f"{folder}/" if folder else ""
             found = _list_names(folders, folder)
-            missing += set(selected).difference([prefix + name for name in found.files])
+            selected = set(paths)
+            missing += selected.difference([prefix + name for name in found.files])
             _refuse_specials(prefix, found.specials)
+            links += [path for name in found.links if (path := prefix + name) in selected]
+            modules += [
+                path for name in found.files if name.endswith(".py") and (path := prefix + name) not in selected
+            ]
+            modules += [path for name in found.folders if (path := prefix + name) not in groups]
             specials += [prefix + name for name in found.specials if packs(prefix + name)]
             names = [*found.files, *found.folders]
             folded = "/".join(names).casefold()
@@ -72,24 +85,28 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
     warnings = [f"skipped {path}: not a file, folder or link" for path in sorted(specials)]
     if odd:
         warnings.append(f"names that not every system allows: {', '.join(sorted(odd)[:_MAX_NAMED])}")
-    return Survey(sorted(missing), warnings + _describe_twins(twins))
+    return Survey(sorted(missing), warnings + _describe_twins(twins), sorted(links), sorted(modules))
 
 
 class _Names(NamedTuple):
-    """The names in a folder; links count as files."""
+    """The names in a folder; links count as files, too."""
 
     files: list[str]
     folders: list[str]
     specials: list[str]
+    links: list[str]
 
 
 def _list_names(folders: SourceFolders, folder: str) -> _Names:
-    files, below, specials = found = _Names([], [], [])
+    files, below, specials, links = found = _Names([], [], [], [])
     try:
         with os.scandir(folders.enter(folder)) as entries:
             for entry in entries:
-                if entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                if entry.is_file(follow_symlinks=False):
                     files.append(entry.name)
+                elif entry.is_symlink():
+                    files.append(entry.name)
+                    links.append(entry.name)
                 elif entry.is_dir(follow_symlinks=False):
                     below.append(entry.name)
                 else:
@@ -101,7 +118,7 @@ def _list_names(folders: SourceFolders, folder: str) -> _Names:
     return found
 
 
-def _group_by_folder(files: Sequence[str]) -> list[tuple[str, list[str]]]:
+def _group_by_folder(files: Sequence[str]) -> dict[str, list[str]]:
     """Return the root and each folder that leads to a file, with the files that are directly in it."""
     groups: dict[str, list[str]] = {"": []}
     last, group = "", groups[""]
@@ -114,7 +131,7 @@ def _group_by_folder(files: Sequence[str]) -> list[tuple[str, list[str]]]:
                 groups[above] = []
                 above = above.rpartition("/")[0]
         group.append(path)
-    return sorted(groups.items())
+    return groups
 
 
 def _is_odd(folded: str) -> bool:

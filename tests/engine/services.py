@@ -54,6 +54,11 @@ def build_image(
         )
 
 
+def try_inside(engine: Engine, image: str, script: str) -> bool:
+    command = ("run", "--rm", "--network=none", "--entrypoint=/bin/sh", image, "-c", script)
+    return engine.run(*command).code == 0
+
+
 def require(*programs: str) -> None:
     """Skip the test, naming the reason, where the machine cannot run it; in CI that is a failure."""
     missing = [program for program in programs if shutil.which(program) is None]
