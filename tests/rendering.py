@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from buildkit.models import PROGRAMS, Dockerfile, Project, Target, Version
 from buildkit.reference import parse_reference
 from buildkit.settings import Settings
-from buildkit.source.dependencies import Dependencies, DependencyKind
+from buildkit.source.dependencies import Dependencies, DependencyKind, GitDescription
 from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
 from buildkit.ui import Ui
 from buildkit.workspace import Workspace
@@ -50,12 +50,16 @@ class Tree:
     spec: str | None = "server/agent-server.spec"
     files: list[str] = field(default_factory=list)
     git_ref: str = "main"
+    description: GitDescription = field(default_factory=lambda: GitDescription("0506352", "0.0.dev0+g0506352"))
 
     def find_spec(self, named: str | None) -> str | None:
         return named or self.spec
 
     def select(self) -> Files:
         return Files(self.files)
+
+    def describe(self) -> GitDescription:
+        return self.description
 
     def ref(self, sha: str | None) -> str:
         return self.git_ref if sha else "unknown"

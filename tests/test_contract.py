@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from buildkit.contract import ImageContract
+from buildkit.command import StartCommand
+from buildkit.contract import AGENT_SERVER, ImageContract
 from buildkit.engines.checks import Probe, check_config, judge_probe, list_probes
 from buildkit.engines.container import ImageConfig
 from buildkit.engines.leaks import find_leaks
 from buildkit.models import Target
+from buildkit.settings import Settings
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 LABELS = {
@@ -42,7 +44,7 @@ IMAGE = ImageConfig(
     healthcheck=(),
     history=("RUN /bin/sh -c apt-get install -y tini # buildkit",),
 )
-CONTRACT = ImageContract(Target.BINARY, "openhands.agent_server", "openhands-agent-server", 8000, SHA)
+CONTRACT = ImageContract(Target("binary"), AGENT_SERVER, "openhands-agent-server", 8000, SHA)
 
 
 def find_broken(contract: ImageContract = CONTRACT, **changes: Any) -> set[str]:
@@ -77,7 +79,7 @@ def test_one_broken_promise_is_one_broken_finding(changes: dict[str, Any], subje
 
 
 def test_a_source_image_starts_the_interpreter_of_its_own_environment() -> None:
-    contract = CONTRACT._replace(target=Target.SOURCE_MINIMAL)
+    contract = CONTRACT._replace(target=Target("source-minimal"))
     assert find_broken(contract) == {"entrypoint"}
     own = ("tini", "--", "/agent-server/.venv/bin/python", "-m", "openhands.agent_server")
     assert find_broken(contract, entrypoint=own) == set()
@@ -91,7 +93,7 @@ def test_an_image_of_an_unknown_commit_is_not_held_against_one() -> None:
 
 def test_only_what_a_target_has_is_tried_inside() -> None:
     binary = {probe.subject for probe in list_probes(CONTRACT)}
-    source = {probe.subject for probe in list_probes(CONTRACT._replace(target=Target.SOURCE))}
+    source = {probe.subject for probe in list_probes(CONTRACT._replace(target=Target("source")))}
     assert binary - source == {"openhands-agent-server --help"}
     assert source - binary == {"import openhands.agent_server"}
 
@@ -153,3 +155,32 @@ def test_what_is_no_secret_is_left_alone(name: str, value: str) -> None:
 def test_a_token_in_a_command_of_the_history_is_found() -> None:
     image = dataclasses.replace(IMAGE, history=("RUN curl -H 'X: ghp_" + "a1B2" * 9 + "' https://example.com",))
     assert find_leaks(image) == ["history, layer 1 from the top: a GitHub token"]
+
+
+def test_a_command_is_started_as_it_is_given_and_nothing_is_appended() -> None:
+    settings = Settings(server_command=StartCommand("uvicorn", ("app:app", "--port", "9")), health_path="/ping")
+    source = ImageContract.from_settings(settings, Target("source"), None)
+    assert source.server == ("/agent-server/.venv/bin/uvicorn", "app:app", "--port", "9")
+    binary = ImageContract.from_settings(settings, Target("binary"), None)
+    assert binary.server == ("/usr/local/bin/openhands-agent-server", "app:app", "--port", "9")
+    assert source.address == ()
+    assert source.endpoints == ("/ping",)
+    assert "uvicorn" in {probe.subject for probe in list_probes(source)}
+
+
+def test_a_module_with_arguments_of_its_own_is_a_command() -> None:
+    settings = Settings(server_command=StartCommand("python", ("-m", "acme", "--fast")))
+    contract = ImageContract.from_settings(settings, Target("binary"), None)
+    assert contract.server == ("/usr/local/bin/openhands-agent-server", "--fast")
+    assert contract._replace(target=Target("source")).server == (
+        "/agent-server/.venv/bin/python",
+        "-m",
+        "acme",
+        "--fast",
+    )
+
+
+def test_only_an_agent_server_has_more_than_the_health_check() -> None:
+    assert ImageContract.from_settings(Settings(), Target("source"), None).endpoints == ("/health", "/alive", "/ready")
+    other = Settings(server_module="acme.server")
+    assert ImageContract.from_settings(other, Target("source"), None).endpoints == ("/health",)

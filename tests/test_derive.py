@@ -261,7 +261,7 @@ def test_the_task_derives_where_dockerfile_is_set(command: Command) -> None:
     (command.checkout / path).write_text(read_text("workspace"))
     command.run("version").succeed()
     command.environment |= {"DOCKERFILE": path, "TARGET": "source", "BUILD_ARGS": "UID=7", "EXCLUDE": "wallpaper.svg"}
-    ended = command.run("dockerfile", FEATURES="docker", SPLIT_EXECUTABLE="true").succeed()
+    ended = command.run("dockerfile", FEATURES="docker", BUILD_PACKAGES="libpq-dev").succeed()
     text = (command.output / "Dockerfile").read_text()
     instructions = (command.output / "BUILD_INSTRUCTIONS.md").read_text()
     assert re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)[-1] == "source"
@@ -271,7 +271,7 @@ def test_the_task_derives_where_dockerfile_is_set(command: Command) -> None:
     assert command.read_state("dockerfile")["base_image"] == "nikolaik/python-nodejs:python3.13-nodejs22-slim"
     assert "wallpaper.svg; add it to INCLUDE" in ended.err
     assert "FEATURES" in ended.err
-    assert "SPLIT_EXECUTABLE" in ended.err
+    assert "BUILD_PACKAGES" in ended.err
     command.run("context").succeed()
 
 

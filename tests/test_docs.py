@@ -59,7 +59,7 @@ OTHER_VARIABLES = {
 }
 BUILD_ARGUMENTS = dict(
     re.findall(
-        r'^ARG (\w+)=\{\{ build_args\.\w+ \| default\("(.*?)"\)',
+        r'^ARG (\w+)=\{\{ build_args\.\w+ \| default\("?(.*?)"?\)',
         (ROOT / "templates/Dockerfile.j2").read_text("utf-8"),
         re.MULTILINE,
     )
