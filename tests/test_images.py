@@ -274,3 +274,32 @@ def test_without_that_feature_the_outcome_stays_unknown_until_forced(command: Co
     assert api.server.count("POST /build") == 6
     run_images(command, "--shard", "1/6", "--force").succeed()
     assert api.server.count("POST /build") == 7
+
+
+def test_clean_removes_everything_but_not_while_a_server_builds(command: Command, api: BulkApi) -> None:
+    api.polls = 1_000_000
+    running = command.start("images", "--bases", "bases.txt", "--shard", "1/6")
+    while api.server.count("GET /build_status") < 1:
+        pass
+    running.signal(signal.SIGTERM)
+    running.wait().fail(143)
+    ended = command.run("clean").succeed()
+    assert "kept the images" in ended.err
+    assert (command.output / "images.jsonl").exists()
+    api.polls = 0
+    api.settle()
+    run_images(command).succeed()
+    assert "images.jsonl" in command.run("clean").succeed().out.splitlines()
+    assert not command.output.exists()
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_the_next_one_continues(command: Command, api: BulkApi) -> None:
+    run_images(command, "--shard", "1/2").succeed()
+    journal = command.output / "images.jsonl"
+    journal.write_bytes(b"\n" * 300_000 + journal.read_bytes())  # larger than every other file
+    run_images(command, order={"file_size_limit": journal.stat().st_size + 700}).fail(
+        3, "cannot write", "images.jsonl", "free some disk"
+    )
+    assert journal.stat().st_size > 300_000
+    run_images(command).succeed()
+    assert len(set(api.started)) == len(api.started) == 6
