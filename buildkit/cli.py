@@ -41,6 +41,7 @@ TASKS = (
     "wait",
     "all",
     "build",
+    "images",
     "verify",
     "manifest",
     "logs",
