@@ -111,7 +111,8 @@ def make_task(task: Task) -> InvokeTask[Any]:
     _sign(execute, flags)
     execute.__doc__ = task.run.__doc__
     help_texts = {flag.name.replace("_", "-"): flag.meaning for flag in flags}
-    return InvokeTask(execute, name=task.name, auto_shortflags=False, help=help_texts)
+    optional = [flag.name for flag in flags if flag.is_optional]
+    return InvokeTask(execute, name=task.name, auto_shortflags=False, help=help_texts, optional=optional)
 
 
 def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> int:

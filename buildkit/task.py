@@ -25,11 +25,16 @@ NO_API = "RUNTIME_API_URL and RUNTIME_API_KEY are not set"
 
 
 class Flag(NamedTuple):
-    """A flag of one task: off, or None if it takes a value, unless it is given."""
+    """A flag of one task: off, or None if it takes a value, unless it is given.
+
+    Attributes:
+        is_optional: Whether its value may be left out; it is then True.
+    """
 
     name: str
     meaning: str
     takes_value: bool = False
+    is_optional: bool = False
 
 
 class Outcome(NamedTuple):
