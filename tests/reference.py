@@ -77,7 +77,7 @@ def render_all() -> Iterator[tuple[Path, str]]:
 def _render_task(task: Task) -> str:
     said = inspect.cleandoc(task.run.__doc__ or "").splitlines()[0]
     flags = "".join(
-        f"| `--{flag.name.replace('_', '-')}{'=…' if flag.takes_value else ''}` | {flag.meaning} |\n"
+        f"| `--{flag.name.replace('_', '-')}{'[=…]' if flag.is_optional else '=…' if flag.takes_value else ''}` | {flag.meaning} |\n"
         for flag in task.flags
     )
     table = f"\n| flag | meaning |\n|---|---|\n{flags}" if flags else ""
