@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from buildkit.stages import Stages
     from buildkit.ui import Ui
 
-GIT_SHA, GIT_REF, BASE_IMAGE = "OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF", "BASE_IMAGE"
+GIT_SHA, GIT_REF = "OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"
+IMAGES = ("BASE_IMAGE", "BUILDER_IMAGE")  # ARGs that are settings of the same name
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SYNTAX = re.compile(r"\ufeff?(?:\s*#\s*(?:check|escape)\s*=.*\n)*\s*#\s*syntax\s*=\s*(\S+)", re.IGNORECASE)
 _FROM_ELSEWHERE = re.compile(r"(?:^--|^--mount=|,)from=|^--mount=(?:.*,)?type=(?!bind)")
@@ -87,7 +88,7 @@ def _check_declared(parsed: Stages, name: str, values: Mapping[str, str]) -> Non
     for argument in sorted(values.keys() - declared - {GIT_SHA, GIT_REF}):
         near = difflib.get_close_matches(argument, declared, 3, 0.5)
         known = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(sorted(declared)) or 'none'}"
-        setting = argument if argument == BASE_IMAGE else f"{argument} in BUILD_ARGS"
+        setting = argument if argument in IMAGES else f"{argument} in BUILD_ARGS"
         raise SettingError(f"{name} has no ARG {argument}", f"unset {setting}, or declare it; {known}")
 
 

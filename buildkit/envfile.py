@@ -1,4 +1,7 @@
-"""The `.env` file: its variables, or the line that makes it unusable; nothing in it is skipped silently."""
+"""The `.env` file: its variables, or the line that makes it unusable; nothing in it is skipped silently.
+
+Applications have a `.env` of their own in the same place, so whether a file means us is a question of its names.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from buildkit.errors import SettingError
 from buildkit.files import read_bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 _MAX_BYTES = 1_000_000
@@ -26,14 +29,19 @@ _ASSIGNMENT = re.compile(
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 
 
+class InvalidLine(SettingError):
+    """A line that is not an assignment, or bytes that are not text."""
+
+
 def read_env_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a `.env` file that are not empty; none if there is no file.
 
     `${NAME}` stands for an earlier variable or one of `environment`, except between single quotes, as in a shell.
 
     Raises:
-        SettingError: It is not UTF-8, contains a NUL, has a line that is not an assignment, or refers to a variable
-            that is not set.
+        InvalidLine: It is not UTF-8, contains a NUL, has a line that is not an assignment, or refers to a variable that
+            is not set.
+        SettingError: It cannot be read, or belongs to another user.
     """
     text = _read_text(path)
     if not text:
@@ -46,6 +54,17 @@ def read_env_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in dotenv_values(stream=io.StringIO(statement), interpolate=False).items():
             found[name] = (value or "") if literal else _resolve(name, value or "", {**environment, **found}, line)
     return {name: value for name, value in found.items() if value}
+
+
+def names_any(path: Path, names: Iterable[str]) -> bool:
+    """Return whether a line of the file begins with one of these names, in whatever encoding it is.
+
+    Args:
+        names: As regular expressions.
+    """
+    data = read_bounded(path, _MAX_BYTES, follow=True).replace(b"\0", b"")
+    line = rf"^[^\w\r\n]*(?:export\s+)?['\"]?(?:{'|'.join(names)})\b"
+    return re.search(line.encode(), data, re.MULTILINE) is not None
 
 
 def _read_text(path: Path) -> str:
@@ -103,5 +122,5 @@ def _resolve(name: str, value: str, known: Mapping[str, str], line: int) -> str:
     return _REFERENCE.sub(replace, value)
 
 
-def _refuse_line(line: int, reason: str, fix: str) -> SettingError:
-    return SettingError(f".env, line {line}: {reason}", f"in line {line} of .env: {fix}")
+def _refuse_line(line: int, reason: str, fix: str) -> InvalidLine:
+    return InvalidLine(f".env, line {line}: {reason}", f"in line {line} of .env: {fix}")

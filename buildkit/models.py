@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-FEATURES = ("docker", "desktop", "vscode")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from buildkit.source.dependencies import Dependencies, VersionTool
+
+FEATURES = ("acp", "desktop", "docker", "vscode")
+DEFAULT_FEATURES = ("docker", "vscode", "acp")
 UPLOAD_FORMATS = ("json", "multipart")
 # Written next to the Dockerfile, and packed under `.runtime-build/`: what the Dockerfile runs during a build.
-PROGRAMS = ("analyse.py", "bundle.py", "copy_python.py", "health.sh", "outline.py", "split.py")
+PROGRAMS = (
+    "agents.sh",
+    "analyse.py",
+    "bundle.py",
+    "check_server.py",
+    "copy_python.py",
+    "health.sh",
+    "outline.py",
+    "separate.py",
+    "server.py",
+    "server.spec",
+    "split.py",
+)
 
 
-class Target(StrEnum):
-    """Which of the four images is built."""
+class Target(str):
+    """What is built: one of the four images or, with DOCKERFILE, a stage of it; empty for the last one."""
 
-    BINARY = "binary"
-    BINARY_MINIMAL = "binary-minimal"
-    SOURCE = "source"
-    SOURCE_MINIMAL = "source-minimal"
+    __slots__ = ()
 
     @property
     def is_binary(self) -> bool:
         """Whether the server is an executable."""
-        return self in {Target.BINARY, Target.BINARY_MINIMAL}
+        return self in {"binary", "binary-minimal"}
 
     @property
     def is_minimal(self) -> bool:
         """Whether the image has only the essentials."""
-        return self in {Target.BINARY_MINIMAL, Target.SOURCE_MINIMAL}
+        return self in {"binary-minimal", "source-minimal"}
 
     @property
     def tag_suffix(self) -> str:
         """What image tags end in, so that images of different targets do not overwrite each other."""
-        return "" if self is Target.BINARY else f"-{self}"
+        return "" if self in {"", "binary"} else f"-{self}"
+
+
+TARGETS = tuple(map(Target, ("binary", "binary-minimal", "source", "source-minimal")))
 
 
 def is_archive_name(name: str) -> bool:
@@ -164,6 +182,20 @@ class Finding:
     exit_code: int = 4
 
 
+class Problem(NamedTuple):
+    """Something about a source tree that ends in a broken image (an error) or may do so, and what to type.
+
+    Attributes:
+        is_in_context: Whether it is about what is packed, so that `context` reports it, too.
+    """
+
+    subject: str
+    message: str
+    fix: str
+    is_error: bool = True
+    is_in_context: bool = False
+
+
 @dataclass(frozen=True)
 class Verification(StepResult):
     """An image checked against its contract, in running containers."""
@@ -179,16 +211,31 @@ class Verification(StepResult):
 
 
 class Project(NamedTuple):
-    """What the project file says about a source tree; every path is POSIX and relative to the source directory.
+    """What the project files say about a source tree; every path is POSIX and relative to the source directory.
 
     Attributes:
         members: Directories of the uv workspace's members, sorted; empty for a single package.
-        roots: Files and directories that are packed by default, sorted, none inside another.
+        roots: Files and directories that are packed by default, sorted, none inside another; empty for the whole tree.
         required: Files that must exist and must be packed.
         source_url: Where the source is published, or None if the project file does not say.
+        name: The distribution at the root as it is written there, or None.
+        is_package: Whether the root is a package that can be installed: it has a build backend or a `setup.py`.
+        requires_python: A version specifier (PEP 440), or None.
+        packages: Top-level packages and modules that are imported, such as `src/app` or `app.py`, sorted.
+        import_roots: Folders that modules are imported from, each with a slash at the end or empty.
+        scripts: Console scripts of the root and its members, such as `{"app": "app.cli:main"}`.
+        git_versions: The tool that takes the version from git, by the name of the package (root or member).
     """
 
     members: tuple[str, ...]
     roots: tuple[str, ...]
     required: tuple[str, ...]
     source_url: str | None
+    dependencies: Dependencies
+    name: str | None = None
+    is_package: bool = False
+    requires_python: str | None = None
+    packages: tuple[str, ...] = ()
+    import_roots: tuple[str, ...] = ("",)
+    scripts: Mapping[str, str] = MappingProxyType({})
+    git_versions: Mapping[str, VersionTool] = MappingProxyType({})

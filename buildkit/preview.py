@@ -112,8 +112,7 @@ def explain(tree: SourceTree, path: str) -> Preview:
     if os.path.isabs(inside) or inside.split("/")[0] == "..":
         raise LocalError(f"not in the source directory: {path}", "give a path below SOURCE_DIR")
     verdict = tree.explain(inside)
-    where = f" ({verdict.source}, line {verdict.line})" if verdict.source else ""
-    text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.reason}{where}"
+    text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.describe()}"
     return Preview(text, {"path": inside, **verdict._asdict()})
 
 

@@ -11,14 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from buildkit.envfile import read_env_file
+from buildkit.envfile import InvalidLine, names_any, read_env_file
 from buildkit.errors import SettingError, run
-from buildkit.models import FEATURES, UPLOAD_FORMATS, Target
+from buildkit.models import DEFAULT_FEATURES, TARGETS, UPLOAD_FORMATS, Target
 from buildkit.secret import ApiKey
 from buildkit.values import (
     optional,
     parse_archive_name,
     parse_build_args,
+    parse_command,
     parse_features,
     parse_flag,
     parse_hosts,
@@ -34,17 +35,20 @@ from buildkit.values import (
     parse_registry_prefix,
     parse_repository,
     parse_sha,
+    parse_stage,
     parse_tags,
     parse_target_image,
     parse_text,
     parse_time,
     parse_url,
+    parse_url_path,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from buildkit.command import StartCommand
     from buildkit.reference import Reference
 
 T = TypeVar("T")
@@ -77,8 +81,10 @@ _REMOVED = {
     "MANIFEST_SECRET_KEY": f"give `--secret NAME/KEY` to {run('manifest')}",
     "MANIFEST_SECRET_NAME": f"give `--secret NAME/KEY` to {run('manifest')}",
     "POLL_INTERVAL": "remove it: the interval grows with the build's age, up to 30 seconds",
+    "PYINSTALLER_SPEC": "set BUILD_ARGS=PYINSTALLER_SPEC=path/of/the.spec",
     "PUSH": f"give `--push` to {run('build')}",
     "SKIP_EXISTING": f"give `--skip-existing` to {run('all')}",
+    "SPLIT_EXECUTABLE": "set BUILD_ARGS=SPLIT_EXECUTABLE=true",
     "SOURCE_URL": "remove it: the URL comes from [project.urls] in pyproject.toml",
     "STALL_TIMEOUT": "remove it: an upload that makes no progress for 60 seconds is given up",
     "WARN_CONTEXT_BYTES": f"remove it: {run('context', '--files')} lists the largest files",
@@ -103,7 +109,13 @@ class Settings:
         "image that every stage starts from",
         "dockerfile",
     )
-    target: Target = _setting("binary", parse_one_of(Target), f"image to build: {', '.join(Target)}", "target")
+    builder_image: Reference | None = _setting(
+        "",
+        optional(parse_reference),
+        "image that all stages but the image's own start from; BASE_IMAGE if empty",
+        "dockerfile",
+    )
+    target: Target = _setting("binary", parse_one_of(TARGETS), f"image to build: {', '.join(TARGETS)}", "target")
     clean_output: bool = _setting("true", parse_flag, "whether `all` clears the output directory first", "cleaning")
     custom_tags: tuple[str, ...] = _setting(
         "python", parse_tags, "comma-separated tags; the first is the primary tag", "naming"
@@ -139,21 +151,28 @@ class Settings:
     extra_packages: tuple[str, ...] = _setting(
         "", parse_packages, "additional system packages to install", "dockerfile"
     )
+    build_packages: tuple[str, ...] = _setting(
+        "", parse_packages, "system packages that only the build needs, such as libpq-dev", "dockerfile"
+    )
     features: frozenset[str] = _setting(
-        ",".join(FEATURES), parse_features, "features of the full targets, or none", "dockerfile"
+        ",".join(DEFAULT_FEATURES), parse_features, "features of the full targets, or none", "dockerfile"
     )
-    pyinstaller_spec: str | None = _setting(
-        "", optional(parse_text), "path of the PyInstaller spec; found by name if empty", "dockerfile"
-    )
-    split_executable: bool = _setting(
-        "false", parse_flag, "whether the project's own files go into a second, smaller executable", "dockerfile"
+    requirements: str | None = _setting(
+        "", optional(parse_text), "requirements file to install from, instead of the lock file", "dockerfile"
     )
     dockerfile: str | None = _setting(
         "", optional(parse_text), "Dockerfile in the source to use instead of our template", "dockerfile"
     )
     server_module: str = _setting("openhands.agent_server", parse_module, "module that `python -m` starts", "server")
+    server_command: StartCommand | None = _setting(
+        "",
+        optional(parse_command),
+        "command that starts the server instead, such as `uvicorn app.main:app --host 0.0.0.0`",
+        "server",
+    )
     server_name: str = _setting("openhands-agent-server", parse_program_name, "name of the executable", "server")
     server_port: int = _setting("8000", parse_integer(1, 65535), "port that the server listens on", "server")
+    health_path: str = _setting("/health", parse_url_path, "path of the health check; 401 means alive", "server")
 
     upload_format: str = _setting(
         "json", parse_one_of(UPLOAD_FORMATS), "format of the upload: json or multipart", "upload"
@@ -196,7 +215,7 @@ class CiEnvironment(NamedTuple):
 
 
 class LoadedSettings(NamedTuple):
-    """Settings, the layer that each value came from, and variables that look like misspelt settings."""
+    """Settings, the layer that each value came from, and warnings: what looks like a misspelt setting, for example."""
 
     settings: Settings
     origins: dict[str, str]
@@ -216,7 +235,7 @@ def load_settings(
     Raises:
         SettingError: A value is invalid, or two values contradict each other.
     """
-    env_file = read_env_file(root / ".env", environment)
+    env_file, notes = _read_env_file(root / ".env", environment)
     own = _check_defaults(defaults)
     layers = {"flag": flags, "environment": environment, ".env": env_file, "tasks.py": own}
     _refuse_removed(layers)
@@ -224,8 +243,23 @@ def load_settings(
     settings = Settings(**parsed)
     _check_together(settings)
     _check_layers(origins, [*layers, "default"])
-    misspelt = [*_find_misspelt(env_file, ".env"), *_find_misspelt(environment, "the environment")]
-    return LoadedSettings(settings, origins, misspelt)
+    notes += [*_find_misspelt(env_file, ".env"), *_find_misspelt(environment, "the environment")]
+    return LoadedSettings(settings, origins, notes)
+
+
+def _read_env_file(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return what `.env` sets, and a note if the file is unusable but is not about us: an application's own.
+
+    Raises:
+        SettingError: It is unusable and has one of our names, or cannot be read.
+    """
+    names = [item.name.upper() for item in fields(Settings)]
+    try:
+        return read_env_file(path, environment), []
+    except InvalidLine as error:
+        if names_any(path, [*names, *_REMOVED, rf"{_OUR_PREFIX}\w*"]):
+            raise
+        return {}, [f"{error.message}; the file is ignored, because it has none of our settings"]
 
 
 def read_environment() -> dict[str, str]:
@@ -273,10 +307,13 @@ def _parse_all(layers: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, Any],
     errors = []
     for item in fields(Settings):
         name = item.name.upper()
+        parse, default = item.metadata["parse"], item.metadata["default"]
+        if name == "TARGET" and any(layer.get("DOCKERFILE") for layer in layers.values()):
+            parse, default = parse_stage, ""
         found = ((label, layer[name]) for label, layer in layers.items() if layer.get(name))
-        origins[name], texts[name] = next(found, ("default", item.metadata["default"]))
+        origins[name], texts[name] = next(found, ("default", default))
         try:
-            parsed[item.name] = item.metadata["parse"](texts[name], name)
+            parsed[item.name] = parse(texts[name], name)
         except SettingError as error:
             origin = "" if origins[name] == "flag" else f" (from {origins[name]})"  # what was typed is in view
             errors.append(SettingError(f"{error.message}{origin}", error.fix))

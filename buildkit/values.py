@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from buildkit import reference
+from buildkit.command import PROGRAMS_FOLDER, StartCommand
 from buildkit.errors import SettingError
-from buildkit.models import FEATURES, is_archive_name
+from buildkit.models import FEATURES, Target, is_archive_name
 from buildkit.secret import ApiKey
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ Text = TypeVar("Text", bound=str)
 # Separate settings say these; a build argument of the same name would contradict them.
 _RESERVED = {
     "BASE_IMAGE": "set BASE_IMAGE instead",
+    "BUILDER_IMAGE": "set BUILDER_IMAGE instead",
     "OPENHANDS_BUILD_GIT_SHA": "set GIT_SHA instead",
     "OPENHANDS_BUILD_GIT_REF": "remove it: the ref comes from GITHUB_REF, or else is the commit",
     "TARGET": "set TARGET instead",
@@ -31,6 +34,7 @@ _RESERVED = {
 _SECRET_NAME = re.compile(
     r"(^|_)(api_?key|auth|credentials?|key|pass|password|passwd|passphrase|pword|secret|token)s?(_|$)", re.IGNORECASE
 )
+_OPERATORS = frozenset({"&", "&&", "|", "||", ";", ">", ">>", "<", "2>&1"})
 _USERINFO = re.compile(r"://[^/\s@]*@")
 _MAX_TIME = 8**11 - 1  # the latest that a tar header can hold
 
@@ -125,6 +129,36 @@ def parse_tags(value: str, name: str) -> tuple[str, ...]:
     tags = [tag.strip(" \t") for tag in value.split(",")]
     checked = [reference.check_tag(tag, position, name) for position, tag in enumerate(tags, 1) if tag]
     return tuple(dict.fromkeys(checked)) or ("python",)
+
+
+def parse_stage(value: str, name: str) -> Target:
+    """Return a stage of a Dockerfile of the source's own; empty for the last one."""
+    return Target(_match(r"(?:[A-Za-z][A-Za-z0-9_.-]*)?", value, name, "the name of a stage in DOCKERFILE"))
+
+
+def parse_command(value: str, name: str) -> StartCommand:
+    """Return a command as words, as a shell would split it; no shell runs it."""
+    try:
+        words = shlex.split(parse_text(value, name))
+    except ValueError as error:
+        raise SettingError(f"{name} cannot be split into words: {value!r}: {error}", "close its quotes") from error
+    if shell := next((word for word in words if word in _OPERATORS or "$" in word), None):
+        raise SettingError(
+            f"{name} contains {shell!r}, which only a shell would understand, and none runs it: {value!r}",
+            f"write the values into {name}, or start a script of the project",
+        )
+    program = (words or [""])[0].removeprefix(f"{PROGRAMS_FOLDER}/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", program):
+        raise SettingError(
+            f"{name} does not start with the name of a program: {value!r}",
+            f"set {name} to a program that the packages install, such as `uvicorn app.main:app`",
+        )
+    return StartCommand("python" if program == "python3" else program, tuple(words[1:]))
+
+
+def parse_url_path(value: str, name: str) -> str:
+    """Return the path of a URL, perhaps with a query."""
+    return _match(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
 
 
 def parse_build_args(value: str, name: str) -> dict[str, str]:

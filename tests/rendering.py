@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 from buildkit.models import PROGRAMS, Dockerfile, Project, Target, Version
 from buildkit.reference import parse_reference
 from buildkit.settings import Settings
+from buildkit.source.dependencies import Dependencies, DependencyKind, GitDescription
 from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
 from buildkit.ui import Ui
 from buildkit.workspace import Workspace
@@ -20,6 +21,7 @@ PROJECT = Project(
     roots=("pyproject.toml", "server", "tools", "uv.lock"),
     required=("pyproject.toml", "uv.lock"),
     source_url=None,
+    dependencies=Dependencies(DependencyKind.UV_LOCK, "uv.lock", ("pyproject.toml", "uv.lock")),
 )
 VERSION = Version(
     name="agent-server-0506352-python",
@@ -48,12 +50,16 @@ class Tree:
     spec: str | None = "server/agent-server.spec"
     files: list[str] = field(default_factory=list)
     git_ref: str = "main"
+    description: GitDescription = field(default_factory=lambda: GitDescription("0506352", "0.0.dev0+g0506352"))
 
     def find_spec(self, named: str | None) -> str | None:
         return named or self.spec
 
     def select(self) -> Files:
         return Files(self.files)
+
+    def describe(self) -> GitDescription:
+        return self.description
 
     def ref(self, sha: str | None) -> str:
         return self.git_ref if sha else "unknown"
@@ -75,12 +81,13 @@ def write_dockerfile(
     tree: Tree | None = None,
     version: Version = VERSION,
     template_dir: Path | None = None,
+    link_layers: bool = False,
     **settings: Any,
 ) -> Dockerfile:
     """Return what the task does in a workspace; every one of `settings` counts as set by somebody."""
     chosen = replace(Settings(), target=Target(target), base_image=parse_reference("python:3.13"))
     origins = dict.fromkeys((name.upper() for name in settings), "environment")
-    request = DockerfileRequest(replace(chosen, **settings), origins, template_dir)
+    request = DockerfileRequest(replace(chosen, **settings), origins, template_dir, link_layers)
     with workspace.writing():
         workspace.save(version)
         return render_dockerfile(workspace, cast("Any", tree or Tree()), request, Ui())

@@ -38,7 +38,7 @@ VERSION = Version(
     archive="agent-server-0506352-dev.tar.gz",
     commit_time=1_760_000_000,
 )
-DOCKERFILE = Dockerfile(Target.BINARY, "debian", "d" * 64, {})
+DOCKERFILE = Dockerfile(Target("binary"), "debian", "d" * 64, {})
 
 
 @dataclass

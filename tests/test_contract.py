@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buildkit.contract import ImageContract
+from buildkit.contract import AGENT_SERVER, ImageContract
 from buildkit.engines.checks import Probe, check_config, judge_probe, list_probes
 from buildkit.engines.container import ImageConfig
 from buildkit.engines.leaks import find_leaks
@@ -42,7 +42,7 @@ IMAGE = ImageConfig(
     healthcheck=(),
     history=("RUN /bin/sh -c apt-get install -y tini # buildkit",),
 )
-CONTRACT = ImageContract(Target.BINARY, "openhands.agent_server", "openhands-agent-server", 8000, SHA)
+CONTRACT = ImageContract(Target("binary"), AGENT_SERVER, "openhands-agent-server", 8000, SHA)
 
 
 def find_broken(contract: ImageContract = CONTRACT, **changes: Any) -> set[str]:
@@ -77,7 +77,7 @@ def test_one_broken_promise_is_one_broken_finding(changes: dict[str, Any], subje
 
 
 def test_a_source_image_starts_the_interpreter_of_its_own_environment() -> None:
-    contract = CONTRACT._replace(target=Target.SOURCE_MINIMAL)
+    contract = CONTRACT._replace(target=Target("source-minimal"))
     assert find_broken(contract) == {"entrypoint"}
     own = ("tini", "--", "/agent-server/.venv/bin/python", "-m", "openhands.agent_server")
     assert find_broken(contract, entrypoint=own) == set()
@@ -91,7 +91,7 @@ def test_an_image_of_an_unknown_commit_is_not_held_against_one() -> None:
 
 def test_only_what_a_target_has_is_tried_inside() -> None:
     binary = {probe.subject for probe in list_probes(CONTRACT)}
-    source = {probe.subject for probe in list_probes(CONTRACT._replace(target=Target.SOURCE))}
+    source = {probe.subject for probe in list_probes(CONTRACT._replace(target=Target("source")))}
     assert binary - source == {"openhands-agent-server --help"}
     assert source - binary == {"import openhands.agent_server"}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildkit.derived import BASE_IMAGE, GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
+from buildkit.derived import GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
 from buildkit.errors import LocalError, RuntimeBuildError, SettingError
 from buildkit.models import PROGRAMS
 from buildkit.ui import Ui
@@ -261,7 +261,7 @@ def test_the_task_derives_where_dockerfile_is_set(command: Command) -> None:
     (command.checkout / path).write_text(read_text("workspace"))
     command.run("version").succeed()
     command.environment |= {"DOCKERFILE": path, "TARGET": "source", "BUILD_ARGS": "UID=7", "EXCLUDE": "wallpaper.svg"}
-    ended = command.run("dockerfile", FEATURES="docker", SPLIT_EXECUTABLE="true").succeed()
+    ended = command.run("dockerfile", FEATURES="docker", BUILD_PACKAGES="libpq-dev").succeed()
     text = (command.output / "Dockerfile").read_text()
     instructions = (command.output / "BUILD_INSTRUCTIONS.md").read_text()
     assert re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)[-1] == "source"
@@ -271,7 +271,7 @@ def test_the_task_derives_where_dockerfile_is_set(command: Command) -> None:
     assert command.read_state("dockerfile")["base_image"] == "nikolaik/python-nodejs:python3.13-nodejs22-slim"
     assert "wallpaper.svg; add it to INCLUDE" in ended.err
     assert "FEATURES" in ended.err
-    assert "SPLIT_EXECUTABLE" in ended.err
+    assert "BUILD_PACKAGES" in ended.err
     command.run("context").succeed()
 
 
@@ -323,6 +323,6 @@ def test_lines_above_the_end_of_the_target_stay_and_the_rest_is_cut_off(text: st
 @settings(deadline=None)
 @given(write_dockerfiles(), st.sampled_from(["blue", '$x "y" \\z']))
 def test_deriving_any_dockerfile_twice_is_the_same_as_once(text: str, colour: str) -> None:
-    values = {"COLOUR": colour, BASE_IMAGE: "debian:12"}
+    values = {"COLOUR": colour, "BASE_IMAGE": "debian:12"}
     once, _ = derive(text, **values)
     assert derive(once.text, **values)[0] == once

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from buildkit.command import StartCommand
 from buildkit.errors import LocalError, SettingError
 from buildkit.generated import read_generated
-from buildkit.models import PROGRAMS, Target
+from buildkit.models import FEATURES, PROGRAMS, TARGETS
+from buildkit.reference import parse_reference
 from buildkit.settings import load_settings
 from buildkit.workspace import Workspace
 from tests.rendering import PROJECT, SHA, VERSION, Tree, render, write_dockerfile
 
-TARGETS = [str(target) for target in Target]
 STAGES = {
     "binary": [
         "uv-tool",
@@ -31,6 +32,7 @@ STAGES = {
         "analysis",
         "binary-builder",
         "base-minimal",
+        "acp-node",
         "base-full",
         "binary",
     ],
@@ -46,7 +48,7 @@ STAGES = {
         "base-minimal",
         "binary-minimal",
     ],
-    "source": ["uv-tool", "lock", "deps", "sources", "builder", "base-minimal", "base-full", "source"],
+    "source": ["uv-tool", "lock", "deps", "sources", "builder", "base-minimal", "acp-node", "base-full", "source"],
     "source-minimal": ["uv-tool", "lock", "deps", "sources", "builder", "base-minimal", "source-minimal"],
 }
 every_target = pytest.mark.parametrize("target", TARGETS)
@@ -65,7 +67,7 @@ def test_only_the_stages_that_the_target_needs_are_rendered_and_the_target_is_la
 
 
 def test_a_split_executable_is_two_files_the_large_one_below() -> None:
-    text = render("binary-minimal", split_executable=True).text
+    text = render("binary-minimal", build_args={"SPLIT_EXECUTABLE": "true"}).text
     copied = re.findall(r'^COPY --from=(\S+) --chown=10001:10001 \["(\S+)", "(\S+)"\]$', text, re.MULTILINE)
     server = "openhands-agent-server"
     assert copied == [
@@ -76,12 +78,35 @@ def test_a_split_executable_is_two_files_the_large_one_below() -> None:
 
 
 @every_target
-def test_every_stage_begins_with_the_base_image_or_another_stage(target: str) -> None:
-    names = [line.split() for line in render(target).text.splitlines() if line.startswith("FROM ")]
-    known = {"${BASE_IMAGE}"}
-    for _, origin, _, stage in names:
-        assert origin in known
-        known.add(stage)
+def test_the_images_own_stages_begin_with_the_base_image_and_all_others_with_the_builder_image(target: str) -> None:
+    text = render(target).text
+    origins = {stage: origin for origin, stage in re.findall(r"^FROM (\S+) AS (\S+)$", text, re.MULTILINE)}
+    roots = {"${BASE_IMAGE}": "${BASE_IMAGE}", "${BUILDER_IMAGE}": "${BUILDER_IMAGE}"}
+    for stage, origin in origins.items():
+        roots[stage] = roots[origin]
+    own = {stage for stage in origins if roots[stage] == "${BASE_IMAGE}"}
+    assert own == {"base-minimal", "base-full", target} & origins.keys()
+    assert "\nARG BUILDER_IMAGE=${BASE_IMAGE}\n" in text
+
+
+@every_target
+def test_another_builder_image_is_tried_on_the_base_image_before_anything_is_copied(target: str) -> None:
+    text = render(target, builder_image=parse_reference("debian:12")).text
+    assert '\nARG BUILDER_IMAGE="debian:12"\n' in text
+    image = text[text.index(f" AS {target}\n") :]
+    assert image.index("RUN --mount=type=bind,from=deps,") < image.index("COPY --from=")
+    assert text.index("copy_python.py /agent-server/.python") < text.index("uv sync --frozen")
+
+
+@every_target
+def test_only_those_who_ask_for_linked_layers_get_them_and_nothing_else_changes(target: str, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out")
+    write_dockerfile(workspace, target, link_layers=True)
+    linked = workspace.read("Dockerfile").decode()
+    assert set(re.findall(r"^COPY .*--link .*--from=(\S+)", linked, re.MULTILINE)) >= {
+        "binary-builder" if target.startswith("binary") else "builder"
+    }
+    assert linked.replace("--link ", "") == render(target).text
 
 
 @every_target
@@ -108,7 +133,8 @@ def test_nothing_is_used_that_one_of_the_engines_refuses(target: str) -> None:
         assert "<<" not in line
         assert not re.match(r"(COPY|ADD) .*--(link|chmod|parents|exclude|checksum)", line)
         for mount in re.findall(r"--mount=(\S+)", line):
-            assert mount == "type=cache,target=/var/cache/uv"
+            known = r"type=cache,target=/var/cache/uv|type=bind,from=[a-z-]+,source=/[\w./-]+,target=/[\w./-]+"
+            assert re.fullmatch(known, mount)
     assert "syntax=" not in render(target).text
 
 
@@ -191,7 +217,10 @@ def test_development_packages_are_in_source_alone() -> None:
 
 def test_extra_packages_are_installed_by_every_package_manager() -> None:
     text = render(extra_packages=("ripgrep", "libfoo2=1.2~rc1")).text
-    assert len(re.findall(r"\bripgrep 'libfoo2=1\.2~rc1'", text)) == 4
+    words = "ripgrep 'libfoo2=1.2~rc1'"
+    installs = [line for line in read_instructions(text) for line in line.split(";") if words in line]
+    managers = [line.split()[0] for line in installs if " install " in line or " add " in line]
+    assert managers == ["DEBIAN_FRONTEND=noninteractive", "apk", "zypper", '"$manager"']
 
 
 def test_build_arguments_replace_defaults_and_further_ones_reach_every_stage_that_runs_something() -> None:
@@ -267,11 +296,30 @@ def test_names_that_only_contain_such_a_word_are_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["binary", "binary-minimal"])
-def test_a_binary_target_without_spec_names_the_setting(target: str) -> None:
-    with pytest.raises(LocalError, match="PyInstaller spec") as caught:
-        render(target, tree=Tree(spec=None))
-    assert "PYINSTALLER_SPEC" in caught.value.fix
+def test_a_binary_target_without_spec_is_given_one_that_has_the_projects_packages_in_full(target: str) -> None:
+    rendered = render(target, tree=Tree(spec=None, project=PROJECT._replace(packages=("src/acme", "tool.py"))))
+    assert 'ARG PYINSTALLER_SPEC="/opt/server.spec"' in rendered.text
+    compile(rendered.programs["server.spec"], "server.spec", "exec")
+    compile(rendered.programs["server.py"], "server.py", "exec")
+    assert 'packages = ["acme", "tool"]' in rendered.programs["server.spec"]
+    assert 'runpy.run_module("openhands.agent_server"' in rendered.programs["server.py"]
+    assert not {"server.py", "server.spec"} & render(target).programs.keys()
+
+
+def test_the_executable_of_a_program_starts_its_entry_point() -> None:
+    command = StartCommand("uvicorn", ("app.main:app", "--port", "9000"))
+    rendered = render("binary", tree=Tree(spec=None), server_command=command)
+    compile(rendered.programs["server.spec"], "server.spec", "exec")
+    assert 'entry_points(group="console_scripts", name="uvicorn")' in rendered.programs["server.py"]
+    entrypoint = ["tini", "--", "/usr/local/bin/openhands-agent-server", "app.main:app", "--port", "9000"]
+    assert f"ENTRYPOINT {json.dumps(entrypoint)}\nCMD []\n" in rendered.text
+
+
+def test_a_script_cannot_be_an_executable() -> None:
+    with pytest.raises(LocalError, match=r"runs a script: python manage\.py") as caught:
+        render("binary", tree=Tree(spec=None), server_command=StartCommand("python", ("manage.py",)))
     assert caught.value.exit_code == 3
+    assert "TARGET=source" in caught.value.fix
 
 
 def test_a_member_whose_path_cannot_be_copied_is_refused() -> None:
@@ -315,27 +363,29 @@ def test_every_block_is_named_at_the_top_of_the_template_and_can_be_added_to(tmp
     named = re.search(r"Blocks: ([\w, \n]+)\.", template)
     assert named is not None
     assert re.split(r",\s+", named[1]) == blocks
+    everything = frozenset(FEATURES)
     for block in blocks:
         target = "binary" if block in {"analysis", "binary_builder"} else "source"
         override = f'{{% extends "Dockerfile.j2" %}}{{% block {block} %}}{{{{ super() }}}}ENV ADDED=1\n{{% endblock %}}'
-        text = render(target, template_dir=write_template(tmp_path / "mine", override)).text
+        text = render(target, template_dir=write_template(tmp_path / "mine", override), features=everything).text
         assert text.count("ENV ADDED=1\n") == 1
-        assert text.replace("ENV ADDED=1\n", "") == render(target).text
+        assert text.replace("ENV ADDED=1\n", "") == render(target, features=everything).text
 
 
 @every_target
 def test_the_dockerfile_has_no_program_in_it_and_the_programs_that_it_copies_are_written(target: str) -> None:
-    rendered = render(target, split_executable=True)
+    rendered = render(target, build_args={"SPLIT_EXECUTABLE": "true"})
     used = {name for name in PROGRAMS if f".runtime-build/{name}" in rendered.text}
     assert "printf" not in rendered.text
     assert set(rendered.programs) == used
-    binary = {"analyse.py", "bundle.py", "health.sh", "outline.py", "split.py"}
-    assert used == (binary if target.startswith("binary") else {"copy_python.py", "health.sh"})
+    binary = {"analyse.py", "bundle.py", "outline.py", "split.py"}
+    own = binary if target.startswith("binary") else {"copy_python.py"}
+    assert used == {"check_server.py", "health.sh", *own, *([] if target.endswith("minimal") else ["agents.sh"])}
 
 
 @every_target
 def test_each_program_is_copied_only_where_it_runs_and_never_with_the_source(target: str) -> None:
-    text = render(target, split_executable=True).text
+    text = render(target, build_args={"SPLIT_EXECUTABLE": "true"}).text
     stages = re.split(r"^FROM \S+ AS (\S+)$", text, flags=re.MULTILINE)[1:]
     copied = {
         (name, stage)
@@ -344,6 +394,8 @@ def test_each_program_is_copied_only_where_it_runs_and_never_with_the_source(tar
         for name in re.findall(r"\.runtime-build/(\S+)", copy)
     }
     used = {
+        "agents.sh": {"acp-node"},
+        "check_server.py": {"builder"},
         "copy_python.py": {"deps"},
         "health.sh": {"base-minimal"},
         "outline.py": {"outline"},
@@ -384,6 +436,8 @@ def test_stale_programs_are_removed_and_what_is_packed_is_what_was_written(tmp_p
     write_dockerfile(workspace, "source")
     generated = read_generated(workspace)
     assert sorted(generated) == [
+        ".runtime-build/agents.sh",
+        ".runtime-build/check_server.py",
         ".runtime-build/copy_python.py",
         ".runtime-build/health.sh",
         "BUILD_INSTRUCTIONS.md",

@@ -128,7 +128,7 @@ def test_submodules_are_listed_by_their_own_index(git_repo: Path, tmp_path: Path
     assert said["vendor/inner/m.py"] == {Status.TRACKED}
 
 
-def test_a_submodule_that_is_not_checked_out_has_no_files(git_repo: Path, tmp_path: Path) -> None:
+def test_a_submodule_that_is_not_checked_out_is_listed_itself(git_repo: Path, tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "m.py").touch()
@@ -136,7 +136,7 @@ def test_a_submodule_that_is_not_checked_out_has_no_files(git_repo: Path, tmp_pa
     run_git(git_repo, "submodule", "--quiet", "add", str(inner), "vendor/inner")
     commit_all(git_repo)
     run_git(tmp_path, "clone", "-q", str(git_repo), "clone")
-    assert read(tmp_path / "clone", "vendor") == {}
+    assert read(tmp_path / "clone", "vendor") == {"vendor/inner": {Status.SUBMODULE}}
 
 
 def test_a_repository_inside_the_tree_is_listed_by_its_own_rules(git_repo: Path) -> None:

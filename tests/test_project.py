@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
+from buildkit.source.dependencies import DependencyKind
 from buildkit.source.project import find_spec, read_project
 from tests.checkouts import PROJECTS
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from buildkit.models import Project
 
+UNREADABLE_README = "[build-system]\nbuild-backend = 'hatchling.build'\n[project]\nreadme = 'gone.md'"
 OCTOBER = ("openhands/agent_server", "openhands/sdk", "openhands/tools", "openhands/workspace")
 TODAY = ("openhands-agent-server", "openhands-sdk", "openhands-tools", "openhands-workspace")
 
@@ -66,42 +68,64 @@ def test_globs_of_members_and_those_excluded() -> None:
     assert read("glob-members").members == ("packages/alpha", "packages/beta")
 
 
-def test_package_without_a_workspace() -> None:
-    project = read("single-package")
-    assert project.members == ()
-    assert "src" in project.roots
-    assert "scripts" not in project.roots
+@pytest.mark.parametrize("name", ["single-package", "path-source"])
+def test_without_a_workspace_the_whole_tree_is_packed(name: str) -> None:
+    project = read(name)
+    assert (project.members, project.roots) == ((), ())
 
 
-def test_sources_named_by_path_belong_to_it() -> None:
-    assert "vendor/foo" in read("path-source").roots
-    assert "vendor/other" not in read("path-source").roots
+def test_sources_named_by_path_belong_to_a_workspace(tmp_path: Path) -> None:
+    text = "[tool.uv.workspace]\nmembers = ['a']\n[tool.uv.sources]\nfoo = {path = 'vendor/foo'}"
+    roots = read_project(write_project(tmp_path, text, "a/", "vendor/foo/x.py", "vendor/other/x.py")).roots
+    assert "vendor/foo" in roots
+    assert "vendor/other" not in roots
 
 
 def test_required_is_what_the_build_cannot_do_without() -> None:
     assert read("single-package").required == ("README.md", "pyproject.toml", "uv.lock")
+    assert "openhands-sdk/pyproject.toml" in read("workspace-today").required
+
+
+def test_a_dockerfile_of_the_sources_own_requires_nothing(tmp_path: Path) -> None:
+    assert read_project(tmp_path, is_built=False).required == ()
+    assert read_project(write_project(tmp_path, UNREADABLE_README), is_built=False).required == ()
 
 
 @pytest.mark.parametrize(
-    ("text", "root"),
+    ("text", "module"),
     [
-        ('[tool.uv.build-backend]\nmodule-name = "mod"', "src"),
+        ('[tool.uv.build-backend]\nmodule-name = "mod"', "src/mod"),
         ('[tool.uv.build-backend]\nmodule-name = "mod"\nmodule-root = ""', "mod"),
-        ('[tool.setuptools.packages.find]\nwhere = ["lib"]', "lib"),
+        ('[tool.hatch.build.targets.wheel]\npackages = ["lib/mod"]', "lib/mod"),
+        ('[tool.setuptools.packages.find]\nwhere = ["lib"]\ninclude = ["mod*"]', "lib/mod"),
+        ('[tool.setuptools.packages.find]\ninclude = ["mod", "mod.*"]', "mod"),
         ('[tool.setuptools]\npackages = ["mod.sub"]', "mod"),
         ('[tool.flit.module]\nname = "mod"', "mod"),
-        ('[[tool.poetry.packages]]\ninclude = "mod"\nfrom = "lib"', "lib"),
+        ('[[tool.poetry.packages]]\ninclude = "mod"\nfrom = "lib"', "lib/mod"),
         ('[[tool.poetry.packages]]\ninclude = "mod"', "mod"),
+        ('[[tool.poetry.packages]]\ninclude = "mod/**/*"', "mod"),
+        ('[tool.poetry]\nname = "My-Mod"', "my_mod"),
         ('[project]\nname = "my-mod.x"', "my_mod_x"),
-        ("", "src"),
+        ('[project]\nname = "Mod"', "mod"),
+        ('[project]\nname = "mod"', "MOD"),
+        ('[project]\nname = "mod"', "src/mod"),
+        ('[project]\nname = "other"', "src/mod"),
+        ("", "mod"),
     ],
 )
-def test_package_is_found_where_each_backend_says(tmp_path: Path, text: str, root: str) -> None:
-    assert root in read_project(write_project(tmp_path, text, f"{root}/__init__.py")).roots
+def test_package_is_found_where_each_backend_says(tmp_path: Path, text: str, module: str) -> None:
+    paths = [f"{module}/__init__.py", "docs/conf.py", "tests/test_mod.py"]
+    assert read_project(write_project(tmp_path, text, *paths)).packages == (module,)
+
+
+def test_every_package_that_poetry_includes_is_found(tmp_path: Path) -> None:
+    text = '[tool.poetry]\npackages = [{include = "mod/**/*"}, {include = "third_party/**/*"}, {include = "x.lock"}]'
+    paths = ["mod/__init__.py", "third_party/__init__.py", "x.lock"]
+    assert read_project(write_project(tmp_path, text, *paths)).packages == ("mod", "third_party")
 
 
 def test_module_that_is_one_file_is_a_package_too(tmp_path: Path) -> None:
-    assert "mod.py" in read_project(write_project(tmp_path, '[project]\nname = "mod"', "mod.py")).roots
+    assert read_project(write_project(tmp_path, '[project]\nname = "mod"', "mod.py")).packages == ("mod.py",)
 
 
 def test_root_of_a_workspace_may_be_a_member_of_it(tmp_path: Path) -> None:
@@ -111,16 +135,15 @@ def test_root_of_a_workspace_may_be_a_member_of_it(tmp_path: Path) -> None:
     assert {"a", "mod"} <= set(project.roots)
 
 
-def test_missing_project_file_names_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(LocalError) as caught:
-        read_project(tmp_path)
-    assert str(tmp_path) in caught.value.message
-    assert "SOURCE_DIR" in caught.value.fix
+def test_a_tree_without_a_project_file_has_no_dependencies(tmp_path: Path) -> None:
+    project = read_project(tmp_path)
+    assert project.dependencies.kind is DependencyKind.NONE
+    assert project.required == ()
 
 
-def test_missing_lock_file_says_how_to_make_it(tmp_path: Path) -> None:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "pyproject.toml").touch()
+def test_workspace_without_a_lock_file_says_how_to_make_it(tmp_path: Path) -> None:
+    write_project(tmp_path, "[tool.uv.workspace]\nmembers = ['a']", "a/")
+    (tmp_path / "uv.lock").unlink()
     with pytest.raises(LocalError) as caught:
         read_project(tmp_path)
     assert caught.value.message == "missing in the source directory: uv.lock"
@@ -131,11 +154,18 @@ def test_missing_lock_file_says_how_to_make_it(tmp_path: Path) -> None:
     "line",
     ['readme = "docs/README.rst"', 'readme = {file = "docs/README.rst"}', 'license = {file = "docs/README.rst"}'],
 )
-def test_file_that_the_project_table_names_is_required(tmp_path: Path, line: str) -> None:
-    assert "docs/README.rst" in refuse(tmp_path, f"[project]\n{line}", "src/x.py").message
+def test_file_without_which_the_backend_does_not_build_is_required(tmp_path: Path, line: str) -> None:
+    text = f"[build-system]\nbuild-backend = 'hatchling.build'\n[project]\n{line}"
+    assert "docs/README.rst" in refuse(tmp_path, text, "src/x.py").message
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "README.rst").touch()
     assert "docs/README.rst" in read_project(tmp_path).required
+
+
+@pytest.mark.parametrize("system", ["", "[build-system]\nbuild-backend = 'setuptools.build_meta'\n"])
+def test_file_that_the_build_can_do_without_is_not_required(tmp_path: Path, system: str) -> None:
+    write_project(tmp_path, f"{system}[project]\nreadme = 'README.md'\nlicense = {{file = 'LICENSE'}}", "src/x.py")
+    assert read_project(tmp_path).required == ("pyproject.toml", "uv.lock")
 
 
 @pytest.mark.parametrize(
@@ -149,10 +179,9 @@ def test_file_that_the_project_table_names_is_required(tmp_path: Path, line: str
         ('[tool.uv.workspace]\nmembers = ["a\\u0000"]', "control character"),
         ("[tool.uv.sources]\nx = {path = '../x'}", "outside the source directory"),
         ("[tool.uv.sources]\nx = {path = 'gone'}", "'gone', which is missing"),
-        ("[project]\nreadme = '/etc/passwd'\nname = 'bare'", "outside the source directory"),
+        ("[build-system]\nbuild-backend = 'x'\n[project]\nreadme = '/etc/passwd'", "outside the source directory"),
         ("not toml", "cannot be read"),
         ("x = 1\nx = 2", "cannot be read"),
-        ("", "names no package"),
     ],
 )
 def test_project_file_that_cannot_be_followed_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -230,7 +259,7 @@ def test_any_project_file_at_all_is_read_or_refused(
     folder = tmp_path_factory.mktemp("source")
     write_project(folder, "".join(f"{name} = {to_toml(value)}\n" for name, value in settings.items()), "a/", "src/x")
     try:
-        assert "pyproject.toml" in read_project(folder).roots
+        assert "pyproject.toml" in read_project(folder).required
     except (LocalError, OSError) as error:
         assert "Traceback" not in str(error)  # noqa: PT017 - both ends are right
     finally:

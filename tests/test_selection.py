@@ -376,7 +376,7 @@ def test_a_required_file_that_a_rule_leaves_out_is_an_error(git_repo: Path) -> N
         LocalError, match=r"uv\.lock is needed .*pattern '\*\.lock' \(\.dockerignore, line 1\)"
     ) as caught:
         select(git_repo)
-    assert caught.value.fix == "set INCLUDE=uv.lock"
+    assert caught.value.fix == "set INCLUDE=/uv.lock"
     assert "uv.lock" in select(git_repo, include=["uv.lock"]).files
 
 

@@ -160,7 +160,7 @@ def test_archive_that_is_not_the_packed_one_is_not_sent(
 
 
 def name_images(
-    prefix: str | None, target: Target = Target.BINARY, *, version: Version = VERSION, image_name: str = "agent-server"
+    prefix: str | None, target: str = "binary", *, version: Version = VERSION, image_name: str = "agent-server"
 ) -> list[str]:
     inputs = PackedInputs(version, replace(DOCKERFILE, target=target), CONTEXT)
     return ImageNaming(parse_reference(image_name)).name_images(inputs, prefix)
@@ -169,9 +169,9 @@ def name_images(
 @pytest.mark.parametrize(
     ("prefix", "target", "expected"),
     [
-        ("registry.example.com/team", Target.BINARY, "registry.example.com/team/agent-server:0506352-dev"),
-        ("registry.example.com", Target.SOURCE, "registry.example.com/agent-server:0506352-dev-source"),
-        (None, Target.BINARY_MINIMAL, "agent-server:0506352-dev-binary-minimal"),
+        ("registry.example.com/team", Target("binary"), "registry.example.com/team/agent-server:0506352-dev"),
+        ("registry.example.com", Target("source"), "registry.example.com/agent-server:0506352-dev-source"),
+        (None, Target("binary-minimal"), "agent-server:0506352-dev-binary-minimal"),
     ],
 )
 def test_image_is_named_after_prefix_commit_tag_and_target(prefix: str | None, target: Target, expected: str) -> None:
@@ -187,10 +187,10 @@ def test_prefix_that_docker_would_refuse_is_refused(prefix: str) -> None:
 def test_tag_over_128_characters_is_refused_with_its_position_and_the_length_that_fits() -> None:
     version = replace(VERSION, tags=["dev", "x" * 120])
     with pytest.raises(SettingError, match="has 135 characters; a registry takes 128") as caught:
-        name_images("r", Target.SOURCE, version=version)
+        name_images("r", Target("source"), version=version)
     assert caught.value.fix.startswith("shorten tag 2 of CUSTOM_TAGS to 113 characters")
     fitting = replace(VERSION, tags=["dev", "x" * 113])
-    _, tag = name_images("r", Target.SOURCE, version=fitting)
+    _, tag = name_images("r", Target("source"), version=fitting)
     assert len(tag) == len("r/agent-server:") + 128
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from buildkit import values
 from buildkit.errors import SettingError
-from buildkit.models import Target
+from buildkit.models import TARGETS
 from buildkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def test_numbers_at_the_edges_are_taken() -> None:
     ("value", "meant"), [("sauce", "source"), ("binary_minimal", "binary-minimal"), ("Binary", "binary")]
 )
 def test_misspelt_choice_is_answered_with_the_one_that_is_meant(value: str, meant: str) -> None:
-    assert refusal(values.parse_one_of(Target), value, "TARGET").fix == f"set TARGET={meant}"
+    assert refusal(values.parse_one_of(TARGETS), value, "TARGET").fix == f"set TARGET={meant}"
 
 
 def test_choice_unlike_any_is_answered_with_all() -> None:
-    assert "source-minimal" in refusal(values.parse_one_of(Target), "xyz").fix
+    assert "source-minimal" in refusal(values.parse_one_of(TARGETS), "xyz").fix
 
 
 @pytest.mark.parametrize(

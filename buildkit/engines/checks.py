@@ -39,8 +39,7 @@ def check_config(image: ImageConfig, contract: ImageContract) -> Iterator[Findin
     tini, *rest = image.entrypoint or ("",)
     entrypoint_ok = PurePosixPath(tini).name == "tini" and tuple(rest) == ("--", *contract.server)
     yield _judge("entrypoint", entrypoint_ok, " ".join(image.entrypoint), f"tini -- {' '.join(contract.server)}")
-    command = ("--host", "0.0.0.0", "--port", str(contract.port))  # noqa: S104 - what `docker run -p` needs
-    yield _compare("command", " ".join(image.command), " ".join(command))
+    yield _compare("command", " ".join(image.command), " ".join(contract.address))
     yield _compare("working directory", image.workdir, "/")
     yield _judge("port", f"{contract.port}/tcp" in image.ports, ", ".join(sorted(image.ports)), f"{contract.port}/tcp")
     for name in ("LANG", "LC_ALL"):
@@ -62,12 +61,20 @@ def list_probes(contract: ImageContract) -> Iterator[Probe]:
         yield Probe(tool, script, "present", f"install {tool} in the base stage")
     authorities = " || ".join(f"test -s {path}" for path in _AUTHORITIES)
     yield Probe("ca-certificates", f"{{ {authorities}; }} && echo present", "present", "install ca-certificates")
-    if contract.target.is_binary:
-        script = f"{contract.server[0]} --help >/dev/null && echo starts"
-        yield Probe(f"{contract.server_name} --help", script, "starts", "run it in the image and read its output")
-    else:
-        script = f"{contract.server[0]} -c 'import {contract.server_module}' && echo imported"
-        yield Probe(f"import {contract.server_module}", script, "imported", "run the import in the image and read why")
+    yield _probe_server(contract)
+
+
+def _probe_server(contract: ImageContract) -> Probe:
+    """Return the probe that shows, without starting the server, whether it can be started."""
+    program, module = contract.server[0], contract.start.module
+    if contract.target.is_binary and contract.takes_address:
+        script = f"{program} --help >/dev/null && echo starts"
+        return Probe(f"{contract.server_name} --help", script, "starts", "run it in the image and read its output")
+    if contract.target.is_binary or module is None:
+        script = f"test -x {program} && echo present || echo missing"
+        return Probe(PurePosixPath(program).name, script, "present", "set SERVER_COMMAND to a program that exists")
+    script = f"{program} -c 'import {module}' && echo imported"
+    return Probe(f"import {module}", script, "imported", "run the import in the image and read why")
 
 
 def judge_probe(probe: Probe, *, stdout: str, stderr: str) -> Finding:

@@ -8,12 +8,16 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
+from buildkit.source.dependencies import GitDescription
 from buildkit.source.git import check_done, find_checkout, run_git, split_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LOG_FORMAT = ("--no-show-signature", "--format=%H %ct")
+
+
+NO_DESCRIPTION = GitDescription("unknown", "0.0.dev0")
 
 
 class IgnoredBy(NamedTuple):
@@ -66,6 +70,32 @@ def find_commit(source: Path, revision: str) -> Commit | None:
     """
     done = run_git(source, ["log", "-1", *_LOG_FORMAT, "--end-of-options", revision, "--"], ok=(0, 128))
     return None if done.returncode else _parse_commit(done.stdout)
+
+
+def describe(source: Path) -> GitDescription:
+    """Return where the commit that is checked out is in the history.
+
+    Raises:
+        LocalError: git is missing or refuses the repository.
+    """
+    done = run_git(source, ["describe", "--tags", "--long", "--always", "--end-of-options", "HEAD"], ok=(0, 128))
+    text = done.stdout.decode("utf-8", "replace").strip()
+    tagged = re.fullmatch(r"(?P<tag>.*)-(?P<distance>[0-9]+)-g(?P<sha>[0-9a-f]+)", text)
+    release = (
+        re.search(
+            r"(?:^|[-_/v])([0-9]+(?:\.[0-9]+)*)(?:[-_.]?(?:a|b|rc|alpha|beta|post|dev)\.?[0-9]*)?$", tagged["tag"]
+        )
+        if tagged
+        else None
+    )
+    if not text:
+        return NO_DESCRIPTION
+    if tagged is None or release is None:
+        return GitDescription(text, f"0.0.dev0+g{tagged['sha'] if tagged else text}")
+    if tagged["distance"] == "0":
+        return GitDescription(text, release[0].lstrip("-_/v"))
+    *parts, last = release[1].split(".")
+    return GitDescription(text, f"{'.'.join([*parts, str(int(last) + 1)])}.dev{tagged['distance']}+g{tagged['sha']}")
 
 
 def _parse_commit(output: bytes) -> Commit:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SUBMODULE = "160000 "
+_UNTRACKED = ("-o", "--exclude-standard")
 
 
 class Status(Enum):
@@ -24,6 +25,7 @@ class Status(Enum):
     CHANGED = "changed"  # untracked, or in conflict
     STAGED = "staged"  # the index differs from the commit; another entry says whether it exists
     ABSENT = "absent"  # left out by a sparse checkout
+    SUBMODULE = "submodule"  # a submodule that is not checked out
 
 
 class ListedFile(NamedTuple):
@@ -40,9 +42,9 @@ class ListedFile(NamedTuple):
 
 @contextmanager
 def list_files(
-    source: Path, roots: Sequence[str] = (), prunes: Callable[[str], bool] = lambda _: False
+    source: Path, roots: Sequence[str] = (), prunes: Callable[[str], bool] = lambda _: False, *, untracked: bool = True
 ) -> Iterator[Iterator[ListedFile]]:
-    """Give an iterator over the files of `source` that git does not ignore; git starts at once.
+    """Give an iterator over the files of `source` that git tracks or, too, does not ignore; git starts at once.
 
     Paths are POSIX and relative to `source`, below `roots` if there are any, unordered. Submodules and other
     repositories inside the tree are listed by their own index and rules. No file is opened, so no program of the
@@ -50,13 +52,24 @@ def list_files(
 
     Args:
         prunes: Whether nothing below a folder is packed, so that git need not be able to read it.
+        untracked: Whether files that git neither tracks nor ignores are listed, too.
 
     Raises:
         LocalError: git is missing, refuses the repository, or could not read a directory.
     """
-    command = ["ls-files", "-z", "-t", "-s", "-o", "--exclude-standard", "--", *roots]
+    command = ["ls-files", "-z", "-t", "-s", *(_UNTRACKED if untracked else ()), "--", *roots]
     with stream_git(source, command, prunes) as entries:
         yield _follow(source, roots, entries, prunes)
+
+
+def list_untracked(source: Path, prunes: Callable[[str], bool]) -> list[str]:
+    """Return the files that git neither tracks nor ignores; of another repository inside, its folder with a slash.
+
+    Raises:
+        LocalError: As in `list_files`.
+    """
+    with stream_git(source, ["ls-files", "-z", *_UNTRACKED], prunes) as entries:
+        return sorted(entries)
 
 
 def _follow(
@@ -100,6 +113,8 @@ def _parse_entry(entry: str) -> ListedFile:
 def _list_nested(source: Path, folder: str, commit: str) -> Iterator[ListedFile]:
     """Yield the files of a repository inside the tree, and that repository itself if it is at another commit."""
     if source.is_symlink() or not os.path.lexists(source / ".git"):
+        if commit:
+            yield ListedFile(folder, Status.SUBMODULE)
         return
     with list_files(source) as inner:
         yield from (ListedFile(f"{folder}/{file.path}", file.status, file.committed) for file in inner)

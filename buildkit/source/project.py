@@ -1,19 +1,18 @@
-"""What a project file says about its source tree: members, what is packed by default, what must exist."""
+"""What the project files say about a source tree: what is packed by default, and what must exist."""
 
 from __future__ import annotations
 
-import re
-import tomllib
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import LocalError
-from buildkit.files import read_bounded
 from buildkit.models import Project
+from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies
 from buildkit.source.members import find_folders
+from buildkit.source.metadata import Package, find_modules, find_python, list_import_roots, read_package
+from buildkit.source.tables import inside, strings, table
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
@@ -34,37 +33,55 @@ _TOP_LEVEL_FILES = (
     "setup.cfg",
     "hatch_build.py",
 )
-_SOURCE_LABELS = ("source", "sourcecode", "repository", "github")
-_MAX_BYTES = 16_000_000
+# Backends that only warn about a missing readme or licence file.
+_TOLERANT = ("setuptools",)
 _NO_SPECS_IN = frozenset({"node_modules", "venv", "build", "dist", "__pycache__"})
 
 
-def read_project(source: Path) -> Project:
-    """Return what `pyproject.toml` in `source` says.
+def read_project(source: Path, requirements: str | None = None, *, is_built: bool = True) -> Project:
+    """Return what the project files in `source` say.
 
-    Packed by default: the top-level files that a build needs, the members of the uv workspace, the sources that
-    `tool.uv.sources` names by path, and `openhands/` if it exists; if there is none of these, the project's package.
+    Packed by default: the whole tree, but in a uv workspace only the top-level files that a build needs, the members,
+    the sources that `tool.uv.sources` names by path, `openhands/` if it exists, and the root's own package.
+
+    Args:
+        requirements: The file that REQUIREMENTS names.
+        is_built: Whether our Dockerfile builds it, which cannot do without some files.
 
     Raises:
-        LocalError: The project file or something it names is missing, or is outside the source tree.
+        LocalError: A project file is invalid, something that it names is missing, or is outside the source tree.
     """
-    settings = _load(source, "pyproject.toml")
-    members = tuple(sorted(_find_members(source, settings)))
-    folders = [*members, *_find_path_sources(source, settings)]
-    if (source / "openhands").is_dir():
-        folders.append("openhands")
-    if not folders or _has_package(settings):
-        folders += _find_package(source, settings, needed=not folders)
-    files = [path.name for path in source.iterdir() if _is_top_level_file(path)]
-    required = ["pyproject.toml", "uv.lock", *_named_files(settings)]
-    missing = [name for name in required if not (source / name).is_file()]
-    if missing:
+    root = read_package(source)
+    members = tuple(sorted(_find_members(source, root.settings)))
+    is_workspace = bool(table(root.settings, "tool", "uv", "workspace"))
+    packages = [root, *(read_package(source, f"{member}/") for member in members)]
+    dependencies = find_dependencies(source, root.settings, requirements)
+    if is_workspace and dependencies.kind not in {DependencyKind.UV_LOCK, DependencyKind.REQUIREMENTS}:
+        dependencies = Dependencies(DependencyKind.UV_LOCK, "uv.lock", ("pyproject.toml", "uv.lock"))
+    project_files = [f"{member}/pyproject.toml" for member in members]
+    sources = _find_path_sources(source, root.settings) if is_built else []
+    required = sorted({*dependencies.files, *_find_read(root), *project_files}) if is_built else []
+    if missing := [name for name in required if not (source / name).is_file()]:
         raise LocalError(
             f"missing in the source directory: {', '.join(missing)}",
-            "run `uv lock` and commit uv.lock" if missing == ["uv.lock"] else "add what is missing, or set SOURCE_DIR",
+            "run `uv lock` and commit uv.lock" if missing == ["uv.lock"] else f"create {', '.join(missing)}",
         )
-    roots = tuple(_drop_nested([*files, *required, *folders]))
-    return Project(members, roots, tuple(sorted(set(required))), _find_source_url(source, settings, members))
+    built = [package for package in packages if package is not root or root.is_installable or not members]
+    modules = {package.folder: find_modules(source, package) for package in built}
+    return Project(
+        members=members,
+        roots=_find_roots(source, [*members, *required, *sources], modules.get("", [])) if is_workspace else (),
+        required=tuple(required),
+        source_url=next((package.source_url for package in packages if package.source_url), None),
+        dependencies=dependencies,
+        name=root.name,
+        is_package=root.is_installable,
+        requires_python=find_python(source, dependencies, root),
+        packages=tuple(sorted({path for found in modules.values() for path in found})),
+        import_roots=tuple(dict.fromkeys(folder for package in packages for folder in list_import_roots(package))),
+        scripts={name: target for package in packages for name, target in package.scripts.items()},
+        git_versions={package.name or "": tool for package in packages if (tool := package.version_tool)},
+    )
 
 
 def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | None:
@@ -74,14 +91,17 @@ def find_spec(source: Path, roots: Iterable[str], spec: str | None) -> str | Non
         LocalError: The named one is missing.
     """
     if spec is not None:
-        path = _inside(spec, "PYINSTALLER_SPEC")
+        path = inside(spec, "PYINSTALLER_SPEC")
         if not (source / path).is_file():
-            raise LocalError(f"PYINSTALLER_SPEC names {path!r}, which is missing", "set PYINSTALLER_SPEC to a file")
+            raise LocalError(
+                f"PYINSTALLER_SPEC names {path!r}, which is missing", "set BUILD_ARGS=PYINSTALLER_SPEC=path/of/the.spec"
+            )
         return path
     found = [path.name for path in source.glob("*.spec")]
     with suppress(LocalError):  # a folder that cannot be read
-        found += (path for path in walk_files(source, roots, _has_no_specs) if path.endswith(".spec"))
-    found = [PurePosixPath(path).as_posix() for path in found]
+        folders = list(roots) or [path.name for path in source.iterdir() if path.is_dir() and not path.is_symlink()]
+        found += (path for path in walk_files(source, folders, _has_no_specs) if path.endswith(".spec"))
+    found = sorted({PurePosixPath(path).as_posix() for path in found})
     preferred = [path for path in found if PurePosixPath(path).name == "agent-server.spec"]
     return min(preferred or found) if preferred or len(found) == 1 else None
 
@@ -91,36 +111,19 @@ def _has_no_specs(folder: str) -> bool:
     return name.startswith(".") or name in _NO_SPECS_IN
 
 
-def _find_source_url(source: Path, settings: dict[str, Any], members: Iterable[str]) -> str | None:
-    """Return where the project, or the first member that names a place, is published.
-
-    The keys are well-known labels of PEP 753 (https://peps.python.org/pep-0753/).
-    """
-    for table in chain([settings], (_load(source, f"{member}/pyproject.toml") for member in members)):
-        urls = _table(table, "project", "urls")
-        known = {re.sub(r"[^a-z]", "", key.lower()): url for key, url in urls.items() if isinstance(url, str)}
-        found = next((known[key] for key in _SOURCE_LABELS if key in known), None)
-        if found:
-            return found
-    return None
-
-
-def _load(source: Path, name: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_bounded(source / name, _MAX_BYTES, follow=True).decode("utf-8"))
-    except FileNotFoundError:
-        raise LocalError(
-            f"no pyproject.toml in the source directory {source}", "set SOURCE_DIR to the checkout of the agent server"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise LocalError(f"{name} cannot be read: {error}", f"correct {name}") from error
+def _find_roots(source: Path, required: Iterable[str], modules: Iterable[str]) -> tuple[str, ...]:
+    """Return what is packed of a uv workspace."""
+    folders = [*required, *modules]
+    folders += [name for name in ("openhands", *(["src"] if modules else [])) if (source / name).is_dir()]
+    files = [path.name for path in source.iterdir() if _is_top_level_file(path)]
+    return tuple(_drop_nested([*files, *folders, "pyproject.toml", "uv.lock"]))
 
 
 def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
-    workspace = _table(settings, "tool", "uv", "workspace")
-    excluded = [_inside(pattern, "tool.uv.workspace.exclude") for pattern in _strings(workspace, "exclude")]
+    workspace = table(settings, "tool", "uv", "workspace")
+    excluded = [inside(pattern, "tool.uv.workspace.exclude") for pattern in strings(workspace, "exclude")]
     members = set()
-    for pattern in (_inside(text, "tool.uv.workspace.members") for text in _strings(workspace, "members")):
+    for pattern in (inside(text, "tool.uv.workspace.members") for text in strings(workspace, "members")):
         found = set(find_folders(source, pattern))
         if not found and not any(char in pattern for char in "*?["):
             raise LocalError(
@@ -135,46 +138,13 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
 
 def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:
     found = []
-    for value in _table(settings, "tool", "uv", "sources").values():
+    for value in table(settings, "tool", "uv", "sources").values():
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-                path = _inside(entry["path"], "tool.uv.sources")
+                path = inside(entry["path"], "tool.uv.sources")
                 if not (source / path).exists():
                     raise LocalError(f"tool.uv.sources names {path!r}, which is missing", "correct pyproject.toml")
                 found.append(path)
-    return found
-
-
-def _has_package(settings: dict[str, Any]) -> bool:
-    """Return whether the root is a package as well as a workspace."""
-    return bool(_table(settings, "build-system")) and _table(settings, "tool", "uv").get("package") is not False
-
-
-def _find_package(source: Path, settings: dict[str, Any], *, needed: bool) -> list[str]:
-    """Return where the root's own package is, from the settings of each build backend, then from the usual places."""
-    name = str(_table(settings, "project").get("name", "")).replace("-", "_").replace(".", "_")
-    uv = _table(settings, "tool", "uv", "build-backend")
-    setuptools = _table(settings, "tool", "setuptools")
-    candidates = [
-        *_strings(_table(settings, "tool", "hatch", "build", "targets", "wheel"), "packages"),
-        *(f"{uv.get('module-root', 'src')}/{module}".lstrip("/") for module in _strings(uv, "module-name")),
-        *_strings(_table(setuptools, "packages", "find"), "where"),
-        *(package.split(".")[0] for package in _strings(setuptools, "packages")),
-        *_strings(_table(settings, "tool", "flit", "module"), "name"),
-        *(
-            str(entry.get("from", entry.get("include", "")))
-            for entry in _tables(settings, "tool", "poetry", "packages")
-        ),
-        "src",
-        name,
-        f"{name}.py",
-    ]
-    inside = [_inside(path, "pyproject.toml") for path in candidates if path]
-    found = [path for path in inside if path != "." and (source / path).exists()]
-    if needed and not found:
-        raise LocalError(
-            "pyproject.toml names no package of this source tree", "set INCLUDE to the folders that the build needs"
-        )
     return found
 
 
@@ -182,19 +152,16 @@ def _is_top_level_file(path: Path) -> bool:
     return any(fnmatchcase(path.name, pattern) for pattern in _TOP_LEVEL_FILES) and not path.is_dir()
 
 
-def _named_files(settings: dict[str, Any]) -> list[str]:
-    """Return the files that the project table names; the package cannot be built without them."""
-    project = _table(settings, "project")
-    named = []
-    for key in ("readme", "license"):
-        value = project.get(key)
-        if isinstance(value, dict):
-            value = value.get("file")
-        elif key == "license":
-            continue
-        if isinstance(value, str):
-            named.append(_inside(value, f"project.{key}"))
-    return named
+def _find_read(root: Package) -> list[str]:
+    """Return the files that the project table names and without which its backend does not build the package."""
+    if not root.is_installable or root.backend.startswith(_TOLERANT) or not root.backend:
+        return []
+    readme, license_ = root.project.get("readme"), root.project.get("license")
+    named = {
+        "readme": readme.get("file") if isinstance(readme, dict) else readme,
+        "license": license_.get("file") if isinstance(license_, dict) else None,
+    }
+    return [inside(path, f"project.{key}") for key, path in named.items() if isinstance(path, str) and path]
 
 
 def _drop_nested(paths: Iterable[str]) -> list[str]:
@@ -203,32 +170,3 @@ def _drop_nested(paths: Iterable[str]) -> list[str]:
         if not kept or not path.startswith(kept[-1] + "/"):
             kept.append(path)
     return kept
-
-
-def _inside(path: str, where: str) -> str:
-    """Return `path` without `.` and repeated slashes; a source tree may not name anything outside itself."""
-    parts = [part for part in PurePosixPath(path).parts if part != "."]
-    if not path.isprintable():
-        raise LocalError(f"{where} names {path!r}, which has a control character", "correct pyproject.toml")
-    if PurePosixPath(path).is_absolute() or ".." in parts:
-        raise LocalError(f"{where} names {path!r}, which is outside the source directory", "set SOURCE_DIR higher up")
-    return "/".join(parts) or "."
-
-
-def _table(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
-    for key in keys:
-        value = settings.get(key, {})
-        settings = value if isinstance(value, dict) else {}
-    return settings
-
-
-def _tables(settings: dict[str, Any], *keys: str) -> list[dict[str, Any]]:
-    value = _table(settings, *keys[:-1]).get(keys[-1], [])
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
-
-
-def _strings(settings: dict[str, Any], key: str) -> list[str]:
-    value = settings.get(key, [])
-    if isinstance(value, str):
-        return [value]
-    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []

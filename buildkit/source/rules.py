@@ -42,6 +42,10 @@ class Verdict(NamedTuple):
     source: str | None = None
     line: int | None = None
 
+    def describe(self) -> str:
+        """Return the reason with the place of the rule."""
+        return f"{self.reason} ({self.source}, line {self.line})" if self.source else self.reason
+
 
 class PackingRules:
     """The rules for one source tree. The first one that applies decides.
@@ -66,7 +70,7 @@ class PackingRules:
         self._exclude = _parse_setting(settings.exclude, "EXCLUDE")
         self._dockerignore = read_dockerignore(source, settings.dockerfile)
         self._folder = ""  # neighbours share a folder, so what applies to all of it is determined once
-        self._folder_closed = self._folder_inside = False
+        self._folder_closed, self._folder_inside = False, not self._roots
 
     def packs(self, path: str) -> bool:
         """Return whether the file at `path` is packed, for a path that git does not ignore."""
@@ -165,8 +169,8 @@ class PackingRules:
         return any(path == ours or path.startswith(f"{ours}/") for ours in self._ours)
 
     def _is_inside(self, folder: str) -> bool:
-        """Return whether `folder` is a root of the project or inside one."""
-        return any(folder == root or folder.startswith(f"{root}/") for root in self._roots)
+        """Return whether `folder` is a root of the project or inside one; without any, the whole tree is."""
+        return not self._roots or any(folder == root or folder.startswith(f"{root}/") for root in self._roots)
 
     def _is_never(self, path: str) -> bool:
         if find_never_file(path):

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
+from bisect import bisect_left
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
 from buildkit.source import checkout
-from buildkit.source.listing import ListedFile, Status, list_files
+from buildkit.source.listing import ListedFile, Status, list_files, list_untracked
 from buildkit.source.rules import VENV_MARK, PackingRules, Verdict
 from buildkit.source.survey import survey_names
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from buildkit.models import Project
     from buildkit.settings import Settings
+
+EXCLUDE = "EXCLUDE"
+_MAX_NAMED = 10
+_WILDCARD = re.compile(r"([\\*?\[])")
 
 
 class SelectedFiles(NamedTuple):
@@ -32,12 +39,27 @@ class SelectedFiles(NamedTuple):
         warnings: What was skipped, and names that cause trouble elsewhere; a sentence each.
         committed: Mode and ID of the other files in the commit, by path; whether they differ is known once they are
             read.
+        submodules: Folders of submodules that are not checked out, so that nothing of them is packed.
+        links: Those of the files that are symbolic links.
+        modules: Python files that are not packed although others in their folder are, and folders of which nothing is.
     """
 
     files: list[str]
     changed: list[str]
     warnings: list[str]
     committed: dict[str, str] = {}  # noqa: RUF012 - nothing is added to it
+    submodules: Sequence[str] = ()
+    links: Sequence[str] = ()
+    modules: Sequence[str] = ()
+
+    def is_like(self, other: SelectedFiles) -> bool:
+        """Return whether the same is packed and left out, whatever the files contain."""
+        return (self.files, self.submodules, self.links, self.modules) == (
+            other.files,
+            other.submodules,
+            other.links,
+            other.modules,
+        )
 
 
 class _Sifted(NamedTuple):
@@ -46,6 +68,7 @@ class _Sifted(NamedTuple):
     files: list[str]
     changed: set[str]
     committed: dict[str, str]
+    submodules: list[str]
 
 
 class FileSelection:
@@ -64,22 +87,41 @@ class FileSelection:
         self._ours = ours
 
     def select(self) -> SelectedFiles:
-        """Return what is packed.
+        """Return what is packed, whether or not the build can do with it.
 
         Raises:
-            LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
+            LocalError: A folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
         with self._list() as listed:
             found = self._sift(listed, self._rules)  # git lists while the rules are read
-        missing, warnings = survey_names(self._path, found.files, self._rules.packs)
+        survey = survey_names(self._path, found.files, self._rules.packs)
         files, changed = found.files, found.changed
-        if missing:
-            gone = frozenset(missing)
+        if survey.missing:
+            gone = frozenset(survey.missing)
             files = [path for path in files if path not in gone]
             changed |= gone if self._in_git else frozenset()
-        self._check_required(files)
-        return SelectedFiles(files, sorted(changed), warnings, found.committed)
+        warnings = [*survey.warnings, *self._describe_untracked()]
+        return SelectedFiles(
+            files, sorted(changed), warnings, found.committed, found.submodules, survey.links, survey.modules
+        )
+
+    def find_missing(self, files: Sequence[str]) -> LocalError | None:
+        """Return an error if the build cannot do with `files`: what it needs is named at once, each with its rule."""
+        packed = set(self._project.required).intersection(files)
+        left_out = {path: self.explain(path) for path in self._project.required if path not in packed}
+        lost = [path for path in self._project.packages if not has_any(files, path)]
+        if self._project.packages and len(lost) == len(self._project.packages):
+            examples = (self._find_in_package(path) for path in lost)
+            left_out |= {path: self.explain(path) for path in examples if path}
+        if left_out:
+            reasons = [
+                f"{path} is needed by the build, but left out: {rule.describe()}" for path, rule in left_out.items()
+            ]
+            return LocalError("; ".join(reasons), self.suggest(left_out))
+        if not files:
+            return LocalError(f"nothing in {self._path} would be packed", "set SOURCE_DIR to the checkout to pack")
+        return None
 
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.
@@ -92,7 +134,26 @@ class FileSelection:
         if self._in_git and (rule := checkout.explain_ignored(self._path, path)):
             reason = f"pattern {rule.pattern!r}, and git does not track it"
             return Verdict(packed=False, reason=reason, source=rule.file, line=rule.line)
+        if path in self._untracked and path not in self._project.required:
+            return Verdict(packed=False, reason="git does not track it; `git add` or INCLUDE adds it")
         return self._rules.explain_default(path)
+
+    def suggest(self, left_out: Mapping[str, Verdict]) -> str:
+        """Return what to type so that paths are packed, each given with the rule that leaves it out now."""
+        exclude, include = self._settings.exclude, [*self._settings.include, *map(make_pattern, left_out)]
+        patterns = {exclude[rule.line - 1] for rule in left_out.values() if rule.source == EXCLUDE and rule.line}
+        if patterns:
+            return f"remove {' and '.join(map(repr, sorted(patterns)))} from EXCLUDE"
+        rules = PackingRules(self._path, self._project, replace(self._settings, include=tuple(include)), self._ours)
+        stuck = [path for path in left_out if not ((verdict := rules.explain(path)) and verdict.packed)]
+        return f"rename or move {', '.join(stuck[:_MAX_NAMED])}" if stuck else f"set INCLUDE={','.join(include)}"
+
+    @cached_property
+    def _untracked(self) -> frozenset[str]:
+        """Files that are left out because git does not track them; in a workspace, those are packed."""
+        if not self._in_git or self._project.roots:
+            return frozenset()
+        return frozenset(list_untracked(self._path, self._prunes))
 
     @cached_property
     def _rules(self) -> PackingRules:
@@ -103,7 +164,11 @@ class FileSelection:
         files: list[str] = []
         committed: dict[str, str] = {}
         changed: set[str] = set()
+        submodules: list[str] = []
         for path, status, entry in listed:
+            if status is Status.SUBMODULE:
+                submodules.append(path)
+                continue
             if not rules.packs(path):
                 continue
             if status is Status.ABSENT:
@@ -122,19 +187,34 @@ class FileSelection:
             changed = {path for path in changed if not path.startswith(environments)}
         for path in changed:
             committed.pop(path, None)
-        return _Sifted(list(kept), changed, committed)
+        return _Sifted(list(kept), changed, committed, submodules)
 
     def _prunes(self, folder: str) -> bool:
         return self._rules.prunes(folder)  # which are not read yet when git starts
 
     @contextmanager
     def _list(self) -> Iterator[Iterator[ListedFile]]:
+        roots = self._project.roots
         if not self._in_git:
-            walked = walk_files(self._path, self._project.roots, self._rules.prunes)
+            walked = walk_files(self._path, roots or os.listdir(self._path), self._rules.prunes)
             yield chain((ListedFile(path, Status.CHANGED) for path in walked), self._list_included())
             return
-        with list_files(self._path, self._project.roots, self._prunes) as listed:
-            yield chain(listed, self._list_included())
+        with list_files(self._path, roots, self._prunes, untracked=bool(roots)) as listed:
+            yield chain(listed, self._list_needed(), self._list_included())
+
+    def _list_needed(self) -> Iterator[ListedFile]:
+        """Yield what the build needs of the files that git does not track, such as a new lock file."""
+        yield from (ListedFile(path, Status.CHANGED) for path in self._untracked.intersection(self._project.required))
+
+    def _describe_untracked(self) -> list[str]:
+        """Return a warning if files are left out because git does not track them."""
+        needed = self._project.required
+        left_out = sorted(path for path in self._untracked if self._rules.packs(path) and path not in needed)
+        left_out = [path for path in left_out if not self._rules.includes(path)]
+        if not left_out:
+            return []
+        named = ", ".join(left_out[:_MAX_NAMED]) + (" and more" if len(left_out) > _MAX_NAMED else "")
+        return [f"not packed, because git does not track them: {named}; `git add` them, or name them in INCLUDE"]
 
     def _list_included(self) -> Iterator[ListedFile]:
         """Yield what INCLUDE adds, from anywhere below the source, even if git ignores it."""
@@ -151,12 +231,23 @@ class FileSelection:
             if path not in known and self._rules.includes(path):
                 yield ListedFile(path, Status.CHANGED)
 
-    def _check_required(self, files: Sequence[str]) -> None:
-        packed = set(self._project.required).intersection(files)
-        for path in self._project.required:
-            if path not in packed:
-                verdict = self.explain(path)
-                where = f" ({verdict.source}, line {verdict.line})" if verdict.source else ""
-                raise LocalError(
-                    f"{path} is needed by the build, but left out: {verdict.reason}{where}", f"set INCLUDE={path}"
-                )
+    def _find_in_package(self, package: str) -> str | None:
+        """Return a file of a package of which nothing is packed."""
+        if package.endswith(".py"):
+            return package if os.path.lexists(self._path / package) else None
+        files = sorted(path for path in walk_files(self._path, [package], lambda _: False))
+        return next((path for path in files if path.endswith(".py")), None)
+
+
+def make_pattern(path: str) -> str:
+    r"""Return the gitignore pattern that matches one path: `docs/[a].md` gives `/docs/\[a].md`."""
+    return "/" + _WILDCARD.sub(r"\\\1", path)
+
+
+def has_any(files: Sequence[str], path: str) -> bool:
+    """Return whether `path` is one of the sorted `files`, or a folder with one in it."""
+    at = bisect_left(files, path)
+    if at < len(files) and files[at] == path:
+        return True
+    at = bisect_left(files, f"{path}/")
+    return at < len(files) and files[at].startswith(f"{path}/")

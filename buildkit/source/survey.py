@@ -32,10 +32,14 @@ class Survey(NamedTuple):
     Attributes:
         missing: Those of the files that are not there, or are no longer files or links.
         warnings: A sentence for each file that is skipped, and for names that fail on other systems.
+        links: Those of the files that are symbolic links.
+        modules: Python files that are not packed although others in their folder are, and folders of which nothing is.
     """
 
     missing: list[str]
     warnings: list[str]
+    links: list[str]
+    modules: list[str]
 
 
 def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool]) -> Survey:
@@ -52,11 +56,17 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
     specials: list[str] = []
     odd: list[str] = []
     twins: list[str] = []
+    links: list[str] = []
+    modules: list[str] = []
+    groups = _group_by_folder(files)
     with SourceFolders(source) as folders:
-        for folder, selected in _group_by_folder(files):
+        for folder, selected in sorted(groups.items()):
             prefix = f"{folder}/" if folder else ""
             found = _list_names(folders, folder)
             missing += [prefix + name for name in selected.difference(found.files)]
+            links += [prefix + name for name in found.links if name in selected]
+            modules += [prefix + name for name in found.files if name.endswith(".py") and name not in selected]
+            modules += [path for path in (prefix + name for name in found.folders) if path not in groups]
             specials += [prefix + name for name in found.specials if packs(prefix + name)]
             names = [*found.files, *found.folders]
             odd += [path for path in _find_odd(prefix, names) if _is_packed(files, path)]
@@ -65,24 +75,28 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
     warnings = [f"skipped {path}: not a file, folder or link" for path in sorted(specials)]
     if odd:
         warnings.append(f"names that not every system allows: {', '.join(sorted(odd)[:_MAX_NAMED])}")
-    return Survey(sorted(missing), warnings + _describe_twins(twins))
+    return Survey(sorted(missing), warnings + _describe_twins(twins), sorted(links), sorted(modules))
 
 
 class _Names(NamedTuple):
-    """The names in a folder; links count as files."""
+    """The names in a folder; links count as files, too."""
 
     files: list[str]
     folders: list[str]
     specials: list[str]
+    links: list[str]
 
 
 def _list_names(folders: SourceFolders, folder: str) -> _Names:
-    found = _Names([], [], [])
+    found = _Names([], [], [], [])
     try:
         with os.scandir(folders.enter(folder)) as entries:
             for entry in entries:
-                if entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                if entry.is_file(follow_symlinks=False):
                     found.files.append(entry.name)
+                elif entry.is_symlink():
+                    found.files.append(entry.name)
+                    found.links.append(entry.name)
                 elif entry.is_dir(follow_symlinks=False):
                     found.folders.append(entry.name)
                 else:
@@ -94,7 +108,7 @@ def _list_names(folders: SourceFolders, folder: str) -> _Names:
     return found
 
 
-def _group_by_folder(files: Sequence[str]) -> list[tuple[str, set[str]]]:
+def _group_by_folder(files: Sequence[str]) -> dict[str, set[str]]:
     """Return the root and each folder that leads to a file, with the names of the files that are directly in it."""
     groups: dict[str, set[str]] = {"": set()}
     last, group = "", groups[""]
@@ -107,7 +121,7 @@ def _group_by_folder(files: Sequence[str]) -> list[tuple[str, set[str]]]:
                 groups[above] = set()
                 above = above.rpartition("/")[0]
         group.add(name)
-    return sorted(groups.items())
+    return groups
 
 
 def _find_odd(prefix: str, names: Sequence[str]) -> list[str]:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from buildkit.models import Project
+    from buildkit.errors import LocalError
+    from buildkit.models import Problem, Project
     from buildkit.settings import CiEnvironment, Settings
     from buildkit.source.checkout import Commit
+    from buildkit.source.dependencies import GitDescription
     from buildkit.source.rules import Verdict
     from buildkit.source.selection import FileSelection, SelectedFiles
 
@@ -34,15 +36,17 @@ class SourceTree:
         self._settings = settings
         self._ci = ci
         self._ours = ours
+        self._selected: SelectedFiles | None = None
+        self._losses: tuple[SelectedFiles, list[Problem]] | None = None
 
     @cached_property
     def project(self) -> Project:
-        """What the project file says.
+        """What the project files say.
 
         Raises:
-            LocalError: It is missing or invalid, or a file that it names is missing.
+            LocalError: One is invalid, or a file that the build needs is missing.
         """
-        return read_project(self.path)
+        return read_project(self.path, self._settings.requirements, is_built=self._settings.dockerfile is None)
 
     def find_spec(self, named: str | None) -> str | None:
         """Return the path of the PyInstaller spec, or None if there is none, or several and none is named.
@@ -76,6 +80,16 @@ class SourceTree:
             return head
         return (checkout.find_commit(self.path, sha) if self._in_git else None) or checkout.Commit(sha, None)
 
+    def describe(self) -> GitDescription:
+        """Return where the commit is in the history: what packages with a version from git are built with.
+
+        Raises:
+            LocalError: git is missing in a checkout, or refuses it.
+        """
+        from buildkit.source import checkout
+
+        return checkout.describe(self.path) if self._in_git else checkout.NO_DESCRIPTION
+
     def ref(self, sha: str | None) -> str:
         """Return the branch or tag that a GitHub job builds, if the job is about commit `sha`; otherwise the commit."""
         if sha and self._ci.sha == sha and self._ci.ref and self._ci.ref.isprintable():
@@ -89,7 +103,32 @@ class SourceTree:
             LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
-        return self._selection.select()
+        selected, missing = self.try_select()
+        if missing:
+            raise missing
+        return selected
+
+    def try_select(self) -> tuple[SelectedFiles, LocalError | None]:
+        """Return what is packed, and an error if the build cannot do with it.
+
+        Raises:
+            LocalError, SettingError: Nothing can be selected, as in `select`.
+        """
+        self._selected = self._selection.select()
+        return self._selected, self._selection.find_missing(self._selected.files)
+
+    def find_losses(self, selected: SelectedFiles) -> list[Problem]:
+        """Return what a selection lacks although the tree seems to have it.
+
+        Raises:
+            LocalError: A project file cannot be read.
+        """
+        from buildkit.source.losses import Losses
+
+        if self._losses is None or not selected.is_like(self._losses[0]):
+            losses = Losses(self.path, self.project, selected, self.explain, self._selection.suggest)
+            self._losses = (selected, losses.find())
+        return self._losses[1]
 
     def explain(self, path: str) -> Verdict:
         """Return whether `path` is packed and by which rule.
@@ -110,7 +149,7 @@ class SourceTree:
         """
         from buildkit.source.reader import Discard, TreeReader
 
-        selected = self.select()
+        selected = self._selected or self.select()
         different = recall(selected) if selected.committed else {}
         if different is None:
             reader = TreeReader(self.path, Discard(), selected.committed)

@@ -34,6 +34,7 @@ def all_(this: Run) -> Outcome:
     this.check_folders()
     with this.writing():
         _clean(this)
+        _check(this)
         describe_version(this.workspace, this.tree, this.settings, this.ui)
         render_dockerfile(this.workspace, this.tree, DockerfileRequest.from_run(this), this.ui)
         context = pack_context(this.workspace, this.tree, this.settings, this.ui)
@@ -41,6 +42,22 @@ def all_(this: Run) -> Outcome:
         if this.settings.runtime_api_url is None:
             return _explain_unsent(this, context)
         return _build_remotely(this, this.open_api())
+
+
+def _check(this: Run) -> None:
+    """Refuse to build what could not work; `context` gives the warnings about what is packed.
+
+    Raises:
+        LocalError: With everything that is wrong.
+    """
+    from buildkit.checks import find_problems
+    from buildkit.source.losses import refuse_losses
+
+    problems = find_problems(this.tree, this.settings)
+    refuse_losses(problems)
+    for problem in problems:
+        if not problem.is_in_context:
+            this.ui.warn(f"{problem.message}; {problem.fix}")
 
 
 def _clean(this: Run) -> None:

@@ -145,6 +145,7 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
     from buildkit.archive.sizes import name_largest
     from buildkit.archive.writer import ArchiveWriter
     from buildkit.source.fingerprint import keeps_times
+    from buildkit.source.losses import refuse_losses
 
     name, source, files, options = job.version.archive, job.tree.path, selected.files, job.options
     generated_key = make_generated_key(job.generated)
@@ -165,8 +166,10 @@ def _pack(job: _Job, selected: SelectedFiles, previous: CachedContext | None) ->
             with os.fdopen(job.workspace.open(previous.context.archive), "rb") as earlier:
                 writer.copy_source(earlier, previous.source)
         else:
+            refuse_losses(losses := job.tree.find_losses(selected))
             fingerprint, different, warnings = writer.pack_source(source, files, selected.committed)
             _refuse_other_version(job, selected, different)
+            warnings = [*warnings, *(f"{loss.message}; {loss.fix}" for loss in losses)]
         packed = writer.finish(job.generated)
     if packed.context_bytes > _WARN_BYTES:
         job.ui.warn(name_largest(files, fingerprint.sizes))

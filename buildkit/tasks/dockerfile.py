@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit.errors import LocalError, SettingError, run
 from buildkit.generated import find_programs
-from buildkit.models import PROGRAMS, Dockerfile, Target, Version
-from buildkit.reference import name_local_image
+from buildkit.image import describe_image
+from buildkit.models import PROGRAMS, Dockerfile, Version
 from buildkit.task import Outcome, Run, Task
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
 
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 4_000_000
 _COPIED_PATH = re.compile(r"[\w.@+ -][\w.@+ /-]*")
-_USERINFO = re.compile(r"://[^/\s@]*@")
-_ONLY_FOR_TEMPLATE = ("EXTRA_PACKAGES", "FEATURES", "PYINSTALLER_SPEC", "SPLIT_EXECUTABLE")
+_ONLY_FOR_TEMPLATE = ("BUILD_PACKAGES", "EXTRA_PACKAGES", "FEATURES", "REQUIREMENTS", "SERVER_COMMAND")
+# What PyInstaller is given if the source has no spec.
+_ENTRY, _SPEC = "server.py", "server.spec"
 
 
 class DockerfileRequest(NamedTuple):
@@ -34,11 +34,14 @@ class DockerfileRequest(NamedTuple):
     Attributes:
         origins: The layer that each setting came from, by the name of its variable.
         template_dir: Its files override our templates and programs by name.
+        link_layers: Whether the server is copied with `COPY --link`, which docker before 23 and buildah do not know.
+            BuildKit then puts the same layer on another base image without copying it again.
     """
 
     settings: Settings
     origins: dict[str, str]
     template_dir: Path | None
+    link_layers: bool = False
 
     @classmethod
     def from_run(cls, this: Run) -> DockerfileRequest:
@@ -51,11 +54,12 @@ class DockerfileRequest(NamedTuple):
 
 
 class _Rendered(NamedTuple):
-    """The Dockerfile's text, and what the instructions say about it."""
+    """The text of a Dockerfile, those of the programs that depend on the settings, and what the instructions say."""
 
     text: str
     base_image: str
-    derived_from: str | None
+    programs: dict[str, str]
+    derived_from: str | None = None
 
 
 def render_dockerfile(workspace: Workspace, tree: SourceTree, request: DockerfileRequest, ui: Ui) -> Dockerfile:
@@ -67,20 +71,17 @@ def render_dockerfile(workspace: Workspace, tree: SourceTree, request: Dockerfil
         SettingError: A template is wrong, or DOCKERFILE does not have what the settings name.
         LocalError: The target needs something that the source does not have.
     """
-    from buildkit.template import read_program, render_template
+    from buildkit.template import render_template
 
     version = workspace.load(Version)
-    settings, template_dir = request.settings, request.template_dir
-    values = _collect_values(tree, settings, version)
-    rendered = _derive(tree, request, version, ui) if settings.dockerfile else _render(tree, request, values)
+    settings = request.settings
+    values = describe_image(settings, version, tree.ref(version.sha))
+    rendered = _derive(tree, request, version, ui) if settings.dockerfile else _render(tree, request, version, values)
     described = values | {"base_image": rendered.base_image, "derived_from": rendered.derived_from}
-    instructions = render_template("BUILD_INSTRUCTIONS.md.j2", described, template_dir)
-    programs = {name: read_program(name, template_dir) for name in find_programs(rendered.text)}
-    for name in PROGRAMS:
-        if name in programs:
-            workspace.write(name, programs[name])
-        else:
-            workspace.remove(name)
+    instructions = render_template("BUILD_INSTRUCTIONS.md.j2", described, request.template_dir)
+    _write_programs(workspace, rendered, request.template_dir)
+    if _SPEC in rendered.programs:
+        ui.report(f"the source has no PyInstaller spec; one is generated: {workspace.show(_SPEC)}")
     data = rendered.text.encode("utf-8")
     workspace.write(DOCKERFILE, data)
     workspace.write(INSTRUCTIONS, instructions.encode("utf-8"))
@@ -95,36 +96,55 @@ def render_dockerfile(workspace: Workspace, tree: SourceTree, request: Dockerfil
     return result
 
 
-def _render(tree: SourceTree, request: DockerfileRequest, values: dict[str, Any]) -> _Rendered:
+def _write_programs(workspace: Workspace, rendered: _Rendered, template_dir: Path | None) -> None:
+    """Write the programs that the Dockerfile copies, and no others."""
+    from buildkit.template import read_program
+
+    used = find_programs(rendered.text)
+    programs = {name: rendered.programs.get(name) or read_program(name, template_dir) for name in used}
+    for name in PROGRAMS:
+        if name in programs:
+            text = programs[name]
+            workspace.write(name, text.encode() if isinstance(text, str) else text)
+        else:
+            workspace.remove(name)
+
+
+def _render(tree: SourceTree, request: DockerfileRequest, version: Version, values: dict[str, Any]) -> _Rendered:
     """Return the Dockerfile from our template, or from the one that overrides it."""
+    from buildkit.installation import describe_installation
     from buildkit.template import render_template
 
-    settings = request.settings
-    spec = tree.find_spec(settings.pyinstaller_spec) if settings.target.is_binary else None
-    if settings.target.is_binary and spec is None:
+    settings, template_dir = request.settings, request.template_dir
+    values = values | describe_installation(tree, version) | {"link_layers": request.link_layers}
+    spec = tree.find_spec(settings.build_args.get("PYINSTALLER_SPEC")) if settings.target.is_binary else None
+    is_generated = settings.target.is_binary and spec is None
+    if is_generated and values["start"].program == "python" and values["start"].module is None:
         raise LocalError(
-            f"target {str(settings.target)!r} needs a PyInstaller spec, and the source tree has none",
-            "set PYINSTALLER_SPEC to its path in the source directory, or choose a source target",
+            f"no executable can be made of SERVER_COMMAND, which runs a script: {values['start']}",
+            "set TARGET=source, or BUILD_ARGS=PYINSTALLER_SPEC=path/of/a.spec in the source",
         )
-    for path in (*tree.project.members, *filter(None, [spec])):
+    for path in (*values["members"], *values["dependencies"].files, *filter(None, [spec])):
         if not _COPIED_PATH.fullmatch(path):
             raise LocalError(
                 f"a path cannot be used in a Dockerfile: {path!r}", "rename it, using only letters, digits and . _ -"
             )
-    text = render_template("Dockerfile.j2", values | {"spec": spec}, request.template_dir)
-    return _Rendered(text, str(settings.base_image), None)
+    values |= {"spec": f"/opt/{_SPEC}" if is_generated else spec, "spec_is_generated": is_generated}
+    text = render_template("Dockerfile.j2", values, template_dir)
+    names = [_ENTRY, _SPEC] if is_generated else []
+    programs = {name: render_template(f"{name}.j2", values, template_dir) for name in names}
+    return _Rendered(text, str(settings.base_image), programs)
 
 
 def _derive(tree: SourceTree, request: DockerfileRequest, version: Version, ui: Ui) -> _Rendered:
     """Return the Dockerfile from the source's own, which DOCKERFILE names."""
-    from buildkit.derived import BASE_IMAGE, GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
+    from buildkit.derived import GIT_REF, GIT_SHA, IMAGES, derive_dockerfile, find_unpacked
 
     settings = request.settings
     path = settings.dockerfile or ""
     values = {**settings.build_args, GIT_SHA: version.sha or "unknown", GIT_REF: tree.ref(version.sha)}
-    if request.has(BASE_IMAGE):
-        values[BASE_IMAGE] = str(settings.base_image)
-    derived = derive_dockerfile(_read_own(tree.path, path), path, settings.target, values, ui)
+    values |= {name: str(getattr(settings, name.lower())) for name in IMAGES if request.has(name)}
+    derived = derive_dockerfile(_read_own(tree.path, path), path, settings.target or None, values, ui)
     if ignored := [name for name in _ONLY_FOR_TEMPLATE if request.has(name)]:
         ui.warn(f"ignored because DOCKERFILE is set: {', '.join(ignored)}")
     if missing := find_unpacked(derived.text, [*tree.select().files, DOCKERFILE, INSTRUCTIONS]):
@@ -132,7 +152,7 @@ def _derive(tree: SourceTree, request: DockerfileRequest, version: Version, ui: 
             f"{path} copies what is not in the build context: {', '.join(missing)};"
             f" add it to INCLUDE, or run {run('context', '--explain', missing[0])}"
         )
-    return _Rendered(derived.text, derived.base_image, path)
+    return _Rendered(derived.text, derived.base_image, {}, path)
 
 
 def _read_own(source: Path, path: str) -> str:
@@ -158,49 +178,6 @@ def _read_own(source: Path, path: str) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise LocalError(f"DOCKERFILE names {path!r}, which is not UTF-8 text: {error}", "save it as UTF-8") from error
-
-
-def _collect_values(tree: SourceTree, settings: Settings, version: Version) -> dict[str, Any]:
-    """Return every name that the templates know; a project's own templates may use them, too."""
-    target = settings.target
-    return {
-        "target": target,
-        "development": target is Target.SOURCE,
-        "base_image": settings.base_image,
-        "build_args": dict(sorted(settings.build_args.items())),
-        "extra_packages": list(settings.extra_packages),
-        "features": frozenset() if target.is_minimal else settings.features,
-        "split_executable": settings.split_executable,
-        "server_module": settings.server_module,
-        "server_name": settings.server_name,
-        "server_port": settings.server_port,
-        "image_name": name_local_image(settings.server_name),
-        "members": tree.project.members,
-        "source_url": _check_url(tree.project.source_url),
-        "spec": None,
-        "archive": version.archive,
-        "folder": version.archive.removesuffix(".tar.gz"),
-        "revision": version.sha or version.short_sha,
-        "dirty": version.dirty,
-        "image_version": f"{version.short_sha}-{version.primary_tag}" + ("-dirty" if version.dirty else ""),
-        "created": _format_time(version.commit_time),
-        "git_ref": tree.ref(version.sha),
-        "derived_from": None,
-    }
-
-
-def _check_url(url: str | None) -> str | None:
-    """Return the project's URL if it may be in the image's labels."""
-    if url and (not url.isprintable() or _USERINFO.search(url)):
-        raise LocalError(
-            "the source URL in [project.urls] has a control character, a user name or a password",
-            "correct it in pyproject.toml",
-        )
-    return url
-
-
-def _format_time(commit_time: int | None) -> str | None:
-    return None if commit_time is None else datetime.fromtimestamp(commit_time, UTC).isoformat()
 
 
 def main(this: Run) -> Outcome:

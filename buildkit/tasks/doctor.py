@@ -40,8 +40,9 @@ def _list_findings(this: Run) -> Iterator[Finding]:
     except SettingError as error:
         yield Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=error.exit_code)
     else:
-        yield check_git(tree)
-        yield check_source(tree)
+        git = check_git(tree)
+        yield git
+        yield from list_source(tree, this.settings, in_order=git.ok)
     yield from list_settings(this.settings, this.loaded.origins)
     yield check_disk(this.workspace.path)
     if this.settings.runtime_api_url is None:
@@ -59,17 +60,30 @@ def check_git(tree: SourceTree) -> Finding:
     return Finding("git", ok=True, detail=f"commit {commit.sha}" if commit else "no commit: it is called `unknown`")
 
 
-def check_source(tree: SourceTree) -> Finding:
-    """Return whether the source tree has what every build needs."""
+def list_source(tree: SourceTree, settings: Settings, *, in_order: bool) -> Iterator[Finding]:
+    """Yield whether the source tree has what the build needs, and what else is known to go wrong in it.
+
+    Args:
+        in_order: Whether git lists the files; otherwise only the project files can be checked.
+    """
+    from buildkit.checks import find_problems
+
+    code = SettingError.exit_code
     try:
-        roots = tree.project.roots
+        roots = ", ".join(tree.project.roots) or "the whole tree"
+        problems = find_problems(tree, settings) if in_order else []
     except RuntimeBuildError as error:
-        return Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=SettingError.exit_code)
+        yield Finding("source", ok=False, detail=error.message, fix=error.fix, exit_code=code)
+        return
     except OSError as error:
         fix = "make the source directory readable, or set SOURCE_DIR"
-        detail = f"{tree.path}: {error.strerror}"
-        return Finding("source", ok=False, detail=detail, fix=fix, exit_code=SettingError.exit_code)
-    return Finding("source", ok=True, detail=f"{tree.path}: {', '.join(roots)}")
+        yield Finding("source", ok=False, detail=f"{tree.path}: {error.strerror}", fix=fix, exit_code=code)
+        return
+    if not any(problem.subject == "source" for problem in problems):
+        yield Finding("source", ok=True, detail=f"{tree.path}: {roots}")
+    for problem in problems:
+        detail = problem.message if problem.is_error else f"warning: {problem.message}; {problem.fix}"
+        yield Finding(problem.subject, ok=not problem.is_error, detail=detail, fix=problem.fix, exit_code=code)
 
 
 def list_settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
@@ -127,8 +141,10 @@ def _format(value: object) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return ",".join(f"{name}={text}" for name, text in value.items())
-    if isinstance(value, tuple | frozenset):
-        return ",".join(value if isinstance(value, tuple) else sorted(value))
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value))
+    if type(value) is tuple:  # and not a record, which knows how it is typed
+        return ",".join(value)
     return str(value)
 
 

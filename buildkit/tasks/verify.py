@@ -30,8 +30,8 @@ _OTHER_PORT = 60000
 _PROBE_TIMEOUT_S = 180.0
 _POLL_INTERVAL_S = 0.2
 _STOP_LIMIT_S = 2.0
-_HEALTH = "/health"
-_OTHER_ENDPOINTS = ("/alive", "/ready")
+# A server behind a key is alive if it asks for the key.
+_ALIVE = {"200", "401", "403"}
 _SHOWN_LOG = 400
 
 
@@ -119,13 +119,14 @@ def _check(candidate: _Candidate, ui: Ui) -> tuple[_Served, list[Finding]]:
     findings = list(check_config(candidate.config, candidate.contract))
     ui.report("running checks inside")
     findings += _probe_inside(candidate)
-    port = candidate.contract.port
-    ui.report(f"starting the server on port {port}")
-    served = _serve(candidate, port)
-    ui.report(f"starting the server on port {_OTHER_PORT}")
-    # As `docker run -p` needs it: every address of the container.
-    moved = _serve(candidate, _OTHER_PORT, "--host", "0.0.0.0", "--port", str(_OTHER_PORT))  # noqa: S104 - inside the container
-    return served, [*findings, *served.findings, *moved.findings]
+    contract = candidate.contract
+    ui.report(f"starting the server on port {contract.port}")
+    served = _serve(candidate, contract.port)
+    findings += served.findings
+    if contract.takes_address:
+        ui.report(f"starting the server on port {_OTHER_PORT}")
+        findings += _serve(candidate, _OTHER_PORT, *contract._replace(port=_OTHER_PORT).address).findings
+    return served, findings
 
 
 def _probe_inside(candidate: _Candidate) -> Iterator[Finding]:
@@ -154,9 +155,10 @@ def _serve(candidate: _Candidate, port: int, *arguments: str) -> _Served:
     deadline = started + candidate.health_timeout_s
     try:
         with start_container(candidate.engine, candidate.image, arguments, environment=environment) as container:
-            statuses = {_HEALTH: _await_status(container, port, _HEALTH, deadline)}
+            health, *others = candidate.contract.endpoints
+            statuses = {health: _await_status(container, port, health, deadline)}
             health_s = round(time.monotonic() - started, 2)
-            statuses |= {path: _await_status(container, port, path, deadline) for path in _OTHER_ENDPOINTS}
+            statuses |= {path: _await_status(container, port, path, deadline) for path in others}
             log = " | ".join(container.read_log().replace(key, "***").splitlines())[-_SHOWN_LOG:]
             findings = [_judge_status(path, port, status, log) for path, status in statuses.items()]
             findings.append(_check_first_process(container, port))
@@ -171,7 +173,7 @@ def _serve(candidate: _Candidate, port: int, *arguments: str) -> _Served:
 
 
 def _await_status(container: Container, port: int, path: str, deadline: float) -> str:
-    """Return the HTTP status of the server's last response, `200` as soon as it comes, or curl's error message.
+    """Return the HTTP status of the server's last response, a good one as soon as it comes, or curl's error message.
 
     The address is 127.0.0.2: a server that listens only on 127.0.0.1 does not respond there, nor to `docker run -p`.
     """
@@ -180,7 +182,7 @@ def _await_status(container: Container, port: int, path: str, deadline: float) -
     while True:
         output = container.enter(*command)
         status = output.stdout.rpartition("\n")[2] if output.code == 0 else output.stderr or output.stdout
-        if status == "200" or time.monotonic() > deadline or not container.is_running():
+        if status in _ALIVE or time.monotonic() > deadline or not container.is_running():
             return status
         time.sleep(_POLL_INTERVAL_S)
 
@@ -188,7 +190,7 @@ def _await_status(container: Container, port: int, path: str, deadline: float) -
 def _judge_status(path: str, port: int, status: str, log: str) -> Finding:
     from buildkit.engines.checks import report
 
-    ok = status == "200"
+    ok = status in _ALIVE
     return report(f"{path} on port {port}", ok, status if ok else f"{status}; log: {log}", "read the server's log")
 
 

@@ -339,7 +339,7 @@ def test_a_broken_contract_is_found_and_nothing_else(
     archive = make_archive({"Dockerfile": f"FROM {source_image}\n{change}\n"})
     build_image(docker, archive, "localhost/broken:1", BuildOptions(network="host"))
     sha = inspect_image(docker, source_image).labels["org.opencontainers.image.revision"]
-    settings = Settings(target=Target.SOURCE_MINIMAL, git_sha=sha)
+    settings = Settings(target=Target("source-minimal"), git_sha=sha)
     found = verify(Workspace(output_dir), docker, VerifyRequest(settings, "localhost/broken:1", 15), Ui())
     broken = [finding for finding in found.findings if not finding.ok]
     assert {finding.subject for finding in broken} == expected

@@ -58,17 +58,38 @@ def test_1_several_bad_settings_are_named_at_once(command: Command) -> None:
     ("content", "line"),
     [
         (b"TARGET=source\nnonsense\n", 2),
-        (b"A=1\n\n=value\n", 3),
-        (b"A=1\nB='unclosed\nC=2\n", 2),
-        (b"A=1\nB=\xff\xfe\n", 2),
-        (b"A=1\nB=\0\n", 2),
-        (b"\xff\xfeT\0A\0", 1),
+        (b"TARGET=source\n\n=value\n", 3),
+        (b"TARGET=source\nB='unclosed\nC=2\n", 2),
+        (b"A=1\nB='unclosed\nTARGET=source\n", 2),
+        (b"TARGET=source\nB=\xff\xfe\n", 2),
+        (b"TARGET=source\nB=\0\n", 2),
+        ("TARGET=source".encode("utf-16"), 1),
         (b'A="\\ud800"\nTARGET\n', 2),
+        (b"RUNTIME_API_ULR https://example.com\n", 1),
+        (b"FORCE=true\nnonsense\n", 2),
     ],
 )
 def test_2_unusable_env_file_names_its_line(command: Command, content: bytes, line: int) -> None:
     (command.checkout / ".env").write_bytes(content)
     refuse(command, f"line {line}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"A=1\n\n=value\n",
+        b"A=1\nB='unclosed\nC=2\n",
+        b"A=1\nB=\xff\xfe\n",
+        b"A=1\nB=\0\n",
+        b"URL=postgresql://${NOT_SET}@localhost\n",
+        b"MY_TARGET=x\nnonsense\n",
+    ],
+)
+def test_2_env_file_of_an_application_stops_nothing(command: Command, content: bytes) -> None:
+    (command.checkout / ".env").write_bytes(content)
+    run = accept(command, "version")
+    assert ".env, line " in run.err
+    assert "none of our settings" in run.err
 
 
 def test_2_env_file_that_cannot_be_read_is_no_default(command: Command) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from buildkit.models import Target
+from buildkit.models import TARGETS
 from tests.footprints import list_secret_forms
 from tests.misbehaviour import answer, send
 from tests.runtime_api import KEY
@@ -251,7 +251,7 @@ def test_59_key_in_the_name_of_a_branch_or_a_folder_is_masked(command: Command, 
     command.run("version", OUTPUT_DIR=command.secret, folder=command.checkout).expect(2)
 
 
-@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("target", TARGETS)
 def test_60_no_secret_in_arguments_or_environment_of_the_image(
     command: Command, server: RuntimeApiServer, target: str
 ) -> None:

@@ -1,0 +1,133 @@
+"""What shows before a build that its image could not work: `doctor` and `all` report the same problems."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from buildkit.errors import LocalError
+from buildkit.models import Problem
+from buildkit.source.dependencies import LOCKS, DependencyKind, list_declared, list_named, normalize
+from buildkit.source.metadata import read_package
+from buildkit.startup import StartChecker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from buildkit.settings import Settings
+    from buildkit.source.tree import SourceTree
+
+_PYTHON = re.compile(r"(?<![a-z0-9])(?P<word>python|py)(?P<mark>[-:_]?)3\.(?P<minor>\d{1,2})")
+_MINORS = range(8, 20)
+_PATCHES = range(30)
+_LOCK_COMMANDS = {
+    DependencyKind.UV_LOCK: "uv lock",
+    DependencyKind.PYLOCK: "uv pip compile pyproject.toml -o pylock.toml",
+    DependencyKind.POETRY_LOCK: "poetry lock",
+    DependencyKind.PDM_LOCK: "pdm lock",
+}
+_UNLOCKED = {
+    DependencyKind.PROJECT: "uv lock",
+    DependencyKind.SETUP: "uv pip compile setup.py -o requirements.txt",
+}
+_REQUIREMENTS_FILE = "requirements.txt"
+_PROJECT_FILES = frozenset({"pyproject.toml", _REQUIREMENTS_FILE, "setup.py", *map(str, LOCKS)})
+
+
+def find_problems(tree: SourceTree, settings: Settings) -> list[Problem]:
+    """Return everything that is known to go wrong, or may go wrong, with what the settings ask for.
+
+    Raises:
+        RuntimeBuildError: A project file cannot be read, or nothing can be selected.
+    """
+    selected, missing = tree.try_select()
+    problems = [Problem("source", missing.message, missing.fix)] if missing else []
+    problems += tree.find_losses(selected)
+    if settings.dockerfile:  # nothing is known about what it builds
+        return problems
+    installation = list(_check_lock(tree, selected.files))
+    problems += [*installation, *_check_python(tree, settings), *_check_spec(tree, settings)]
+    if not any(problem.is_error for problem in installation):
+        problems += StartChecker(tree, settings, selected.files).check()
+    return problems
+
+
+def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
+    """Yield an error if a lock is empty although there are dependencies, and a warning if there is no lock."""
+    found, project = tree.project.dependencies, read_package(tree.path).project
+    if found.kind is DependencyKind.NONE:
+        detail = "no lock file, requirements.txt, pyproject.toml or setup.py: no packages are installed"
+        below = [f"SOURCE_DIR={path}" for path in _list_projects(files)]
+        fix = f"set {' or '.join(below)}" if below else "set REQUIREMENTS or SOURCE_DIR, if there are any"
+        yield Problem("dependencies", detail, fix, is_error=bool(below))
+    elif found.kind in _UNLOCKED and project.get("dependencies") != []:
+        detail = f"no lock file: the newest versions that {found.path} allows are installed"
+        command = "poetry lock" if isinstance(project.get("dependencies"), dict) else _UNLOCKED[found.kind]
+        yield Problem("dependencies", detail, f"run `{command}`, and commit what it writes", is_error=False)
+    if not found.kind.is_locked or list_named(tree.path, found, project) - {normalize(tree.project.name or "")}:
+        return
+    others = [found._replace(kind=kind, path=str(kind)) for kind in LOCKS if kind is not found.kind]
+    others.append(
+        found._replace(kind=DependencyKind.REQUIREMENTS, path=_REQUIREMENTS_FILE, files=(_REQUIREMENTS_FILE,))
+    )
+    for other in others:
+        if names := list_named(tree.path, other, project):
+            detail = f"{found.path} locks no package, but {other.path} has {len(names)}"
+            yield Problem("dependencies", detail, f"delete {found.path}")
+            return
+    if declared := list_declared(project):
+        detail = f"{found.path} locks no package, but the project depends on {len(declared)}"
+        yield Problem("dependencies", detail, _suggest_locking(found.kind, project))
+
+
+def _list_projects(files: Iterable[str]) -> list[str]:
+    """Return the folders directly below the source that are projects of their own."""
+    names = (path.split("/") for path in files if path.count("/") == 1)
+    return sorted({folder for folder, name in names if name in _PROJECT_FILES and not folder.startswith(".")})
+
+
+def _suggest_locking(kind: DependencyKind, project: dict[str, object]) -> str:
+    command = _LOCK_COMMANDS[kind]
+    if kind is DependencyKind.UV_LOCK and isinstance(project.get("dependencies"), dict):
+        return f"delete {kind}, because uv does not read Poetry's table; `poetry lock` makes a lock file"
+    return f"run `{command}`"
+
+
+def _check_python(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
+    """Yield an error if the name of the image that Python comes from says that it has another version."""
+    setting = "BUILDER_IMAGE" if settings.builder_image else "BASE_IMAGE"
+    name = str(settings.builder_image or settings.base_image)
+    stated, required = _PYTHON.search(name), tree.project.requires_python
+    if stated is None or required is None:
+        return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        specifier = SpecifierSet(required)
+    except InvalidSpecifier:
+        return  # the build says so
+    accepted = [minor for minor in _MINORS if any(specifier.contains(f"3.{minor}.{patch}") for patch in _PATCHES)]
+    minor = int(stated["minor"])
+    if minor in accepted or not accepted:
+        return
+    nearest = min(accepted, key=lambda other: (other < minor, abs(other - minor)))
+    start, end = stated.span()
+    other = f"{name[:start]}{stated['word']}{stated['mark']}3.{nearest}{name[end:]}".partition("@")[0]
+    yield Problem(
+        "Python", f"{setting} {name} has Python 3.{minor}, but {required} is required", f"set {setting}={other}"
+    )
+
+
+def _check_spec(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
+    """Yield an error if the target is an executable that PyInstaller can be given neither a spec nor a module for."""
+    if not settings.target.is_binary:
+        return
+    try:
+        spec = tree.find_spec(settings.build_args.get("PYINSTALLER_SPEC"))
+    except LocalError as error:
+        yield Problem("spec", error.message, error.fix)
+        return
+    command = settings.server_command
+    if spec is None and command and command.program == "python" and command.module is None:
+        detail = f"no executable can be made of SERVER_COMMAND, which runs a script: {command}"
+        yield Problem("spec", detail, "set TARGET=source, or BUILD_ARGS=PYINSTALLER_SPEC=path/of/a.spec in the source")

@@ -1,0 +1,107 @@
+"""Whether the command that starts a server can be found in what is packed, or among what is installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from buildkit.examples import StartExamples
+from buildkit.models import Problem
+from buildkit.source.dependencies import list_named, normalize
+from buildkit.source.metadata import read_package
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from buildkit.settings import Settings
+    from buildkit.source.tree import SourceTree
+
+_DEFAULT_MODULE = "openhands.agent_server"
+# Their first argument of this form is an application.
+_SERVERS = frozenset({"daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"})
+_APPLICATION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*(?:\(.*\))?")
+_ELSEWHERE = frozenset({"--app-dir", "--chdir", "--working-dir"})
+# Programs that come with a distribution of another name.
+_PROVIDED_BY = {
+    "django-admin": {"django"},
+    "fastapi": {"fastapi-cli"},
+    "jupyter": {"jupyter-core"},
+    "waitress-serve": {"waitress"},
+}
+
+
+class StartChecker:
+    """Checks the command that the settings give, as far as the files and the lock tell."""
+
+    def __init__(self, tree: SourceTree, settings: Settings, files: Iterable[str]) -> None:
+        self._tree = tree
+        self._settings = settings
+        self._project = tree.project
+        self._files = frozenset(files)
+
+    def check(self) -> Iterator[Problem]:
+        """Yield an error if the server cannot be found, and a warning if it may be in a package that is not locked."""
+        command = self._settings.server_command
+        if command is None:
+            problem = self._check_module(self._settings.server_module, "SERVER_MODULE")
+        elif command.module:
+            problem = self._check_module(command.module, "SERVER_COMMAND")
+        elif command.program == "python":
+            problem = None  # the build looks for the script
+        else:
+            problem = self._check_program(command.program)
+            problem = problem or (self._check_application(command.arguments) if command.program in _SERVERS else None)
+        if problem:
+            is_sure = self._project.dependencies.kind.is_locked or _DEFAULT_MODULE in problem
+            yield Problem("server", problem, self._suggest(), is_error=is_sure)
+
+    def _check_module(self, module: str, setting: str) -> str | None:
+        """Return what is wrong with a module that `python -m` is to run."""
+        if self._has_file(f"{module.replace('.', '/')}/__main__.py", f"{module.replace('.', '/')}.py"):
+            return None
+        top = module.partition(".")[0]
+        if top in sys.stdlib_module_names or self._is_installed(top):
+            return None
+        if self._has_file(f"{module.replace('.', '/')}/__init__.py"):
+            return f"{setting} {module} is a package without __main__.py, which `python -m` cannot run"
+        return f"{setting} {module} is neither packed nor among the packages of {self._described}"
+
+    def _check_program(self, program: str) -> str | None:
+        if program in self._project.scripts or self._is_installed(program):
+            return None
+        return f"SERVER_COMMAND starts {program}, which neither the project nor the packages of {self._described} have"
+
+    def _check_application(self, arguments: tuple[str, ...]) -> str | None:
+        """Return what is wrong with the application that a server is given."""
+        module = next((match[1] for match in map(_APPLICATION.fullmatch, arguments) if match), None)
+        if module is None or _ELSEWHERE.intersection(arguments) or self._is_installed(module.partition(".")[0]):
+            return None
+        path = module.replace(".", "/")
+        if self._has_file(f"{path}.py", f"{path}/__init__.py"):
+            return None
+        return f"SERVER_COMMAND names the application {module}, which is not packed"
+
+    def _has_file(self, *paths: str) -> bool:
+        return any(f"{root}{path}" in self._files for root in self._project.import_roots for path in paths)
+
+    def _is_installed(self, name: str) -> bool:
+        wanted = _PROVIDED_BY.get(name, set()) | {normalize(name)}
+        return bool(wanted & self._installed)
+
+    @cached_property
+    def _installed(self) -> frozenset[str]:
+        return list_named(self._tree.path, self._project.dependencies, read_package(self._tree.path).project)
+
+    @property
+    def _described(self) -> str:
+        return self._project.dependencies.path or "the project"
+
+    def _suggest(self) -> str:
+        examples = StartExamples(
+            self._tree.path, self._project, self._files, self._installed, self._settings.server_port
+        ).find()
+        if not examples:
+            return "set SERVER_MODULE to a module that `python -m` can run, or SERVER_COMMAND to a command"
+        return f"set what starts the server: {' or '.join(examples)}"

@@ -1,0 +1,6 @@
+from common import settings
+from common.tokens import (
+    count,
+)
+
+print(settings, count)

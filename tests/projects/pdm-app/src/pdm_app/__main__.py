@@ -1,0 +1,3 @@
+from pdm_app import main
+
+main()

@@ -1,0 +1,5 @@
+from third_party import oven
+
+
+def main() -> None:
+    print(oven.HEAT)

@@ -1,0 +1,1 @@
+from cook_book import app
