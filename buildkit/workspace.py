@@ -28,6 +28,7 @@ STAT_CACHE = ".context-cache"
 DOCKERFILE = "Dockerfile"
 INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
+SBOM = "sbom.cdx.json"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
 _STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
 _OURS = frozenset(
@@ -38,6 +39,7 @@ _OURS = frozenset(
         DOCKERFILE,
         INSTRUCTIONS,
         MANIFEST,
+        SBOM,
         *PROGRAMS,
     }
 )

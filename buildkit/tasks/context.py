@@ -11,7 +11,7 @@ from buildkit.display import format_size
 from buildkit.errors import FileChanged, FileVanished, LocalError, run
 from buildkit.models import PROGRAMS, BuildContext, Dockerfile, Version
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, SBOM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from buildkit.archive.stream import PackingOptions
     from buildkit.archive.writer import PackedArchive
     from buildkit.preview import Preview
+    from buildkit.sbom import Sbom
     from buildkit.settings import Settings
     from buildkit.source.fingerprint import StatFingerprint
     from buildkit.source.selection import SelectedFiles
@@ -32,6 +33,8 @@ _NO_TIME = 315532800
 # A file that changed less than this before it was read may change again within one tick of the file system's clock.
 _RACY_NS = 2_000_000_000
 _WARN_BYTES = 100_000_000
+
+LIST_PACKAGES = Flag("sbom", "also list the locked Python packages, as CycloneDX in sbom.cdx.json")
 
 
 class _Job(NamedTuple):
@@ -198,11 +201,29 @@ def main(this: Run) -> Outcome:
     if preview := _preview(this):
         return Outcome(*preview)
     with this.writing():
+        sbom = prepare_sbom(this)
         use_cache = not this.flags.get("no_cache")
         context = pack_context(this.workspace, this.tree, this.settings, this.ui, use_cache=use_cache)
+        if sbom:
+            sbom.save(this.workspace)
     archive = this.show_path(this.workspace.path / context.archive)
     this.ui.publish(archive=archive)
     return Outcome(archive, context)
+
+
+def prepare_sbom(this: Run) -> Sbom | None:
+    """Return the SBOM if `--sbom` was given, to be saved after packing; otherwise remove that of an earlier context.
+
+    Raises:
+        SettingError: The library that writes it is not installed.
+        LocalError: The tree locks no versions.
+    """
+    if not this.flags.get(LIST_PACKAGES.name):
+        this.workspace.remove(SBOM)
+        return None
+    from buildkit.sbom import read_sbom
+
+    return read_sbom(this.tree)
 
 
 def _preview(this: Run) -> Preview | None:
@@ -228,6 +249,7 @@ TASK = Task(
     groups=("selection", "packing"),
     flags=(
         Flag("no_cache", "read every file again, even if none seems to have changed"),
+        LIST_PACKAGES,
         Flag("files", "list every file that is packed with its size, largest first; packs nothing"),
         Flag("map", "write what is packed as a treemap into this HTML file; packs nothing", takes_value=True),
         Flag(
