@@ -29,6 +29,7 @@ DOCKERFILE = "Dockerfile"
 INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
 SBOM = "sbom.cdx.json"
+ATTESTATIONS = "attestations.json"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
 _STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
 _OURS = frozenset(
@@ -40,6 +41,7 @@ _OURS = frozenset(
         INSTRUCTIONS,
         MANIFEST,
         SBOM,
+        ATTESTATIONS,
         *PROGRAMS,
     }
 )

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.errors import BuildFailed, NotStarted, run
@@ -47,6 +47,8 @@ class BuildOptions(NamedTuple):
         cancelled: Set from any thread to cancel the build.
         structured: Whether BuildKit reports its steps as JSON where it can, which gives exact times and whole logs. The
             lines that are reported look the same.
+        attest: If not empty, the pushed image gets provenance and an SBOM: `true` for one by the engine's own scanner,
+            otherwise the scanner's image.
     """
 
     push: bool = False
@@ -54,6 +56,7 @@ class BuildOptions(NamedTuple):
     target: str = ""
     cancelled: Event | None = None
     structured: bool = False
+    attest: str = ""
 
 
 class BuiltImage(NamedTuple):
@@ -62,6 +65,13 @@ class BuiltImage(NamedTuple):
     image_id: str
     digest: str | None
     elapsed_s: float
+
+
+class Attestations(NamedTuple):
+    """What is attested of an image: a document of SPDX, and provenance of SLSA."""
+
+    sbom: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 class Engine(ABC):
@@ -80,6 +90,7 @@ class Engine(ABC):
     package: ClassVar[str]
     hints: ClassVar[dict[str, str]] = {}
     runs_containers: ClassVar[bool] = True
+    can_attest: ClassVar[bool] = False
 
     def __init__(self, program: str) -> None:
         self.program = program
@@ -129,6 +140,14 @@ class Engine(ABC):
             if options.push and digest is None:
                 digest = self._push(images, receipt, watch)
         return BuiltImage(image_id, digest if options.push else None, round(time.monotonic() - started, 1))
+
+    def read_attestations(self, image: str) -> Attestations:
+        """Return what is attested of an image in a registry, given with its digest.
+
+        Raises:
+            BuildFailed: Something is missing.
+        """
+        raise NotImplementedError(f"{self.name} attests nothing")
 
     @abstractmethod
     def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
