@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -156,6 +157,7 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     Raises:
         SettingError: One is invalid.
     """
+    _refuse_system()
     environment = read_environment()
     root = Path(own["root"]) if "root" in own else find_root(Path.cwd())
     typed = {item.name.upper(): text for item in fields if (text := _read_flag(item, given))}
@@ -166,6 +168,16 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     for warning in loaded.warnings:
         ui.warn(warning)
     return Run(loaded, root, ci, ui, given)
+
+
+def _refuse_system() -> None:
+    """Refuse a system that cannot open files relative to a folder: there, a link could lead anywhere.
+
+    Raises:
+        LocalError: This is such a system.
+    """
+    if os.open not in os.supports_dir_fd:
+        raise LocalError(f"{PROGRAM} does not run on {sys.platform}", "use Linux, WSL 2 or a container")
 
 
 def _list_flags(item: Field) -> list[Flag]:

@@ -46,7 +46,9 @@ def test_tasks_and_flags_are_completed(tmp_path: Path, shell: str) -> None:
         "RUNTIME_BUILD": str(command),
     }
     flag = {"bash": "--norc", "zsh": "-f", "fish": "--no-config"}[shell]
-    done = subprocess.run([program, flag, "-c", ASK[shell]], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, flag, "-c", ASK[shell]], env=environment, capture_output=True, text=True, check=False
+    )
     words = done.stdout.split()
     assert {"context", "--map", "--max-context-bytes"} <= set(words)
     assert not {"clean", "--files"} & set(words)
