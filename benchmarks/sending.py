@@ -38,13 +38,15 @@ requests.post(sys.argv[2] + "/build", json={"context": data, "target_image": "a:
 _OUR_IMPORTS = """
 import os
 from buildkit.runtime_api.client import RuntimeApi
-from buildkit.runtime_api.upload import UploadAttempt
+from buildkit.runtime_api.submit import start_build
+from buildkit.runtime_api.upload import ArchivePart, UploadAttempt
 from buildkit.secret import ApiKey
+from buildkit.ui import Ui
 """
 _START = """
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
-attempt = UploadAttempt(descriptor, "archive", sys.argv[3], ["a:b"], {form!r})
-RuntimeApi(sys.argv[2], ApiKey("x" * 20)).start_build(attempt)
+attempt = UploadAttempt(ArchivePart.of_whole(descriptor, "archive", sys.argv[3]), ["a:b"], {form!r})
+start_build(RuntimeApi(sys.argv[2], ApiKey("x" * 20)), attempt, Ui())
 """
 _CASES = {
     "requests with `json=`": ("import base64, requests", _POST),

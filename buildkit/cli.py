@@ -124,6 +124,7 @@ def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own:
         with raise_on_signal():
             this = _open_run(fields, given, own)
             ui = this.ui
+            this.flags = {flag.name: flag.read(given[flag.name]) for flag in task.flags}
             with hide_from_children(this.settings.runtime_api_key):
                 outcome = task.run(this)
             if as_json:
@@ -167,7 +168,7 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, annotates=ci.annotates, key=key)
     for warning in loaded.warnings:
         ui.warn(warning)
-    return Run(loaded, root, ci, ui, given)
+    return Run(loaded, root, ci, ui)
 
 
 def _refuse_system() -> None:
@@ -206,7 +207,7 @@ def _is_switch(item: Field) -> bool:
 def _sign(execute: Callable[..., None], flags: Sequence[Flag]) -> None:
     """Give `execute` the signature from which invoke reads its flags."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    read = [inspect.Parameter(flag.name, kind, default=None if flag.takes_value else False) for flag in flags]
+    read = [inspect.Parameter(flag.name, kind, default=flag.default) for flag in flags]
     execute.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *read])  # type: ignore[attr-defined]  # which invoke reads flags from
 
 

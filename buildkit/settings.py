@@ -267,6 +267,11 @@ def read_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def make_child_environment() -> dict[str, str]:
+    """Return the environment of a child process: without the key, also for library callers, who do not hide it."""
+    return {name: text for name, text in os.environ.items() if name != _KEY}
+
+
 @contextmanager
 def hide_from_children(key: ApiKey | None) -> Iterator[None]:
     """Keep the key out of the environment of child processes in the block, whatever its variable is called."""

@@ -28,13 +28,29 @@ class Flag(NamedTuple):
     """A flag of one task: off, or None if it takes a value, unless it is given.
 
     Attributes:
+        parse: Makes a typed value of the flag's text, given the name to use in errors; such a flag takes a value.
         is_optional: Whether its value may be left out; it is then True.
     """
 
     name: str
     meaning: str
     takes_value: bool = False
+    parse: Callable[[str, str], Any] | None = None
     is_optional: bool = False
+
+    @property
+    def default(self) -> bool | None:
+        """The value of the flag if it is not given."""
+        return None if self.takes_value or self.parse else False
+
+    def read(self, given: Any) -> Any:  # noqa: ANN401 - flags of every type
+        """Return the typed value of what was given.
+
+        Raises:
+            SettingError: It is invalid.
+        """
+        is_text = given is not None and given is not True
+        return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and is_text else given
 
 
 class Outcome(NamedTuple):

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from buildkit.secret import ApiKey
 
     Progress = Callable[[int, int], None]
+    Live = Callable[[str, str], None]
 
 _PREFIX = "[runtime-build] "
 _PLAIN_INTERVAL_S = 10.0
+_COLOURS = {"PENDING": "yellow", "QUEUED": "yellow"}  # of builds that do not run yet
 
 
 class Ui:
@@ -107,6 +109,15 @@ class Ui:
         else:
             yield _PlainProgress(label, self.report)
 
+    @contextmanager
+    def live(self, label: str) -> Iterator[Live]:
+        """Give a function to call with a status and a detail, which are a line on a terminal, and nothing elsewhere."""
+        if sys.stderr is not None and sys.stderr.isatty():
+            with _draw_live(label) as show:
+                yield show
+        else:
+            yield lambda *_: None
+
     def _spell(self, text: str) -> str:
         """Return text with the commands that `errors.run` wrote as the user would type them."""
         return text if self._program == PROGRAM else text.replace(f"`{PROGRAM} ", f"`{self._program} ")
@@ -148,6 +159,25 @@ def _draw_progress(label: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total or None)
 
         yield update
+
+
+@contextmanager
+def _draw_live(label: str) -> Iterator[Callable[[str, str], None]]:
+    from rich.console import Console as RichConsole
+    from rich.markup import escape
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    text = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (SpinnerColumn(), TimeElapsedColumn(), text)
+    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as progress:
+        task = progress.add_task(escape(label), total=None)
+
+        def show(status: str, detail: str) -> None:
+            colour = _COLOURS.get(status, "blue")
+            progress.update(task, description=f"{escape(label)} [{colour}]{escape(status)}[/] {escape(detail)}")
+
+        yield show
 
 
 def _annotate(kind: str, text: str) -> str:

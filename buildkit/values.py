@@ -78,7 +78,8 @@ def parse_number(low: float, high: float) -> Callable[[str, str], float]:
 
     def parse(value: str, name: str) -> float:
         if not re.fullmatch(r"[0-9]{1,15}(?:\.[0-9]{1,6})?", value) or not low <= float(value) <= high:
-            raise SettingError(f"{name} is not a number from {low:g} to {high:g}: {value!r}", f"set {name}={low:g}")
+            meant = f"a number from {low:.15g} to {high:.15g}"
+            raise SettingError(f"{name} is not {meant}: {value!r}", f"set {name} to {meant}")
         return float(value)
 
     return parse
@@ -89,7 +90,8 @@ def parse_integer(low: int, high: int) -> Callable[[str, str], int]:
 
     def parse(value: str, name: str) -> int:
         if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
-            raise SettingError(f"{name} is not a whole number from {low} to {high}: {value!r}", f"set {name}={low}")
+            meant = f"a whole number from {low} to {high}"
+            raise SettingError(f"{name} is not {meant}: {value!r}", f"set {name} to {meant}")
         return int(value)
 
     return parse

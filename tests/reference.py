@@ -79,7 +79,7 @@ def render_all() -> Iterator[tuple[Path, str]]:
 def _render_task(task: Task) -> str:
     said = inspect.cleandoc(task.run.__doc__ or "").splitlines()[0]
     flags = "".join(
-        f"| `--{flag.name.replace('_', '-')}{_VALUES[flag.takes_value + flag.is_optional]}` | {flag.meaning} |\n"
+        f"| `--{flag.name.replace('_', '-')}{_VALUES[(flag.default is None) + flag.is_optional]}` | {flag.meaning} |\n"
         for flag in task.flags
     )
     table = f"\n| flag | meaning |\n|---|---|\n{flags}" if flags else ""

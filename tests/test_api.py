@@ -13,12 +13,15 @@ import pytest
 from buildkit.errors import LocalError, SettingError
 from buildkit.runtime_api.client import RuntimeApi
 from buildkit.runtime_api.policy import Clock, RequestFailed
+from buildkit.runtime_api.probing import probe
 from buildkit.runtime_api.protocol import BuildStatus
 from buildkit.runtime_api.response import InvalidResponse, Response, parse_object, parse_retry_after
-from buildkit.runtime_api.upload import UploadAttempt
+from buildkit.runtime_api.submit import start_build
+from buildkit.runtime_api.upload import ArchivePart, UploadAttempt
 from buildkit.secret import ApiKey
 from tests.misbehaviour import answer
 from tests.runtime_api import KEY, RuntimeApiServer
+from tests.steps import KeptUi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +51,7 @@ def attempt(archive: Path) -> Iterator[UploadAttempt]:
 def opened(archive: Path, images: Sequence[str] = ("r/i:a",), upload_format: str = "json") -> Iterator[UploadAttempt]:
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     with archive.open("rb") as file:
-        yield UploadAttempt(file.fileno(), archive.name, sha256, images, upload_format)
+        yield UploadAttempt(ArchivePart.of_whole(file.fileno(), archive.name, sha256), images, upload_format)
 
 
 @pytest.mark.parametrize("upload_format", ["json", "multipart"])
@@ -56,7 +59,7 @@ def test_server_gets_the_archive_whole_and_the_image_names(
     api: RuntimeApi, runtime_api: RuntimeApiServer, archive: Path, upload_format: str
 ) -> None:
     with opened(archive, ["r/i:a", "r/i:b", "r/i:c"], upload_format) as attempt:
-        started = api.start_build(attempt)
+        started = start_build(api, attempt, KeptUi())
     (build,) = runtime_api.builds
     assert started.build_id == build.build_id
     assert (build.target_image, build.tags) == ("r/i:a", ["r/i:b", "r/i:c"])
@@ -77,7 +80,7 @@ def test_body_has_exactly_the_length_that_was_announced(tmp_path: Path, upload_f
 def test_json_body_has_no_tags_where_there_are_none(
     api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt
 ) -> None:
-    api.start_build(attempt)
+    start_build(api, attempt, KeptUi())
     assert set(json.loads(runtime_api.requests[-1].body)) == {"context", "target_image"}
 
 
@@ -90,7 +93,7 @@ def test_archive_cut_while_it_is_sent_starts_no_build(
 
     attempt.draw = cut
     with pytest.raises(LocalError, match="became shorter"):
-        api.start_build(attempt)
+        start_build(api, attempt, KeptUi())
     assert not attempt.may_have_started
     assert not runtime_api.builds
 
@@ -109,7 +112,7 @@ def test_76_archive_modified_while_it_is_sent_starts_no_build(
 
     attempt.draw = modify
     with pytest.raises(LocalError, match="changed while it was sent"):
-        api.start_build(attempt)
+        start_build(api, attempt, KeptUi())
     assert not attempt.complete
     assert not attempt.may_have_started
     assert (runtime_api.whole_bodies, runtime_api.builds) == (0, [])
@@ -120,8 +123,8 @@ def test_archive_replaced_under_its_name_does_not_matter(
 ) -> None:
     archive.unlink()
     archive.write_bytes(b"another one")
-    api.start_build(attempt)
-    assert runtime_api.builds[0].archive_sha256 == attempt.sha256
+    start_build(api, attempt, KeptUi())
+    assert runtime_api.builds[0].archive_sha256 == attempt.archive.sha256
 
 
 def test_progress_ends_with_the_whole_length(
@@ -129,7 +132,7 @@ def test_progress_ends_with_the_whole_length(
 ) -> None:
     seen: list[tuple[int, int]] = []
     attempt.draw = lambda *sizes: seen.append(sizes)
-    api.start_build(attempt)
+    start_build(api, attempt, KeptUi())
     assert seen == sorted(seen)
     assert seen[-1] == (runtime_api.bytes_received, runtime_api.bytes_received)
 
@@ -138,7 +141,7 @@ def test_every_request_carries_the_key_and_nothing_else_that_is_secret(
     api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt
 ) -> None:
     api.registry_prefix()
-    api.start_build(attempt)
+    start_build(api, attempt, KeptUi())
     api.build_status("build-1")
     api.image_exists("r/i:a")
     with api.build_logs("build-1") as lines:
@@ -215,7 +218,7 @@ def test_replica_on_the_same_origin_is_used(
     api: RuntimeApi, runtime_api: RuntimeApiServer, attempt: UploadAttempt
 ) -> None:
     runtime_api.script("POST /build", answer(200, {"build_id": "b", "url": f"{runtime_api.url}/replica-2"}))
-    started = api.start_build(attempt)
+    started = start_build(api, attempt, KeptUi())
     runtime_api.always("GET /replica-2/build_status", answer(200, {"status": "RUNNING"}))
     assert api.build_status("b", started.status_url).status == "RUNNING"
 
@@ -227,13 +230,13 @@ def test_replica_elsewhere_gets_the_key_only_where_its_host_is_allowed(
         body = {"build_id": "b", "url": f"http://localhost:{replica.port}"}
         runtime_api.script("POST /build", answer(200, body), answer(200, body))
         api = RuntimeApi(runtime_api.url, ApiKey(KEY))
-        started = api.start_build(attempt)
+        started = start_build(api, attempt, KeptUi())
         assert (started.status_url, started.refused_url) == (None, body["url"])
         with pytest.raises(SettingError, match="neither RUNTIME_API_URL nor one of ALLOWED_HOSTS"):
             api.build_status("b", body["url"])
         assert not replica.connections
         api = RuntimeApi(runtime_api.url, ApiKey(KEY), allowed_hosts=frozenset({"localhost"}))
-        started = api.start_build(attempt)
+        started = start_build(api, attempt, KeptUi())
         assert started.status_url == body["url"]
         assert api.build_status("b", started.status_url).status == "RUNNING"
 
@@ -271,21 +274,21 @@ def test_image_exists_says_only_what_is_said(
 def test_probe_tells_served_from_absent_and_posts_nothing(api: RuntimeApi, runtime_api: RuntimeApiServer) -> None:
     runtime_api.always("GET /build", answer(405))
     runtime_api.always("GET /registry_prefix", answer(404))
-    probe = api.probe()
-    assert {path: probe.is_served(path) for path in probe.statuses} == {
+    found = probe(api)
+    assert {path: found.is_served(path) for path in found.statuses} == {
         "/build": True,
         "/build_status": True,
         "/build_logs": True,
         "/registry_prefix": False,
         "/image_exists": True,
     }
-    assert probe.is_key_accepted is True
+    assert found.is_key_accepted is True
     assert {request.method for request in runtime_api.requests} == {"GET"}
 
 
 def test_probe_sees_a_refused_key(api: RuntimeApi, runtime_api: RuntimeApiServer) -> None:
     runtime_api.always("GET /build_status", answer(403))
-    assert api.probe().is_key_accepted is False
+    assert probe(api).is_key_accepted is False
 
 
 @pytest.mark.parametrize(

@@ -127,3 +127,15 @@ def test_a_listing_may_be_left_before_its_end(git_repo: Path) -> None:
         assert next(entries)
     with stream_git(git_repo, ["ls-files", "-z"]):
         pass
+
+
+def test_the_api_key_is_not_in_the_environment_of_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin/git"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec /usr/bin/env\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setenv("RUNTIME_API_KEY", "a-key-of-some-length")
+    found = run_git(tmp_path, ["status"]).stdout
+    assert b"LC_ALL=C\n" in found
+    assert b"a-key-of-some-length" not in found

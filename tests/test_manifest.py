@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.commands import Command
+
     Render = Callable[..., str]
 
 IMAGE = "registry.example.com/acme/agent-server:0506352-python"
@@ -162,3 +164,11 @@ def test_a_broken_template_is_a_setting_to_mend(render: Render, tmp_path: Path, 
     (tmp_path / "manifest.yaml.j2").write_text(text)
     with pytest.raises(SettingError, match=said):
         render(IMAGE, target="binary", template_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--port", "80"), ("--port", ""), ("--replicas", "-1"), ("--replicas", "x")]
+)
+def test_a_flag_out_of_its_range_is_answered_with_the_range(command: Command, flag: str, value: str) -> None:
+    meant = {"--port": "from 1024 to 65535", "--replicas": "from 0 to 1000"}[flag]
+    command.run("manifest", f"{flag}={value}", "--image", IMAGE).fail(2, f"set {flag} to a whole number {meant}")

@@ -476,7 +476,8 @@ def test_two_servers_do_not_share_a_directory(tmp_path: Path) -> None:
         ({"SERVE_HOST": "192.0.2.1"}, ("--behind-proxy",), "cannot listen on 192.0.2.1"),
         ({"REGISTRY_PREFIX": "Not A Registry"}, (), "REGISTRY_PREFIX"),
         ({"SERVE_DATA": "."}, (), "SERVE_DATA"),
-        ({}, ("--max-bytes", "many"), "--max-bytes"),
+        ({}, ("--max-bytes", "many"), "set --max-bytes to a whole number from 0 to 1000000000000000"),
+        ({}, ("--keep-days", "-1"), "set --keep-days to a number from 0 to 100000"),
     ],
 )
 def test_what_cannot_be_served_is_refused_at_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,9 +148,9 @@ def test_short_progress_says_nothing_in_a_log(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == ""
 
 
-def test_progress_on_a_terminal_is_drawn_and_taken_away() -> None:
+def run_on_terminal(code: str) -> tuple[subprocess.CompletedProcess[bytes], str]:
+    """Return a process whose stderr was a terminal, and what it drew there."""
     ours, theirs = os.openpty()
-    code = "with ui.progress('packing [bold]') as progress: progress(1_000_000, 2_000_000)"
     done = run(code, stderr=theirs, environment={"TERM": "xterm", "COLUMNS": "120"})
     os.close(theirs)
     drawn = io.BytesIO()
@@ -159,9 +160,39 @@ def test_progress_on_a_terminal_is_drawn_and_taken_away() -> None:
     except OSError:  # how a terminal tells that its other end is closed
         pass
     os.close(ours)
+    return done, drawn.getvalue().decode()
+
+
+def test_progress_on_a_terminal_is_drawn_and_taken_away() -> None:
+    code = "with ui.progress('packing [bold]') as progress: progress(1_000_000, 2_000_000)"
+    done, drawn = run_on_terminal(code)
     assert done.returncode == 0
-    assert "packing [bold]" in drawn.getvalue().decode()
-    assert drawn.getvalue().decode().endswith("\x1b[2K")
+    assert "packing [bold]" in drawn
+    assert drawn.endswith("\x1b[2K")
+
+
+def test_a_live_line_on_a_terminal_has_words_for_what_its_colours_say_and_is_taken_away() -> None:
+    code = """
+with ui.live("build b-[1]") as show:
+    show("QUEUED", "number 3 in the queue")
+    time.sleep(0.3)
+    ui.report("Build status: RUNNING")
+    show("RUNNING", "[7/9] RUN uv sync")
+    time.sleep(0.3)
+"""
+    done, drawn = run_on_terminal("import time\n" + code)
+    assert done.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    for words in ("build b-[1] QUEUED number 3 in the queue", "build b-[1] RUNNING [7/9] RUN uv sync"):
+        assert words in text
+    assert "[runtime-build] Build status: RUNNING" in text
+    assert drawn.endswith("\x1b[2K")
+
+
+def test_a_live_line_is_nothing_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with Ui().live("build b") as show:
+        show("RUNNING", "step")
+    assert capsys.readouterr().err == ""
 
 
 def test_on_github_warnings_and_errors_are_annotations(capsys: pytest.CaptureFixture[str]) -> None:

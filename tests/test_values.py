@@ -48,12 +48,16 @@ def test_other_words_are_neither(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["0", "65536", "1.5", "-1", "1e3", "\u0661", " 1", "1\n", "0x10", "9" * 5000])
 def test_whole_number_out_of_its_range_names_the_range(value: str) -> None:
-    assert "from 1 to 65535" in refusal(values.parse_integer(1, 65535), value).message
+    refused = refusal(values.parse_integer(1, 65535), value)
+    assert "from 1 to 65535" in refused.message
+    assert refused.fix == "set NAME to a whole number from 1 to 65535"
 
 
 @pytest.mark.parametrize("value", ["0.5", "31", "nan", "inf", "1_0", "", "1.", ".5"])
 def test_number_out_of_its_range_names_the_range(value: str) -> None:
-    assert "from 1 to 30" in refusal(values.parse_number(1, 30), value).message
+    refused = refusal(values.parse_number(1, 30), value)
+    assert "from 1 to 30" in refused.message
+    assert refused.fix == "set NAME to a number from 1 to 30"
 
 
 def test_numbers_at_the_edges_are_taken() -> None:

@@ -16,9 +16,9 @@ BLOCK_BYTES = 1 << 18
 FALLBACK = "zlib"  # from the standard library, if ISA-L is missing
 _BLOCKS_AHEAD = 1
 # No file name, no time, no flags; operating system "unknown".
-_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _RAW_DEFLATE = -15
-_GZIP = 31
+GZIP = 31
 # An empty block of fixed codes, marked as the last one (RFC 1951, 3.2.3).
 _LAST_BLOCK = b"\x03\0"
 _ZLIB_THREADS = 2
@@ -139,7 +139,7 @@ class GzipWriter:
     def _compress(self) -> None:
         deflate = self._compressor.start()
         checksum = size = 0
-        self._put(_GZIP_HEADER)
+        self._put(GZIP_HEADER)
         while (block := self._full.get()) is not None:
             checksum = self._compressor.crc32(block, checksum)
             size += len(block)
@@ -184,7 +184,7 @@ def _use_zlib(level: int) -> Compressor:
         zlib.ZLIB_RUNTIME_VERSION,
         level,
         start=lambda: _ZlibBlocks(level),
-        start_reading=lambda: zlib.decompressobj(_GZIP),
+        start_reading=lambda: zlib.decompressobj(GZIP),
         error=zlib.error,
         crc32=zlib.crc32,
     )
@@ -198,7 +198,7 @@ def _use_isal(level: int) -> Compressor:
         __version__,
         level,
         start=lambda: isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW_DEFLATE, _ISAL_MEMORY),
-        start_reading=lambda: isal_zlib.decompressobj(_GZIP),
+        start_reading=lambda: isal_zlib.decompressobj(GZIP),
         error=cast("type[Exception]", igzip_lib.IsalError),  # which its stub types as an instance
         crc32=isal_zlib.crc32,
     )

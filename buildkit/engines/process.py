@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.display import escape_controls
 from buildkit.errors import NotStarted
+from buildkit.settings import make_child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -180,8 +181,7 @@ def _feed(process: subprocess.Popen[bytes], text: str) -> None:
 
 def _environment() -> dict[str, str]:
     """Return the environment for engines. Docker clients before 23 use BuildKit only if they are told to."""
-    inherited = {name: value for name, value in os.environ.items() if name != "RUNTIME_API_KEY"}
-    return {**inherited, "DOCKER_BUILDKIT": "1", "LC_ALL": "C.UTF-8"}
+    return {**make_child_environment(), "DOCKER_BUILDKIT": "1", "LC_ALL": "C.UTF-8"}
 
 
 def _read(file: IO[bytes]) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from buildkit.runtime_api.upload import UploadAttempt
+    from buildkit.runtime_api.upload import Body
 
 _PIECE_BYTES = 64 * 1024
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -46,6 +46,7 @@ class Network(NamedTuple):
         stall_s: An upload may go without any progress.
         response_s: From the end of an upload to the end of the response; also for a log.
         read_s: From the end of any other request to the end of the response.
+        idle_s: A stream may bring nothing, not even the comment that servers send when there is no news.
     """
 
     environment: Mapping[str, str] = {}
@@ -53,6 +54,7 @@ class Network(NamedTuple):
     stall_s: float = 60
     response_s: float = 300
     read_s: float = 30
+    idle_s: float = 45
 
 
 class Request(NamedTuple):
@@ -61,16 +63,18 @@ class Request(NamedTuple):
     Attributes:
         response_s: Seconds for the response, from the end of the request.
         total_s: Seconds for everything, beginning with the connection.
+        is_stream: The response may last for ever: `response_s` limits each pause in it.
         headers: In addition to those of the client.
     """
 
     url: str
     response_s: float
     parameters: Mapping[str, str] = {}
-    body: UploadAttempt | None = None
+    body: Body | None = None
     total_s: float = math.inf
     headers: Mapping[str, str] = {}
     method: str = "GET"
+    is_stream: bool = False
 
     def __str__(self) -> str:
         return f"{self.method} {self.url}"
@@ -119,7 +123,9 @@ class HttpClient:
     @contextmanager
     def open(self, request: Request) -> Iterator[tuple[Response, Iterator[bytes]]]:
         """Give the head of the response, and its decoded body as it arrives; either may raise `ExchangeFailed`."""
-        network = ExchangeNetwork(request.total_s)
+        if request.body:
+            request.body.sent = 0  # each try begins with a connection, which may fail
+        network = ExchangeNetwork(request.total_s, is_stream=request.is_stream)
         proxy = choose_proxy(request.url, self._network.environment)
         with self._open_pool(request.url, proxy, network) as pool, ExitStack() as stack:
             try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
+TOO_LONG = "(the log is longer than 64 MiB; the rest is left out)"
 MAX_LINE_CHARS = 1_000_000
 # A command ends within 10 s of the final status; what has arrived must still be shown in that time.
 TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 8.0
@@ -45,7 +46,7 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
                 yield rest
                 rest = ""
             if size > MAX_LOG_BYTES:
-                yield "(the log is longer than 64 MiB; the rest is left out)"
+                yield TOO_LONG
                 return
     except ExchangeFailed:
         yield from filter(None, [rest])

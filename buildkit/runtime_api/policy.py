@@ -18,6 +18,10 @@ OutcomeUnknown ends the upload, with one exception: a server that lists the feat
 each `Idempotency-Key`, so it is sent the same request again, 3 tries in all. The outcome stays unknown until it returns
 the build ID: a refusal of a later try says nothing about an earlier one.
 
+A source that the server already has is left out of the upload, and named by its digest. If the server returns 404, 409
+or 422 and names that digest, it has refused the upload because it no longer has the source, which is then sent again.
+`PUT /contexts/{sha256}` starts nothing, so it is repeated like a GET.
+
 429 and 503 are retried when the server asks for it, or with growing pauses; not if it asks for more than
 _MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a usable response, 6 if the server is busy.
 """
@@ -33,13 +37,13 @@ from buildkit.display import format_size
 from buildkit.errors import NotStarted, OutcomeUnknown, RuntimeBuildError, run
 from buildkit.runtime_api.protocol import JSON, MULTIPART
 from buildkit.runtime_api.response import parse_retry_after
+from buildkit.runtime_api.upload import UploadAttempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from buildkit.runtime_api.http import ExchangeFailed, Request
     from buildkit.runtime_api.response import Response
-    from buildkit.runtime_api.upload import UploadAttempt
 
 T = TypeVar("T")
 
@@ -48,9 +52,13 @@ REFUSED = frozenset(
     {400, 401, 402, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 417, 421, 422, 426, 428, 431, 451, 501, 505}
 )
 KEY_REFUSED = frozenset({401, 403})
+ABSENT = frozenset({404, 405, 501})
+NO_CONTENT = 204
 NOT_FOUND, TOO_MANY, SERVER_ERROR, UNAVAILABLE = 404, 429, 500, 503
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425})
+# What a server may say to an upload that names a source which it does not have.
+_MISSING = frozenset({404, 409, 422})
 
 _LOST_TRIES, _BUSY_TRIES = 3, 6
 _MAX_RETRY_AFTER_S = 300.0
@@ -127,15 +135,21 @@ class RequestFailed(NotStarted):
         self.retry = retry
 
 
+class SourceMissing(RequestFailed):
+    """The upload names a source by its digest, and the server says that it does not have it."""
+
+
 def classify_response(request: Request, response: Response, detail: str) -> RuntimeBuildError:
     """Return the error for a response whose status is not one of `ACCEPTED`.
 
     Args:
         detail: What its body says, safe to show, as the rest of a sentence.
     """
-    status, upload = response.status, request.body
+    status, upload = response.status, _find_upload(request)
     title = f"{request} returned {response.title}"
     is_sent = upload is not None and upload.complete
+    if upload and upload.source and status in _MISSING and upload.source.sha256 in detail:
+        return SourceMissing(title + detail, _UPLOAD_FIX, status=status)
     if status == TOO_MANY or (status == UNAVAILABLE and "Retry-After" in response.headers and not is_sent):
         return _classify_busy(response, title + detail, _UPLOAD_FIX if upload else _AGAIN_FIX)
     if status in _REDIRECTS and "Location" in response.headers:
@@ -160,15 +174,16 @@ def classify_failure(request: Request, failure: ExchangeFailed, reason: str) -> 
     Args:
         reason: The failure's, safe to show.
     """
-    url, upload = request.url, request.body
+    url, upload = request.url, _find_upload(request)
     if upload and upload.complete:
         return OutcomeUnknown(
             f"the whole upload was sent to {url}, but no response came back ({reason}): "
             "a build may or may not have started",
             UNKNOWN_FIX,
         )
-    if upload and upload.sent:
-        done = f"{format_size(upload.sent)} of {format_size(upload.total)}"
+    body = request.body
+    if body and body.sent and not body.complete:
+        done = f"{format_size(body.sent)} of {format_size(body.total)}"
         if failure.timed_out:
             return RequestFailed(f"{url} stopped reading after {done} of the upload", _UPLOAD_FIX)
         retry = TRANSIENT if failure.connection_lost or not failure.is_tls else NEVER
@@ -203,6 +218,11 @@ def choose_backoff(failures: int, clock: Clock) -> float:
     """Return the seconds to wait after so many failures in a row; random, so that clients do not return all at once."""
     limit_s = min(_FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16), _MAX_BACKOFF_S)
     return limit_s * (1 + clock.random()) / 2
+
+
+def _find_upload(request: Request) -> UploadAttempt | None:
+    """Return the body of a request that starts a build; any other request may always be repeated."""
+    return request.body if isinstance(request.body, UploadAttempt) else None
 
 
 def _classify_busy(response: Response, message: str, fix: str) -> RequestFailed:

@@ -50,15 +50,21 @@ def poll_build(api: RuntimeApi, build: WatchedBuild, *, timeout_s: float, ui: Ui
     """
     clock, started = api.clock, api.clock.now()
     watch = _Watch(api, build, ui)
-    while True:
-        status = watch.ask(timeout_s - (clock.now() - started))
-        elapsed_s = clock.now() - started
-        if status is not None and status.status in ENDED:
-            return _conclude(build, status, elapsed_s, ui)
-        if elapsed_s >= timeout_s:
-            raise watch.stop(f"the build did not end within {timeout_s:g} s", limit=" (BUILD_TIMEOUT sets the limit)")
-        pause_s = max(choose_interval(elapsed_s, clock.random()), watch.requested_pause_s)
-        clock.sleep(max(min(pause_s, timeout_s - elapsed_s), _MIN_PAUSE_S))
+    with ui.live(f"build {build.build_id}") as show:
+        while True:
+            status = watch.ask(timeout_s - (clock.now() - started))
+            elapsed_s = clock.now() - started
+            if status is not None and status.status in ENDED:
+                break
+            if elapsed_s >= timeout_s:
+                raise watch.stop(
+                    f"the build did not end within {timeout_s:g} s", limit=" (BUILD_TIMEOUT sets the limit)"
+                )
+            if status is not None:
+                show(status.status or "", status.detail)
+            pause_s = max(choose_interval(elapsed_s, clock.random()), watch.requested_pause_s)
+            clock.sleep(max(min(pause_s, timeout_s - elapsed_s), _MIN_PAUSE_S))
+    return _conclude(build, status, elapsed_s, ui)
 
 
 def choose_interval(elapsed_s: float, drawn: float) -> float:

@@ -14,13 +14,13 @@ BUILD_STATUS = "/build_status"
 BUILD_LOGS = "/build_logs"
 REGISTRY_PREFIX = "/registry_prefix"
 IMAGE_EXISTS = "/image_exists"
-
 BUILDS = "/builds"
+CONTEXTS = "/contexts"
 
 JSON, MULTIPART = UPLOAD_FORMATS
 
 # Features that a server may list.
-IDEMPOTENCY, CANCEL = "idempotency", "cancel"
+IDEMPOTENCY, CANCEL, FOLLOW, STORED_CONTEXTS = "idempotency", "cancel", "follow", "contexts"
 
 SUCCESS = "SUCCESS"
 ENDED = frozenset({SUCCESS, "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"})
@@ -48,12 +48,14 @@ class BuildStatus(NamedTuple):
     Attributes:
         image: A valid image reference.
         invalid_image: What the server gave instead of one, to be quoted.
+        detail: The step that is running, or the position in the queue; empty if the server says neither.
     """
 
     status: str | None
     image: str | None
     error: str | None
     invalid_image: str | None = None
+    detail: str = ""
 
 
 class ListedBuild(NamedTuple):
@@ -75,12 +77,12 @@ def is_build_id(text: str) -> bool:
     return _BUILD_ID.fullmatch(text) is not None
 
 
-def check_build_id(text: str | None) -> str | None:
-    """Return a build ID that was typed, or None if there is none.
+def parse_build_id(text: str, name: str) -> str:
+    """Return a build ID that was typed.
 
     Raises:
         SettingError: It is invalid.
     """
-    if text is not None and not is_build_id(text):
-        raise SettingError(f"--build-id is not a build ID: {text!r}", f"use the ID that {run('upload')} printed")
+    if not is_build_id(text):
+        raise SettingError(f"{name} is not a build ID: {text!r}", f"use the ID that {run('upload')} printed")
     return text

@@ -17,7 +17,7 @@ def choose_proxy(url: str, environment: Mapping[str, str]) -> str | None:
     """Return the URL of the proxy for a request, or None. Requests to this machine never go through one."""
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
-    if _is_loopback(host):
+    if _is_this_machine(host):
         return None
     if any(_matches(entry, host, parts.port) for entry in _read(environment, "no_proxy").split(",")):
         return None
@@ -49,7 +49,7 @@ def _read(environment: Mapping[str, str], name: str) -> str:
     return (environment.get(name) or environment.get(name.upper()) or "").strip()
 
 
-def _is_loopback(host: str) -> bool:
+def _is_this_machine(host: str) -> bool:
     address = _parse_address(host)
     if address is None:
         return host == "localhost" or host.endswith(".localhost")

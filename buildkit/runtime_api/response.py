@@ -29,6 +29,8 @@ _DETAIL_KEYS = ("error", "message", "detail")
 _URL = re.compile(r"[!-~]{1,2048}")
 _MAX_TIME_S = 1e11
 _MAX_STATUS_BYTES, _MAX_IMAGE_BYTES = 64, 256
+_MAX_STEP_BYTES = 200
+_MAX_POSITION = 10**9
 _PORTS = {"http": 80, "https": 443}
 _MAX_FEATURES = 64
 _FEATURE = re.compile(r"[a-z0-9_-]{1,32}")
@@ -114,7 +116,14 @@ def read_status(fields: Mapping[str, Any], clean: Callable[[str], str]) -> Build
         image=str(image) if is_image else None,
         error=shorten(clean(describe(error))) if error else None,
         invalid_image=shorten(clean(describe(image)), _MAX_IMAGE_BYTES) if image and not is_image else None,
+        detail=_read_detail(fields.get("step"), fields.get("queue_position"), clean),
     )
+
+
+def _read_detail(step: object, position: object, clean: Callable[[str], str]) -> str:
+    if isinstance(step, str) and step:
+        return shorten(clean(step), _MAX_STEP_BYTES)
+    return f"number {position} in the queue" if type(position) is int and 0 < position <= _MAX_POSITION else ""
 
 
 def read_builds(fields: Mapping[str, Any], clean: Callable[[str], str]) -> list[ListedBuild]:

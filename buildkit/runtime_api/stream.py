@@ -19,11 +19,15 @@ _PIECE_BYTES = 64 * 1024
 class ExchangeNetwork(httpcore.NetworkBackend):
     """The network as one exchange sees it, which may take `total_s` seconds from now on.
 
+    Args:
+        is_stream: The timeout of a read is that of each pause, not of the whole response.
+
     Attributes:
         cause: The last failure of the network, as Python raised it; None if there was none.
     """
 
-    def __init__(self, total_s: float = math.inf) -> None:
+    def __init__(self, total_s: float = math.inf, *, is_stream: bool = False) -> None:
+        self.is_stream = is_stream
         self.cause: BaseException | None = None
         self._network = httpcore.SyncBackend()
         self._ends = time.monotonic() + total_s
@@ -73,7 +77,8 @@ class _LimitedStream(httpcore.NetworkStream):
             return early
         with self._network.operation(timeout, httpcore.ReadTimeout) as left_s:
             now = time.monotonic()
-            self._deadline = now + left_s if self._deadline is None else self._deadline
+            if self._deadline is None or self._network.is_stream:
+                self._deadline = now + left_s
             if self._deadline <= now:
                 raise httpcore.ReadTimeout("the response was not complete in time")
             return self._stream.read(max_bytes, min(left_s, self._deadline - now))

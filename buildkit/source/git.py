@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
 from buildkit.files import read_bounded
+from buildkit.settings import make_child_environment
 from buildkit.source.walk import describe_unreadable
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Variables of git itself come from a hook, or lead elsewhere; those that configure it are the user's own.
-_GIT_VARIABLE = re.compile(r"GIT_(?!CONFIG_|CEILING_|EXEC_PATH)|RUNTIME_API_KEY$")
+_GIT_VARIABLE = re.compile(r"GIT_(?!CONFIG_|CEILING_|EXEC_PATH)")
 _ENVIRONMENT = {
     "LC_ALL": "C",
     "GIT_TERMINAL_PROMPT": "0",
@@ -177,7 +178,7 @@ def _start(source: Path, arguments: Sequence[str], stdin: IO[bytes], stderr: IO[
     literal = [] if arguments[0].startswith("check-") else ["--literal-pathspecs"]  # which those commands refuse
     quiet = [word for setting in _QUIET for word in ("-c", setting)]
     command = ["git", "--no-optional-locks", "--no-pager", *literal, *quiet, "-C", str(source), *arguments]
-    environment = {name: value for name, value in os.environ.items() if not _GIT_VARIABLE.match(name)}
+    environment = {name: value for name, value in make_child_environment().items() if not _GIT_VARIABLE.match(name)}
     try:
         return subprocess.Popen(
             command, env=environment | _ENVIRONMENT, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr

@@ -15,7 +15,7 @@ from buildkit.tasks.context import LIST_PACKAGES, pack_context, prepare_sbom
 from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
 from buildkit.tasks.upload import UploadRequest, upload
 from buildkit.tasks.version import describe_version
-from buildkit.tasks.wait import CANCEL_ON_INTERRUPT, WaitRequest, wait
+from buildkit.tasks.wait import CANCEL_ON_INTERRUPT, FOLLOW, WaitRequest, wait
 
 if TYPE_CHECKING:
     from buildkit.models import BuildContext
@@ -25,6 +25,7 @@ _FLAGS = (
     Flag("force", "upload even if an earlier build may exist"),
     Flag("skip_existing", "do nothing if this output directory's context has already been built"),
     Flag("no_wait", "stop once the build is submitted, and print the build ID"),
+    FOLLOW,
     CANCEL_ON_INTERRUPT,
     LIST_PACKAGES,
 )
@@ -94,8 +95,7 @@ def _build_remotely(this: Run, api: RuntimeApi) -> Outcome:
         if this.flags["no_wait"]:
             this.ui.report(f"the build is still running; run {run('wait')} to resume waiting")
             return Outcome(submission.build_id or "", submission)
-        cancels = bool(this.flags["cancel_on_interrupt"])
-        waiting = WaitRequest(this.settings.build_timeout, submission=submission, cancel_on_interrupt=cancels)
+        waiting = WaitRequest(this.settings.build_timeout, submission=submission).with_flags(this.flags)
         result = wait(this.workspace, api, waiting, this.ui)
     return Outcome(result.image or "", result)
 

@@ -92,21 +92,13 @@ def main(this: Run) -> Outcome:
 
     settings = this.settings
     naming = ImageNaming(settings.image_name, settings.target_image)
+    scanner = this.flags["attest"]
+    attest = "" if scanner is None else "true" if scanner is True else str(scanner)
     with this.writing():
         engine = find_engine(settings.engine, settings.builder)
-        request = BuildRequest(naming, this.flags["push"], this.flags["network"] or "", _read_attest(this))
+        request = BuildRequest(naming, this.flags["push"], this.flags["network"] or "", attest=attest)
         built = build(this.workspace, engine, request, this.ui)
     return Outcome(built.image, built)
-
-
-def _read_attest(this: Run) -> str:
-    """Return the value of `--attest`, which may be given alone.
-
-    Raises:
-        SettingError: It is not an image reference.
-    """
-    given = this.flags["attest"]
-    return "" if given is None else "true" if given is True else str(parse_reference(given, "--attest"))
 
 
 TASK = Task(
@@ -118,7 +110,7 @@ TASK = Task(
         Flag(
             "attest",
             "attach an SBOM and provenance to the pushed image, and save both; a value is the image of the scanner",
-            takes_value=True,
+            parse=parse_reference,
             is_optional=True,
         ),
         Flag("network", "network of the RUN steps, such as host", takes_value=True),

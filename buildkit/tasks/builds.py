@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from buildkit.errors import SettingError
 from buildkit.task import Flag, Outcome, Task
+from buildkit.values import parse_integer
 
 if TYPE_CHECKING:
     from buildkit.runtime_api.protocol import ListedBuild
@@ -34,12 +34,12 @@ def format_age(age_s: float) -> str:
 
 def main(this: Run) -> Outcome:
     """List the builds of the Runtime API, the newest first: one line each."""
+    from buildkit.runtime_api.builds import list_builds
+
     this.require_api()
-    limit = this.flags["limit"]
-    if limit and not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MAX_LISTED):
-        raise SettingError(f"--limit is not a number from 1 to {_MAX_LISTED}: {limit!r}", "give such a number")
-    wanted = {"status": (this.flags["status"] or "").upper(), "image": this.flags["image"] or "", "limit": limit or ""}
-    builds = this.open_api().list_builds({name: value for name, value in wanted.items() if value})
+    flags = this.flags
+    wanted = {"status": (flags["status"] or "").upper(), "image": flags["image"], "limit": flags["limit"]}
+    builds = list_builds(this.open_api(), {name: str(value) for name, value in wanted.items() if value})
     now = time.time()
     lines = (format_build(build, now) for build in builds)
     return Outcome(lines, {"builds": [build._asdict() for build in builds]})
@@ -52,6 +52,6 @@ TASK = Task(
     flags=(
         Flag("status", "list only builds with this status", takes_value=True),
         Flag("image", "list only builds whose image contains this text", takes_value=True),
-        Flag("limit", f"how many builds to list, at most {_MAX_LISTED}", takes_value=True),
+        Flag("limit", f"how many builds to list, at most {_MAX_LISTED}", parse=parse_integer(1, _MAX_LISTED)),
     ),
 )

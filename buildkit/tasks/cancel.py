@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from buildkit import record
-from buildkit.runtime_api.protocol import check_build_id
+from buildkit.runtime_api.protocol import parse_build_id
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 def main(this: Run) -> Outcome:
     """Cancel a build, if the Runtime API can: prints its status."""
+    from buildkit.runtime_api.builds import cancel_build
+
     this.require_api()
-    build_id = check_build_id(this.flags.get("build_id")) or record.load_submission(this.workspace).build_id or ""
-    status = this.open_api().cancel_build(build_id)
+    build_id = this.flags["build_id"] or record.load_submission(this.workspace).build_id or ""
+    status = cancel_build(this.open_api(), build_id)
     this.ui.report(f"Build {build_id} is to be cancelled; its status is {status or 'not known'}")
     return Outcome(status or "", {"build_id": build_id, "status": status})
 
@@ -25,5 +27,5 @@ TASK = Task(
     "cancel",
     main,
     groups=("api",),
-    flags=(Flag("build_id", "build to cancel instead of the one on record", takes_value=True),),
+    flags=(Flag("build_id", "build to cancel instead of the one on record", parse=parse_build_id),),
 )

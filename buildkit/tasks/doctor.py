@@ -113,8 +113,10 @@ def check_disk(directory: Path) -> Finding:
 
 def check_api(api: RuntimeApi) -> list[Finding]:
     """Return whether the Runtime API can be reached, accepts the key, and which calls and features it has."""
+    from buildkit.runtime_api.probing import probe
+
     try:
-        probe = api.probe()
+        found = probe(api)
     except RuntimeBuildError as error:
         return [Finding("Runtime API", ok=False, detail=error.message, fix=error.fix, exit_code=NotStarted.exit_code)]
     words = {True: "yes", False: "no", None: "not known"}
@@ -122,14 +124,14 @@ def check_api(api: RuntimeApi) -> list[Finding]:
         Finding("Runtime API", ok=True, detail=f"{api.url} responds"),
         Finding(
             "key",
-            ok=probe.is_key_accepted is not False,
-            detail={True: "accepted", False: "rejected", None: "neither accepted nor rejected"}[probe.is_key_accepted],
+            ok=found.is_key_accepted is not False,
+            detail={True: "accepted", False: "rejected", None: "neither accepted nor rejected"}[found.is_key_accepted],
             fix="set RUNTIME_API_KEY to a key of this server",
             exit_code=NotStarted.exit_code,
         ),
         *(
-            Finding(path, ok=True, detail=f"{words[probe.is_served(path)]} (HTTP {status})")
-            for path, status in probe.statuses.items()
+            Finding(path, ok=True, detail=f"{words[found.is_served(path)]} (HTTP {status})")
+            for path, status in found.statuses.items()
         ),
         Finding("features", ok=True, detail=", ".join(sorted(api.features())) or "none listed"),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from buildkit import record
-from buildkit.runtime_api.protocol import check_build_id
+from buildkit.runtime_api.protocol import parse_build_id
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def read_logs(api: RuntimeApi, build_id: str, ui: Ui) -> Iterator[str]:
 def main(this: Run) -> Outcome:
     """Show the log of a build, if the Runtime API has it."""
     this.require_api()
-    build_id = check_build_id(this.flags.get("build_id")) or record.load_submission(this.workspace).build_id or ""
+    build_id = this.flags["build_id"] or record.load_submission(this.workspace).build_id or ""
     lines = read_logs(this.open_api(), build_id, this.ui)
     return Outcome(lines, {"lines": lines})
 
@@ -44,5 +44,5 @@ TASK = Task(
     "logs",
     main,
     groups=("api",),
-    flags=(Flag("build_id", "build whose log is shown instead of the one on record", takes_value=True),),
+    flags=(Flag("build_id", "build whose log is shown instead of the one on record", parse=parse_build_id),),
 )

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _SERVICE_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _SECRET = re.compile(rf"(?=[^/]{{1,253}}/){_LABEL}(?:\.{_LABEL})*/[-._A-Za-z0-9]{{1,253}}")
-_FIRST_PORT, _LAST_PORT = 1024, 65535  # lower ports need a root that the pod does not have
-_MAX_REPLICAS = 1000
-_NUMBERS = {"port", "replicas"}
+_parse_port = parse_integer(1024, 65535)  # lower ports need a root that the pod does not have
+_parse_replicas = parse_integer(0, 1000)
 _MINIMAL_RESOURCES = {"cpu_request": "250m", "memory_request": "512Mi", "memory_limit": "2Gi"}
 _FULL_RESOURCES = {"cpu_request": "500m", "memory_request": "1Gi", "memory_limit": "4Gi"}
 
@@ -62,8 +61,8 @@ def render_manifest(workspace: Workspace, request: ManifestRequest) -> str:
     target = Target(dockerfile.target) if dockerfile else request.target
     _check("--name", request.name, _SERVICE_NAME, "at most 63 of a-z 0-9 -, starting with a letter")
     _check("--secret", request.secret, _SECRET, "NAME/KEY: a-z 0-9 - and dots, then A-Z a-z 0-9 - . _")
-    _check_range("--port", request.port, _FIRST_PORT, _LAST_PORT)
-    _check_range("--replicas", request.replicas, 0, _MAX_REPLICAS)
+    _parse_port(str(request.port), "--port")
+    _parse_replicas(str(request.replicas), "--replicas")
     secret_name, _, secret_key = request.secret.partition("/")
     values = {
         "image": str(parse_reference(image)),
@@ -100,17 +99,11 @@ def _check(flag: str, value: str, shape: re.Pattern[str], rule: str) -> None:
         raise SettingError(f"{flag}={value[:300]!r} is not a name that Kubernetes accepts", f"use {rule}")
 
 
-def _check_range(flag: str, value: int, lowest: int, highest: int) -> None:
-    if not lowest <= value <= highest:
-        raise SettingError(f"{flag}={value} is out of range", f"use a number from {lowest} to {highest}")
-
-
 def main(this: Run) -> Outcome:
     """Render a Kubernetes Deployment and Service for the image: prints the manifest."""
     request = ManifestRequest(this.settings.target, this.flags["image"], template_dir=this.template_dir)
-    given = {name: value for name in ("name", "secret", "port", "replicas") if (value := this.flags[name])}
-    numbers = {name: parse_integer(0, _LAST_PORT)(given[name], f"--{name}") for name in given.keys() & _NUMBERS}
-    request = request._replace(**{**given, **numbers})
+    given = {name: this.flags[name] for name in ("name", "port", "replicas", "secret")}
+    request = request._replace(**{name: value for name, value in given.items() if value is not None})
     with this.writing():
         text = render_manifest(this.workspace, request).rstrip()
     return Outcome(text, {"manifest": text})
@@ -123,8 +116,8 @@ TASK = Task(
     flags=(
         Flag("image", "image reference to start instead of the image that was built last", takes_value=True),
         Flag("name", "name of the Deployment and the Service (default: agent-server)", takes_value=True),
-        Flag("port", "port of the pods (default: 8000; many callers expect 60000)", takes_value=True),
-        Flag("replicas", "number of pods (default: 1)", takes_value=True),
+        Flag("port", "port of the pods (default: 8000; many callers expect 60000)", parse=_parse_port),
+        Flag("replicas", "number of pods (default: 1)", parse=_parse_replicas),
         Flag(
             "secret", "Secret with the session key, as NAME/KEY (default: agent-server-session/key)", takes_value=True
         ),

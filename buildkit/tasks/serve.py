@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from buildkit.errors import SettingError, run
 from buildkit.task import Flag, Outcome, Run, Task
+from buildkit.values import parse_integer, parse_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from buildkit.server.keys import Keys
     from buildkit.server.listen import Address
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 _DAY_S = 86_400
 _FIRST_KEY = "first"
+# Of the flags that take a number.
+_DEFAULTS = {
+    "max_bytes": 4_000_000_000,
+    "queue_timeout": 86_400,
+    "build_timeout": 7200,
+    "keep_days": 30,
+    "keep_free": 2_000_000_000,
+}
+_parse_bytes, _parse_seconds, _parse_days = parse_integer(0, 10**15), parse_number(0, 10**8), parse_number(0, 10**5)
 
 
 def main(this: Run) -> Outcome:
@@ -112,7 +121,7 @@ def read_address(this: Run) -> Address:
     certificate, key = (str(this.locate(flags[name])) if flags[name] else None for name in ("tls_cert", "tls_key"))
     if bool(certificate) != bool(key):
         raise SettingError("one of --tls-cert and --tls-key is missing", "give both, or neither")
-    if not (certificate or flags["behind_proxy"] or _is_loopback(host)):
+    if not (certificate or flags["behind_proxy"] or _accepts_only_local_clients(host)):
         raise SettingError(
             f"SERVE_HOST={host} would send keys without TLS",
             "give --tls-cert and --tls-key, or --behind-proxy if a proxy adds TLS",
@@ -120,7 +129,7 @@ def read_address(this: Run) -> Address:
     return Address(host, this.settings.serve_port, certificate, key, flags["behind_proxy"])
 
 
-def _is_loopback(host: str) -> bool:
+def _accepts_only_local_clients(host: str) -> bool:
     import ipaddress
 
     if host == "localhost":
@@ -132,42 +141,29 @@ def _is_loopback(host: str) -> bool:
 
 
 def read_options(this: Run) -> ServerOptions:
-    """Return the server's options from settings and flags.
-
-    Raises:
-        SettingError: The value of a flag is invalid.
-    """
+    """Return the server's options from settings and flags."""
     from buildkit.server.contexts import Limits
     from buildkit.server.server import ServerOptions
 
-    settings, flags = this.settings, this.flags
-    max_bytes = int(_read_number(flags, "max_bytes", 4_000_000_000))
+    settings = this.settings
+    given = _DEFAULTS | {name: value for name, value in this.flags.items() if value is not None}
+    max_bytes = given["max_bytes"]
     return ServerOptions(
         registry_prefix=settings.registry_prefix,
         queue_limit=settings.serve_queue,
         slots=settings.serve_workers,
         limits=Limits(max_bytes=max_bytes, max_unpacked_bytes=10 * max_bytes),
-        queue_timeout_s=_read_number(flags, "queue_timeout", _DAY_S),
-        build_timeout_s=_read_number(flags, "build_timeout", 7200),
-        keep_s=_read_number(flags, "keep_days", 30) * _DAY_S,
-        keep_free_bytes=int(_read_number(flags, "keep_free", 2_000_000_000)),
-        network=flags["network"] or "",
+        queue_timeout_s=given["queue_timeout"],
+        build_timeout_s=given["build_timeout"],
+        keep_s=given["keep_days"] * _DAY_S,
+        keep_free_bytes=given["keep_free"],
+        network=this.flags["network"] or "",
         key=settings.runtime_api_key,
     )
 
 
-def _read_number(flags: Mapping[str, Any], name: str, default: float) -> float:
-    text = flags[name]
-    if not text:
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        shown = f"--{name.replace('_', '-')}"
-        raise SettingError(f"{shown} is not a number of 0 or more: {text!r}", "correct it, or leave the flag out")
-    return number
+def _number(name: str, meaning: str, parse: Callable[[str, str], float]) -> Flag:
+    return Flag(name, f"{meaning}; {_DEFAULTS[name]} if not given", parse=parse)
 
 
 TASK = Task(
@@ -180,10 +176,10 @@ TASK = Task(
         Flag("tls_key", "PEM file with the certificate's key", takes_value=True),
         Flag("behind_proxy", "a proxy in front of the server adds TLS"),
         Flag("network", "network of the RUN steps, such as host", takes_value=True),
-        Flag("max_bytes", "size limit of a build context, compressed; 4000000000 if not given", takes_value=True),
-        Flag("queue_timeout", "seconds a build may wait in the queue; 86400 if not given", takes_value=True),
-        Flag("build_timeout", "seconds a build may take; 7200 if not given", takes_value=True),
-        Flag("keep_days", "days for which builds that have ended are kept; 30 if not given", takes_value=True),
-        Flag("keep_free", "bytes of the disk to keep free; 2000000000 if not given", takes_value=True),
+        _number("max_bytes", "size limit of a build context, compressed", _parse_bytes),
+        _number("queue_timeout", "seconds a build may wait in the queue", _parse_seconds),
+        _number("build_timeout", "seconds a build may take", _parse_seconds),
+        _number("keep_days", "days for which builds that have ended are kept", _parse_days),
+        _number("keep_free", "bytes of the disk to keep free", _parse_bytes),
     ),
 )

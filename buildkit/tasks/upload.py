@@ -61,6 +61,8 @@ def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui
         LocalError: Something is missing or has changed since it was packed.
         StoppedWatching: The build was started, but its ID could not be saved; the message has the ID.
     """
+    from buildkit.runtime_api.submit import store_source
+
     inputs = record.load_inputs(workspace)
     previous = None if request.force else _find_pending(workspace, api, request, inputs)
     if previous is not None and previous.build_id is not None:
@@ -77,7 +79,8 @@ def upload(workspace: Workspace, api: RuntimeApi, request: UploadRequest, ui: Ui
         intent = _describe_intent(workspace, api, inputs, request.naming.name_images(inputs, prefix))
     with _open_attempt(workspace, inputs, intent, request.upload_format, ui) as attempt:
         attempt.outcome_unknown = previous is not None
-        started = _send(workspace, api, intent, attempt)
+        store_source(api, attempt, ui)
+        started = _send(workspace, api, intent, attempt, ui)
     # Reported before it is saved: if the disk is full, this line is the only record.
     ui.report(f"Build initiated with ID: {started.build_id}")
     with advising(f"build {started.build_id} is still running; {run('wait', '--build-id', started.build_id)} resumes"):
@@ -137,20 +140,22 @@ def _open_attempt(
     workspace: Workspace, inputs: PackedInputs, intent: Submission, upload_format: str, ui: Ui
 ) -> Iterator[UploadAttempt]:
     """Give what the intent sends: the archive, open for reading, with its progress shown."""
-    from buildkit.runtime_api.upload import UploadAttempt
+    from buildkit.runtime_api.upload import ArchivePart, UploadAttempt
 
     name, sha256 = workspace.show(inputs.context.archive), inputs.context.archive_sha256
     with record.open_archive(workspace, inputs.context) as archive, ui.progress("uploading") as draw:
-        key = intent.idempotency_key or ""
-        yield UploadAttempt(archive, name, sha256, intent.images, upload_format, draw, key)
+        whole, key = ArchivePart.of_whole(archive, name, sha256), intent.idempotency_key or ""
+        yield UploadAttempt(whole, intent.images, upload_format, draw, key)
 
 
-def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: UploadAttempt) -> StartedBuild:
+def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: UploadAttempt, ui: Ui) -> StartedBuild:
     """Return the started build. The intent stays on record unless it is certain that nothing was started."""
+    from buildkit.runtime_api.submit import start_build
+
     earlier = _read_earlier(workspace)
     try:
         workspace.save(intent)
-        return api.start_build(attempt)
+        return start_build(api, attempt, ui)
     except BaseException as error:  # an interruption as well, at whatever point it comes
         if attempt.may_have_started or isinstance(error, OutcomeUnknown):
             with advising(f"a build may have been started; {run('upload')} says what is known about it"):

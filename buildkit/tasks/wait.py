@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit import record
 from buildkit.errors import BuildFailed, RuntimeBuildError, run
-from buildkit.runtime_api.protocol import CANCEL, SUCCESS, check_build_id
+from buildkit.runtime_api.protocol import CANCEL, SUCCESS, parse_build_id
 from buildkit.signals import Interrupted, advising
 from buildkit.task import Flag, Outcome, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from buildkit.models import BuildResult, Submission
     from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.runtime_api.following import LogFollower
+    from buildkit.runtime_api.polling import WatchedBuild
     from buildkit.task import Run
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
 # Twice this much is spent on a cancellation, because a command ends within 10 s of a signal.
 _CANCEL_S = 4.0
+FOLLOW = Flag("follow", "show the log of the build as it grows, if the server can")
 CANCEL_ON_INTERRUPT = Flag("cancel_on_interrupt", "cancel the build on Ctrl-C, if the server can")
 
 
@@ -30,12 +36,18 @@ class WaitRequest(NamedTuple):
         build_id: A build that need not be on record; takes precedence.
         submission: A build that was just submitted; by default, the one on record.
         cancel_on_interrupt: Cancel the build if the user stops waiting and the server can.
+        follow: Show the log of the build as it grows, if the server can.
     """
 
     timeout_s: float
     build_id: str | None = None
     submission: Submission | None = None
     cancel_on_interrupt: bool = False
+    follow: bool = False
+
+    def with_flags(self, flags: Mapping[str, Any]) -> WaitRequest:
+        """Return the same with the flags of a run."""
+        return self._replace(cancel_on_interrupt=flags["cancel_on_interrupt"], follow=flags["follow"])
 
 
 def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) -> BuildResult:
@@ -47,27 +59,25 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
         OutcomeUnknown: An upload was sent, and no build ID came back.
         LocalError: Nothing was submitted, or the record is damaged.
     """
-    from buildkit.runtime_api.polling import WatchedBuild, poll_build
+    from buildkit.runtime_api.log import TAIL_S
+    from buildkit.runtime_api.polling import WatchedBuild
 
     build, made_from = WatchedBuild(request.build_id or ""), {}
     if not request.build_id:
         submission = request.submission or record.load_submission(workspace)
         build = WatchedBuild(submission.build_id or "", submission.status_url, submission.target_image)
         made_from = workspace.digests(record.UPLOAD_STATE)
-    started = api.clock.now()
-    resume = run("wait", "--build-id", build.build_id)
-    try:
-        with advising(f"build {build.build_id} is still running; run {resume} to resume waiting"):
-            polled = poll_build(api, build, timeout_s=request.timeout_s, ui=ui)
-    except Interrupted as interrupted:
-        if request.cancel_on_interrupt and _cancel(api, build.build_id, ui):
-            interrupted.fix = f"run {resume} to see how it ends"
-        raise
-    result = replace(polled, made_from=made_from)
-    workspace.save(result)
+    deadline_s = api.clock.now() + request.timeout_s
+    with _open_follower(api, build.build_id, ui) if request.follow else nullcontext() as follower:
+        result = replace(_poll(api, build, request, ui), made_from=made_from)
+        workspace.save(result)
+        deadline_s = min(deadline_s, api.clock.now() + TAIL_S)
+        if follower:
+            follower.finish(deadline_s - api.clock.now())
     if result.status != SUCCESS:
-        left_s = request.timeout_s - (api.clock.now() - started)
-        raise _report_failure(result, api, left_s, ui)
+        if not (follower and follower.is_complete):
+            _report_tail(api, result.build_id, deadline_s, ui)
+        raise _describe_failure(result)
     ui.report("✅ Build completed successfully!")
     if result.image:
         ui.report(f"🎉 Image: {result.image}")
@@ -75,13 +85,35 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
     return result
 
 
+def _open_follower(api: RuntimeApi, build_id: str, ui: Ui) -> LogFollower:
+    from buildkit.runtime_api.following import LogFollower
+
+    return LogFollower(api, build_id, ui)
+
+
+def _poll(api: RuntimeApi, build: WatchedBuild, request: WaitRequest, ui: Ui) -> BuildResult:
+    """Return how the build ended; an interruption says how to resume waiting."""
+    from buildkit.runtime_api.polling import poll_build
+
+    resume = run("wait", "--build-id", build.build_id)
+    try:
+        with advising(f"build {build.build_id} is still running; run {resume} to resume waiting"):
+            return poll_build(api, build, timeout_s=request.timeout_s, ui=ui)
+    except Interrupted as interrupted:
+        if request.cancel_on_interrupt and _cancel(api, build.build_id, ui):
+            interrupted.fix = f"run {resume} to see how it ends"
+        raise
+
+
 def _cancel(api: RuntimeApi, build_id: str, ui: Ui) -> bool:
     """Return whether the server has accepted the cancellation; if not, that is only a warning."""
+    from buildkit.runtime_api.builds import cancel_build
+
     if CANCEL not in api.features(within_s=_CANCEL_S):
         ui.warn(f"build {build_id} was not cancelled: this Runtime API does not list that feature")
         return False
     try:
-        status = api.cancel_build(build_id, within_s=_CANCEL_S)
+        status = cancel_build(api, build_id, within_s=_CANCEL_S)
     except RuntimeBuildError as error:
         ui.warn(f"build {build_id} may not have been cancelled: {error.message}")
         return False
@@ -89,12 +121,15 @@ def _cancel(api: RuntimeApi, build_id: str, ui: Ui) -> bool:
     return True
 
 
-def _report_failure(result: BuildResult, api: RuntimeApi, left_s: float, ui: Ui) -> BuildFailed:
-    """Report the end of the failed build's log, as far as the time allows, and return the error."""
+def _report_tail(api: RuntimeApi, build_id: str, deadline_s: float, ui: Ui) -> None:
+    """Report the end of the build's log, as far as the time allows."""
     from buildkit.runtime_api.log import read_tail
 
-    for line in read_tail(api, result.build_id, ui, within_s=left_s):
+    for line in read_tail(api, build_id, ui, within_s=deadline_s - api.clock.now()):
         ui.report(line)
+
+
+def _describe_failure(result: BuildResult) -> BuildFailed:
     reason = f": {result.error}" if result.error else ", and the server does not say why"
     return BuildFailed(
         f"build {result.build_id} ended as {result.status}{reason}",
@@ -105,9 +140,8 @@ def _report_failure(result: BuildResult, api: RuntimeApi, left_s: float, ui: Ui)
 def main(this: Run) -> Outcome:
     """Wait until the build has ended: prints the image reference."""
     this.require_api()
-    build_id = check_build_id(this.flags.get("build_id"))
-    cancels = bool(this.flags["cancel_on_interrupt"])
-    request = WaitRequest(this.settings.build_timeout, build_id, cancel_on_interrupt=cancels)
+    build_id = this.flags["build_id"]
+    request = WaitRequest(this.settings.build_timeout, build_id).with_flags(this.flags)
     with this.writing():
         result = wait(this.workspace, this.open_api(), request, this.ui)
     return Outcome(result.image or "", result)
@@ -118,7 +152,8 @@ TASK = Task(
     main,
     groups=("api", "waiting"),
     flags=(
-        Flag("build_id", "build to wait for instead of the one on record", takes_value=True),
+        Flag("build_id", "build to wait for instead of the one on record", parse=parse_build_id),
+        FOLLOW,
         CANCEL_ON_INTERRUPT,
     ),
 )
