@@ -24,7 +24,7 @@ from buildkit.settings import Settings, find_root, hide_from_children, load_sett
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.ui import Ui, flush_streams
+from buildkit.ui import Ui, escape_what_the_streams_lack, flush_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +77,7 @@ class _Program(Program):
 
 def start() -> None:
     """Run the command line of `runtime-build`."""
+    escape_what_the_streams_lack()
     collection = make_collection(None, {}, program=PROGRAM)
     try:
         _Program(name=PROGRAM, binary=PROGRAM, namespace=collection).run()

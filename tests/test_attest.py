@@ -99,7 +99,7 @@ def test_nothing_is_built_without_what_attests(
     packed: Command, engine: Path, flags: tuple[str, ...], chosen: str, texts: tuple[str, ...]
 ) -> None:
     packed.run("build", *flags, ENGINE=chosen).fail(2, *texts)
-    assert "buildx build" not in (engine / "asked").read_text()
+    assert not (engine / "asked").exists() or "buildx build" not in (engine / "asked").read_text()
 
 
 def test_a_scanner_is_named_by_its_image(tmp_path: Path) -> None:
