@@ -183,8 +183,8 @@ def _draw_live(label: str, console: Console) -> Iterator[Callable[[str, str], No
 
     is_unicode = console.encoding.startswith("utf")
     column = Column(no_wrap=True, overflow="ellipsis" if is_unicode else "crop")
-    # Without widths of their own, these two would be shortened together with a long text.
-    spinner = SpinnerColumn("dots" if is_unicode else "line", table_column=Column(no_wrap=True, min_width=1))
+    spinner = SpinnerColumn("dots" if is_unicode else "line")
+    # Without a width of its own, the time would be shortened together with a long text.
     elapsed = TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=len("0:00:00")))
     columns = (spinner, elapsed, TextColumn("{task.description}", table_column=column))
     with Progress(*columns, console=console, transient=True) as progress:

@@ -87,7 +87,7 @@ def test_on_forty_columns_a_drawn_line_stays_one_line(tmp_path: Path) -> None:
     text = draw(tmp_path, 40)
     assert "\x1b[2K\x1b[1A" not in text, "a frame of two lines would have to go back up"
     assert max(map(len, list_frames(text))) <= 40
-    assert any(re.fullmatch(r". 0:00:00 \[runtime-build\] RUNNING .*", frame) for frame in list_frames(text))
+    assert any("0:00:00 [runtime-build] RUNNING" in frame for frame in list_frames(text))
 
 
 def test_a_dumb_terminal_gets_lines_and_no_sequences(tmp_path: Path) -> None:
