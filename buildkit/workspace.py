@@ -30,6 +30,8 @@ INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
 BUILD_LOG = "build.log"
 JOURNAL = "images.jsonl"
+SBOM = "sbom.cdx.json"
+ATTESTATIONS = "attestations.json"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
 _STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
 _OURS = frozenset(
@@ -41,6 +43,8 @@ _OURS = frozenset(
         INSTRUCTIONS,
         MANIFEST,
         BUILD_LOG,
+        SBOM,
+        ATTESTATIONS,
         *PROGRAMS,
     }
 )
