@@ -29,7 +29,9 @@ def describe_image(settings: Settings, version: Version, git_ref: str) -> dict[s
         "build_packages": list(settings.build_packages),
         "extra_packages": list(settings.extra_packages),
         "features": frozenset() if target.is_minimal else settings.features,
-        "split_executable": parse_flag(settings.build_args.get("SPLIT_EXECUTABLE") or "false", "BUILD_ARGS=SPLIT_EXECUTABLE"),
+        "split_executable": parse_flag(
+            settings.build_args.get("SPLIT_EXECUTABLE") or "false", "BUILD_ARGS=SPLIT_EXECUTABLE"
+        ),
         "start": contract.start,
         "server_command": settings.server_command,
         "server_module": settings.server_module,
