@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.errors import BuildFailed, NotStarted, run
+from buildkit.terminal import strip_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,7 +113,7 @@ class Engine(ABC):
         Args:
             archive: Descriptor of the tar.gz, read as the build's standard input.
             images: References for the image, the first one first.
-            report: Called with each line of the log.
+            report: Called with each line of the log, which may have colours, but no other control characters.
 
         Raises:
             BuildFailed: The build or the push failed; the message has the end of the log.
@@ -193,7 +194,7 @@ def format_common(images: Sequence[str], options: BuildOptions) -> list[str]:
 
 def _shorten_log(last_lines: Sequence[str]) -> str:
     """Return the last output of the failing step; after it, BuildKit only repeats the step and its exit code."""
-    lines = [line for line in last_lines if line.strip() and not _DIGEST_LINE.fullmatch(line)]
+    lines = [line for line in map(strip_sequences, last_lines) if line.strip() and not _DIGEST_LINE.fullmatch(line)]
     failed = next((match for line in lines if (match := _FAILED_STEP.match(line))), None)
     if failed:
         step = [line for line in lines if line.startswith(failed[1])]

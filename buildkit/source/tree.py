@@ -147,13 +147,13 @@ class SourceTree:
         Raises:
             LocalError: As in `select`, or a file cannot be read.
         """
-        from buildkit.source.reader import Discard, TreeReader
+        from buildkit.source.reader import Sink, TreeReader
 
         selected, self._checked = self._checked or self.select(), None
         different = recall(selected) if selected.committed else {}
         if different is None:
-            reader = TreeReader(self.path, Discard(), selected.committed)
-            reader.read(selected.files)
+            reader = TreeReader(self.path, Sink(), selected.committed)
+            reader.read([path for path in selected.files if path in selected.committed])
             different = reader.different
         return self.explain_changes(selected, different)
 

@@ -38,12 +38,14 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
         NotStarted: The engine no longer responds.
     """
     from buildkit.engines.engine import BuildOptions
+    from buildkit.terminal import strip_sequences
 
     inputs = record.load_inputs(workspace)
     images = request.naming.name_images(inputs)
+    options = BuildOptions(request.push, request.network)
     ui.report(f"building {images[0]} with {engine}")
     with record.open_archive(workspace, inputs.context) as archive:
-        image = engine.build(archive, images, BuildOptions(request.push, request.network), ui.report)
+        image = engine.build(archive, images, options, lambda line: ui.report(strip_sequences(line)))
     made_from = workspace.digests("context.json")
     built = LocalBuild(engine.name, images[0], image.image_id, image.digest, image.elapsed_s, made_from=made_from)
     workspace.save(built)

@@ -202,6 +202,19 @@ def import_image(engine: Engine, rootfs: Path, image: str, environment: Mapping[
     return image
 
 
+@contextlib.contextmanager
+def install_buildx(engine: Engine, base: str, config: Path) -> Iterator[None]:
+    """Have the buildx plugin in a docker configuration for as long as the block lasts."""
+    plugin = config / "cli-plugins/docker-buildx"
+    plugin.parent.mkdir(exist_ok=True)
+    shutil.copy(fetch_buildx(engine, base), plugin)
+    plugin.chmod(0o755)
+    try:
+        yield
+    finally:
+        plugin.unlink()
+
+
 def fetch_buildx(engine: Engine, base: str) -> Path:
     """Return Debian's buildx plugin, taken out of its package inside a container of that Debian."""
     plugin = find_cache() / f"docker-buildx-{SUITE}"
