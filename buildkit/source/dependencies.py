@@ -42,6 +42,8 @@ class DependencyKind(StrEnum):
 
 
 LOCKS = (DependencyKind.UV_LOCK, DependencyKind.PYLOCK, DependencyKind.POETRY_LOCK, DependencyKind.PDM_LOCK)
+REQUIREMENTS = DependencyKind.REQUIREMENTS
+INSTALLABLE = ("pyproject.toml", "setup.py")
 PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 _REQUIREMENTS_FILE = "requirements.txt"
 
