@@ -30,12 +30,14 @@ class Flag(NamedTuple):
 
     Attributes:
         parse: Makes a typed value of the flag's text, given the name to use in errors; such a flag takes a value.
+        is_optional: Whether its value may be left out; it is then True.
     """
 
     name: str
     meaning: str
     takes_value: bool = False
     parse: Callable[[str, str], Any] | None = None
+    is_optional: bool = False
 
     @property
     def default(self) -> bool | None:
@@ -48,7 +50,8 @@ class Flag(NamedTuple):
         Raises:
             SettingError: It is invalid.
         """
-        return given if given is None or self.parse is None else self.parse(given, f"--{self.name.replace('_', '-')}")
+        is_text = given is not None and given is not True
+        return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and is_text else given
 
 
 class Outcome(NamedTuple):

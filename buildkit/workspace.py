@@ -32,6 +32,8 @@ BUILD_LOG = "build.log"
 # What `images` leaves: a journal and results, and two folders that have a workspace for each image and each recipe.
 JOURNAL, RESULTS, SUMMARY = "images.jsonl", "images.json", "images.md"
 IMAGES, RECIPES = "images", "recipes"
+SBOM = "sbom.cdx.json"
+ATTESTATIONS = "attestations.json"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
 _STATES = tuple(f"{step}.json" for step in ("version", "dockerfile", "context", "upload", "wait", "build", "verify"))
 _OURS = frozenset(
@@ -43,6 +45,8 @@ _OURS = frozenset(
         INSTRUCTIONS,
         MANIFEST,
         BUILD_LOG,
+        SBOM,
+        ATTESTATIONS,
         *PROGRAMS,
     }
 )

@@ -8,6 +8,7 @@ import pytest
 
 from buildkit.bulk.entries import ImageEntry, read_bases, read_images, select_shard
 from buildkit.errors import LocalError, SettingError
+from buildkit.models import Target
 from buildkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def test_tables_take_the_defaults_and_override_them(tmp_path: Path) -> None:
         features = []
     """
     first, second = images(tmp_path, text)
-    assert (first.name, str(first.settings.target), first.tags) == ("debian-12", "source", ())
-    assert (second.name, str(second.settings.target), second.tags) == ("small", "source-minimal", ("nightly",))
+    assert (first.name, first.settings.target, first.tags) == ("debian-12", Target("source"), ())
+    assert (second.name, second.settings.target, second.tags) == ("small", Target("source-minimal"), ("nightly",))
     assert second.settings.extra_packages == ("jq", "less")
     assert second.settings.build_args == {"UV_VERSION": "0.9", "MORE": "a,b"}
 

@@ -330,3 +330,12 @@ def test_a_dockerfile_of_the_sources_own_asks_for_nothing_else(tree: Path) -> No
     (tree / "requirements.txt").unlink()
     commit_all(tree)
     assert find(tree, dockerfile="Dockerfile.own", base_image="python:3.14") == []
+
+
+@project("scm-package")
+def test_a_package_whose_project_file_is_left_out_is_not_installed(tree: Path) -> None:
+    write(tree, ".dockerignore", "pyproject.toml\n")
+    assert "starts pair" in find_one(tree, server_command="pair").message  # which installing it would bring
+    assert find(tree, server_module="pair.main") == []
+    write(tree, ".dockerignore", "pyproject.toml\nrequirements.txt\n")
+    assert find(tree, server_module="pair.main")[0].fix == "set INCLUDE=/requirements.txt"

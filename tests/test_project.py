@@ -297,3 +297,15 @@ def test_a_member_whose_project_file_is_invalid_is_named(tmp_path: Path) -> None
     (tmp_path / "a" / "pyproject.toml").write_text("not toml")
     with pytest.raises(LocalError, match=r"^a/pyproject\.toml cannot be read"):
         read_project(tmp_path)
+
+
+def test_files_that_setup_py_names_are_required(tmp_path: Path) -> None:
+    shutil.copytree(PROJECTS / "setup-py", tmp_path / "tree")
+    assert read_project(tmp_path / "tree").required == ("README.rst", "setup.py")
+
+
+def test_files_that_members_need_are_required(tmp_path: Path) -> None:
+    write_project(tmp_path, "[tool.uv.workspace]\nmembers = ['a']", "a/")
+    (tmp_path / "a" / "pyproject.toml").write_text(UNREADABLE_README)
+    with pytest.raises(LocalError, match=r"a/gone\.md"):
+        read_project(tmp_path)

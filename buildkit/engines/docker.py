@@ -8,10 +8,10 @@ import re
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from buildkit.engines.engine import CHECK_TIMEOUT_S, PROBE_TIMEOUT_S, BuildOptions, Engine, format_common
+from buildkit.engines.engine import CHECK_TIMEOUT_S, PROBE_TIMEOUT_S, Attestations, BuildOptions, Engine, format_common
 from buildkit.engines.process import format_line
 from buildkit.engines.progress import JsonProgress
-from buildkit.errors import NotStarted
+from buildkit.errors import BuildFailed, NotStarted
 from buildkit.reference import parse_reference
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _FIRST_WITH_RAWJSON = (0, 13)
 _FIRST_WITH_LINK = 23
 _UNUSED = "1h"
 _PRUNE_TIMEOUT_S = 600.0
+_ATTEST_FIX = "push to a registry that stores attestations, or build without --attest"
 
 
 class Docker(Engine):
@@ -98,6 +99,11 @@ class Buildx(Docker):
     name = "buildx"
     package = "docker.io docker-buildx"
     first_client_needing_buildx = 0
+    can_attest = True
+    hints: ClassVar[dict[str, str]] = {
+        "Attestation is not supported": "create a builder that can: `docker buildx create --name attesting "
+        "--driver docker-container`, then set BUILDER=attesting"
+    }
 
     def __init__(self, program: str, builder: str = "") -> None:
         super().__init__(program)
@@ -119,6 +125,7 @@ class Buildx(Docker):
             *self._format_builder(),
             self._format_progress(options),
             *output,
+            *_format_attest(options),
             *format_common(images, options),
             "-",
         ]
@@ -140,6 +147,17 @@ class Buildx(Docker):
         words += ["--output=type=cacheonly", "-"]
         return self._read_probe(self.run(*words, stdin=dockerfile, timeout_s=PROBE_TIMEOUT_S), image)
 
+    def read_attestations(self, image: str) -> Attestations:
+        """Return what is attested of an image in a registry, given with its digest."""
+        form = '{"sbom": {{json .SBOM}}, "provenance": {{json .Provenance}}}'
+        output = self.run("buildx", "imagetools", "inspect", *self._format_builder(), f"--format={form}", image)
+        found = json.loads(output.stdout) if output.code == 0 else {}
+        sbom, provenance = (found.get("sbom") or {}).get("SPDX"), (found.get("provenance") or {}).get("SLSA")
+        if not sbom or not provenance:
+            reason = (output.stderr or "the registry has no SBOM or no provenance").splitlines()[0]
+            raise BuildFailed(f"{image} was pushed, but its attestations cannot be read: {reason}", _ATTEST_FIX)
+        return Attestations(sbom, provenance)
+
     def _read_version(self) -> str:
         if not self.builder:
             return super()._read_version()
@@ -155,6 +173,13 @@ class Buildx(Docker):
         metadata = json.loads(text)
         digest = str(metadata["containerimage.digest"])
         return str(metadata.get("containerimage.config.digest", digest)), digest
+
+
+def _format_attest(options: BuildOptions) -> list[str]:
+    if not options.attest:
+        return []
+    scanner = "true" if options.attest == "true" else f"generator={options.attest}"
+    return [f"--sbom={scanner}", "--provenance=mode=max"]
 
 
 def _find_problem(inspected: str) -> str:

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.errors import BuildFailed, NotStarted, run
@@ -50,6 +50,8 @@ class BuildOptions(NamedTuple):
         structured: Whether BuildKit reports its steps as JSON where it can, which gives exact times and whole logs. The
             lines that are reported look the same.
         build_args: Values of the Dockerfile's arguments, by name.
+        attest: If not empty, the pushed image gets provenance and an SBOM: `true` for one by the engine's own scanner,
+            otherwise the scanner's image.
     """
 
     push: bool = False
@@ -58,6 +60,7 @@ class BuildOptions(NamedTuple):
     cancelled: Event | None = None
     structured: bool = False
     build_args: Mapping[str, str] = {}
+    attest: str = ""
 
 
 class BuiltImage(NamedTuple):
@@ -66,6 +69,13 @@ class BuiltImage(NamedTuple):
     image_id: str
     digest: str | None
     elapsed_s: float
+
+
+class Attestations(NamedTuple):
+    """What is attested of an image: a document of SPDX, and provenance of SLSA."""
+
+    sbom: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 class Engine(ABC):
@@ -86,6 +96,7 @@ class Engine(ABC):
     runs_containers: ClassVar[bool] = True
     # Whether it knows `COPY --link`; set by `check`.
     links_layers = False
+    can_attest: ClassVar[bool] = False
 
     def __init__(self, program: str) -> None:
         self.program = program
@@ -167,6 +178,14 @@ class Engine(ABC):
             reason = (output.stderr or f"exit code {output.code}").splitlines()[-1]
             raise NotStarted(f"{self.program} cannot run {image}: {reason}", "check the name of the image")
         return f"{output.stdout}\n{output.stderr}"
+
+    def read_attestations(self, image: str) -> Attestations:
+        """Return what is attested of an image in a registry, given with its digest.
+
+        Raises:
+            BuildFailed: Something is missing.
+        """
+        raise NotImplementedError(f"{self.name} attests nothing")
 
     @abstractmethod
     def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:

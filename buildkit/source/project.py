@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import LocalError
 from buildkit.models import Project
-from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies
+from buildkit.source.dependencies import PROJECT_FILES, Dependencies, DependencyKind, find_dependencies
 from buildkit.source.members import find_folders
 from buildkit.source.metadata import Package, find_modules, find_python, list_import_roots, read_package
 from buildkit.source.tables import inside, read_text, strings, table
@@ -59,8 +59,9 @@ def read_project(source: Path, requirements: str | None = None, *, is_built: boo
     if is_workspace and dependencies.kind not in {DependencyKind.UV_LOCK, DependencyKind.REQUIREMENTS}:
         dependencies = Dependencies(DependencyKind.UV_LOCK, "uv.lock", ("pyproject.toml", "uv.lock"))
     project_files = [f"{member}/pyproject.toml" for member in members]
+    read = [path for package in packages for path in _find_read(source, package)]
     sources = _find_path_sources(source, root.settings) if is_built else []
-    required = sorted({*dependencies.files, *_find_read(root), *project_files}) if is_built else []
+    required = sorted({*dependencies.files, *read, *project_files}) if is_built else []
     if missing := [name for name in required if not (source / name).is_file()]:
         raise LocalError(
             f"missing in the source directory: {', '.join(missing)}",
@@ -156,16 +157,22 @@ def _is_top_level_file(path: Path) -> bool:
     return any(fnmatchcase(path.name, pattern) for pattern in _TOP_LEVEL_FILES) and not path.is_dir()
 
 
-def _find_read(root: Package) -> list[str]:
-    """Return the files that the project table names and without which its backend does not build the package."""
-    if not root.is_installable or root.backend.startswith(_TOLERANT) or not root.backend:
+def _find_read(source: Path, package: Package) -> list[str]:
+    """Return the files that installing a package reads, and that its backend does not do without."""
+    if not package.is_installable:
         return []
-    readme, license_ = root.project.get("readme"), root.project.get("license")
-    named = {
-        "readme": readme.get("file") if isinstance(readme, dict) else readme,
-        "license": license_.get("file") if isinstance(license_, dict) else None,
-    }
-    return [inside(path, f"project.{key}") for key, path in named.items() if isinstance(path, str) and path]
+    read = [path for path in (*PROJECT_FILES, *strings(package.project, "reads")) if _exists(source, package, path)]
+    if package.backend and not package.backend.startswith(_TOLERANT):
+        for key in ("readme", "license"):
+            value = package.project.get(key)
+            file = value.get("file") if isinstance(value, dict) else value
+            if isinstance(file, str) and file and (key == "readme" or isinstance(value, dict)):
+                read.append(inside(file, f"project.{key}"))
+    return [f"{package.folder}{path}" for path in read]
+
+
+def _exists(source: Path, package: Package, path: str) -> bool:
+    return (source / f"{package.folder}{path}").is_file()
 
 
 def _drop_nested(paths: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 16_000_000
 _MAX_CODE_BYTES = 500_000
+_MAX_NAME_LENGTH = 200
 
 
 def load_toml(source: Path, name: str) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def load_toml(source: Path, name: str) -> dict[str, Any]:
 def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     """Return what `setup.cfg` and `setup.py` say, as the `[project]` table of a `pyproject.toml` would.
 
-    `setup.py` is not run: only literals count.
+    `setup.py` is not run: only literals count. `reads` has the files that it names.
     """
     import ast
     import configparser
@@ -41,9 +43,10 @@ def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read_string(read_code(source, f"{folder}setup.cfg"))
-        words = _call_setup(ast.parse(read_code(source, f"{folder}setup.py")))
+        code = ast.parse(read_code(source, f"{folder}setup.py"))
+        words, names = _call_setup(code), _list_files(source / folder, code)
     except (configparser.Error, SyntaxError, ValueError, RecursionError, MemoryError):
-        words = {}  # the build shows what is wrong with it
+        words, names = {}, []  # the build shows what is wrong with it
     cfg = {name: dict(parser[name]) for name in parser.sections()}
     options = cfg.get("options", {})
     found["name"] = words.get("name") or cfg.get("metadata", {}).get("name")
@@ -56,6 +59,7 @@ def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     found["scripts"] = {name.strip(): target.strip() for name, _, target in pairs}
     found["scripts"] |= {PurePosixPath(script).name: "" for script in strings(words, "scripts")}
     found["uses-scm"] = "use_scm_version" in words
+    found["reads"] = names
     return found
 
 
@@ -160,6 +164,15 @@ def _call_setup(module: ast.Module) -> dict[str, Any]:
         name: _evaluate(known.get(node.id, node) if isinstance(node, ast.Name) else node)
         for name, node in words.items()
     }
+
+
+def _list_files(folder: Path, module: ast.Module) -> list[str]:
+    """Return the files that a program names somewhere, which it probably reads."""
+    import ast
+
+    texts = {node.value for node in ast.walk(module) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    places = {resolve(text) for text in texts if text.isprintable() and len(text) < _MAX_NAME_LENGTH}
+    return sorted(place for place in places if place and os.path.isfile(folder / place))
 
 
 def _evaluate(node: ast.expr) -> object:

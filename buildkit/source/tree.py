@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from buildkit.source.dependencies import INSTALLABLE, REQUIREMENTS
 from buildkit.source.project import find_spec, read_project
 
 if TYPE_CHECKING:
@@ -46,7 +47,17 @@ class SourceTree:
         Raises:
             LocalError: One is invalid, or a file that the build needs is missing.
         """
-        return read_project(self.path, self._settings.requirements, is_built=self._settings.dockerfile is None)
+        project = read_project(self.path, self._settings.requirements, is_built=self._settings.dockerfile is None)
+        if project.is_package and project.dependencies.kind == REQUIREMENTS and not self._packs_project_file(project):
+            return project._replace(is_package=False, scripts={}, required=project.dependencies.files)
+        return project
+
+    def _packs_project_file(self, project: Project) -> bool:
+        """Return whether the package can be installed; an application with requirements also runs as it is."""
+        from buildkit.source.rules import PackingRules
+
+        rules = PackingRules(self.path, project, self._settings, self._ours)
+        return any((self.path / name).is_file() and rules.packs(name) for name in INSTALLABLE)
 
     def find_spec(self, named: str | None) -> str | None:
         """Return the path of the PyInstaller spec, or None if there is none, or several and none is named.
