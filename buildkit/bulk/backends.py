@@ -10,7 +10,7 @@ from buildkit.bulk.disk import DiskGuard
 from buildkit.bulk.layers import PushedLayers
 from buildkit.bulk.libraries import PROBE, choose_builder_images, need_builder_image, parse_probe
 from buildkit.bulk.local import EngineOptions, LocalBuilds
-from buildkit.bulk.remote import RemoteBuilds
+from buildkit.bulk.remote import FirstAlone, RemoteBuilds
 from buildkit.bulk.stores import EngineStore, RegistryStore, ServerStore
 from buildkit.bulk.workers import Workers
 from buildkit.engines.docker import Buildx, Docker
@@ -123,9 +123,8 @@ class ServerBackend:
     def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:  # noqa: ARG002 - as above
         """Return builds on the server."""
         settings = self._this.settings
-        return RemoteBuilds(
-            self._api, images, self._journal, settings.upload_format, settings.build_timeout, self._request.force
-        )
+        sending = (settings.upload_format, settings.build_timeout, self._request.force, FirstAlone())
+        return RemoteBuilds(self._api, images, self._journal, *sending)
 
 
 class EngineBackend:
