@@ -155,13 +155,18 @@ class EngineBackend:
         self, entries: Sequence[ImageEntry], digests: Mapping[Reference, str]
     ) -> list[ImageEntry]:
         """Return the entries with a builder image: where none is set, the base image with the oldest C library."""
-        bases = need_builder_image(entries)
+        bases = [base for base in need_builder_image(entries) if digests.get(base) != ""]
         exact = {base: f"{base}@{digests[base]}" if digests.get(base) else str(base) for base in bases}
         missing = [base for base in bases if exact[base] not in self._journal.libraries]
 
         def examine(base: Reference) -> bool:
             engine = self._engines[bases.index(base) % len(self._engines)]
-            if libraries := parse_probe(engine.probe(str(base), PROBE)):
+            try:
+                libraries = parse_probe(engine.probe(str(base), PROBE)) if engine.runs_containers else None
+            except NotStarted as refusal:
+                self._this.ui.warn(refusal.message)
+                return False
+            if libraries:
                 self._journal.note_libraries(exact[base], libraries)
             return False
 
