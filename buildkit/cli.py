@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -23,7 +24,7 @@ from buildkit.settings import Settings, find_root, hide_from_children, load_sett
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.ui import Ui, flush_streams
+from buildkit.ui import Ui, escape_what_the_streams_lack, flush_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ TASKS = (
     "wait",
     "all",
     "build",
+    "images",
     "verify",
     "manifest",
     "logs",
@@ -76,6 +78,7 @@ class _Program(Program):
 
 def start() -> None:
     """Run the command line of `runtime-build`."""
+    escape_what_the_streams_lack()
     collection = make_collection(None, {}, program=PROGRAM)
     try:
         _Program(name=PROGRAM, binary=PROGRAM, namespace=collection).run()
@@ -111,7 +114,8 @@ def make_task(task: Task) -> InvokeTask[Any]:
     _sign(execute, flags)
     execute.__doc__ = task.run.__doc__
     help_texts = {flag.name.replace("_", "-"): flag.meaning for flag in flags}
-    return InvokeTask(execute, name=task.name, auto_shortflags=False, help=help_texts)
+    optional = [flag.name for flag in flags if flag.is_optional]
+    return InvokeTask(execute, name=task.name, auto_shortflags=False, help=help_texts, optional=optional)
 
 
 def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> int:
@@ -156,6 +160,7 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     Raises:
         SettingError: One is invalid.
     """
+    _refuse_system()
     environment = read_environment()
     root = Path(own["root"]) if "root" in own else find_root(Path.cwd())
     typed = {item.name.upper(): text for item in fields if (text := _read_flag(item, given))}
@@ -167,6 +172,16 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     for warning in loaded.warnings:
         ui.warn(warning)
     return Run(loaded, root, ci, ui)
+
+
+def _refuse_system() -> None:
+    """Refuse a system that cannot open files relative to a folder: there, a link could lead anywhere.
+
+    Raises:
+        LocalError: This is such a system.
+    """
+    if os.open not in os.supports_dir_fd:
+        raise LocalError(f"{PROGRAM} does not run on {sys.platform}", "use Linux, WSL 2 or a container")
 
 
 def _list_flags(item: Field) -> list[Flag]:

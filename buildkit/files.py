@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Windows has none of these. `cli` refuses to run there, but the command line must get as far as saying so.
+_NOFOLLOW, _NONBLOCK = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
+_CLOEXEC, _DIRECTORY = getattr(os, "O_CLOEXEC", 0), getattr(os, "O_DIRECTORY", 0)
+READ_FLAGS = os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _CLOEXEC
+FOLDER_FLAGS = os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _CLOEXEC
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _CLOEXEC
+_WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-z_]{8}")
 
 
@@ -30,7 +34,7 @@ def open_regular(path: Path | str, *, folder: int | None = None, follow: bool = 
     Raises:
         OSError: It cannot be read, or is not a regular file.
     """
-    flags = READ_FLAGS & ~os.O_NOFOLLOW if follow else READ_FLAGS
+    flags = READ_FLAGS & ~_NOFOLLOW if follow else READ_FLAGS
     try:
         descriptor = os.open(path, flags, dir_fd=folder)
     except OSError as error:
@@ -64,6 +68,24 @@ def append_regular(path: Path | str, data: bytes) -> None:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _refuse(path)
         file.write(data)
+
+
+def open_growing(name: str, folder: int) -> IO[bytes]:
+    """Return an unbuffered file to write, emptied first; the caller closes it.
+
+    Args:
+        folder: Descriptor of the folder that contains it.
+
+    Raises:
+        OSError: It cannot be written, or is not a regular file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o644, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _refuse(name)
+    os.ftruncate(descriptor, 0)
+    return os.fdopen(descriptor, "wb", 0)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def describe_image(settings: Settings, version: Version, git_ref: str) -> dict[s
     """Return the names that every template knows; a project's own templates may use them, too."""
     target = settings.target
     contract = ImageContract.from_settings(settings, target, version.sha)
-    health = contract.endpoints[0]
+    health, split = contract.endpoints[0], settings.build_args.get("SPLIT_EXECUTABLE")
     return {
         "target": target,
         "development": target == "source",
@@ -29,9 +29,7 @@ def describe_image(settings: Settings, version: Version, git_ref: str) -> dict[s
         "build_packages": list(settings.build_packages),
         "extra_packages": list(settings.extra_packages),
         "features": frozenset() if target.is_minimal else settings.features,
-        "split_executable": parse_flag(
-            settings.build_args.get("SPLIT_EXECUTABLE") or "false", "BUILD_ARGS=SPLIT_EXECUTABLE"
-        ),
+        "split_executable": parse_flag(split or "false", "BUILD_ARGS=SPLIT_EXECUTABLE"),
         "start": contract.start,
         "server_command": settings.server_command,
         "server_module": settings.server_module,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from buildkit.files import LOCK_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MODE = 0o644
 
 
@@ -34,8 +34,10 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 def _acquire(path: Path) -> int:
     """Return the descriptor of the locked file; closing it releases the lock."""
+    import fcntl  # which Windows does not have
+
     while True:
-        descriptor = os.open(path, _FLAGS, _MODE)
+        descriptor = os.open(path, LOCK_FLAGS, _MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_named = os.fstat(descriptor).st_nlink > 0

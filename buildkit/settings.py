@@ -64,6 +64,7 @@ FOR_A_BUILD: tuple[Group, ...] = (
 )  # fmt: skip
 ENGINES = ("docker", "buildx", "podman", "buildah")
 _KEY = "RUNTIME_API_KEY"
+_GITHUB = ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
 _OUR_PREFIX = "RUNTIME_API_"
 _CLOSE_ENOUGH = 0.85
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
@@ -212,6 +213,7 @@ class CiEnvironment(NamedTuple):
     ref: str = ""
     output: str = ""
     annotates: bool = False
+    summary: str = ""
 
 
 class LoadedSettings(NamedTuple):
@@ -294,8 +296,8 @@ def hide_from_children(key: ApiKey | None) -> Iterator[None]:
 
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:
     """Return what a GitHub runner put into the environment."""
-    sha, ref, output = (environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT"))
-    return CiEnvironment(sha, ref, output, environment.get("GITHUB_ACTIONS") == "true")
+    sha, ref, output, summary = (environment.get(name, "") for name in _GITHUB)
+    return CiEnvironment(sha, ref, output, environment.get("GITHUB_ACTIONS") == "true", summary)
 
 
 def find_root(start: Path) -> Path:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Windows has no SIGHUP.
+_HANDLED = (signal.SIGINT, signal.SIGTERM, *(number for number in signal.Signals if number.name == "SIGHUP"))
 
 
 class Interrupted(BaseException):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from buildkit.models import StepResult
     from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.runtime_api.policy import Clock
     from buildkit.settings import CiEnvironment, Group, LoadedSettings
     from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
@@ -29,12 +30,14 @@ class Flag(NamedTuple):
 
     Attributes:
         parse: Makes a typed value of the flag's text, given the name to use in errors; such a flag takes a value.
+        is_optional: Whether its value may be left out; it is then True.
     """
 
     name: str
     meaning: str
     takes_value: bool = False
     parse: Callable[[str, str], Any] | None = None
+    is_optional: bool = False
 
     @property
     def default(self) -> bool | None:
@@ -47,7 +50,8 @@ class Flag(NamedTuple):
         Raises:
             SettingError: It is invalid.
         """
-        return given if given is None or self.parse is None else self.parse(given, f"--{self.name.replace('_', '-')}")
+        is_text = given is not None and given is not True
+        return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and is_text else given
 
 
 class Outcome(NamedTuple):
@@ -140,21 +144,26 @@ class Run:
         if self.settings.runtime_api_url is None:
             raise SettingError(NO_API, "set both in .env or in the environment")
 
-    def open_api(self) -> RuntimeApi:
+    def open_api(self, clock: Clock | None = None) -> RuntimeApi:
         """Return a client of the Runtime API that the settings name.
+
+        Args:
+            clock: Instead of the real one.
 
         Raises:
             SettingError: They name none.
         """
         from buildkit.runtime_api.client import RuntimeApi
         from buildkit.runtime_api.http import Network
+        from buildkit.runtime_api.policy import Clock
         from buildkit.settings import read_environment
 
         url, key = self.settings.runtime_api_url, self.settings.runtime_api_key
         if url is None or key is None:
             raise SettingError(NO_API, "set both in .env or in the environment")
         network = Network(environment=read_environment())
-        return RuntimeApi(url, key, allowed_hosts=frozenset(self.settings.allowed_hosts), network=network)
+        hosts = frozenset(self.settings.allowed_hosts)
+        return RuntimeApi(url, key, allowed_hosts=hosts, network=network, clock=clock or Clock())
 
     def show_path(self, path: Path) -> str:
         """Return a path as somebody in the working directory would type it."""

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
 
+from buildkit.archive.comparison import CHANGES
 from buildkit.display import escape_controls, format_size
 from buildkit.squarify import Box, squarify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from buildkit.archive.comparison import Change
 
 ROOT_ID = "map"
 # A view's height is fixed by the stylesheet; its width is that of the page, and this is what it is laid out for.
@@ -41,11 +44,19 @@ _KINDS = {
     "binary": "so o a bin exe dll whl zip gz tgz xz zst jar wasm pyc",
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings.split()}
+LEGEND = (*_KINDS, "other")
+_SAME = "same"
+LEGEND_OF_CHANGES = (*CHANGES, _SAME)
 
 
 @dataclass
 class _Node:
-    """A file, or a folder with what is in it."""
+    """A file, or a folder with what is in it.
+
+    Attributes:
+        kind: What a file is or how it changed: one word of a legend, for which the stylesheet has a colour.
+        note: What is written beside the size.
+    """
 
     name: str
     path: str
@@ -53,6 +64,15 @@ class _Node:
     files: int = 0
     children: dict[str, _Node] = field(default_factory=dict)
     view: str = ""
+    kind: str = "other"
+    note: str = ""
+    changed: int = 0
+
+    @property
+    def caption(self) -> str:
+        """The size, with how it changed or how much in it changed, in words: nothing is said by a colour alone."""
+        note = self.note or (f"{self.changed} changed" if self.changed else "")
+        return f"{format_size(self.size)}, {note}" if note else format_size(self.size)
 
     def list_children(self) -> list[_Node]:
         """Return the largest children, the rest as one; folders that hold a single folder are skipped."""
@@ -64,34 +84,46 @@ class _Node:
         if rest:
             files = sum(node.files for node in rest)
             more = _Node(f"{files} more files", self.path, sum(node.size for node in rest), files)
+            more.changed = sum(node.changed for node in rest)
+            more.kind = "changed" if more.changed else "other"
             nodes = sorted([*nodes[:_MAX_CELLS], more], key=lambda node: -node.size)
         return nodes
 
 
-def render_treemap(files: Iterable[tuple[str, int]]) -> str:
+def render_treemap(files: Iterable[tuple[str, int]], changes: Mapping[str, Change] | None = None) -> str:
     """Return the views of a tree as HTML, all names escaped; the view of the whole tree is the last one.
 
     Args:
         files: Path and size in bytes of each file.
+        changes: How files changed, by path; the kinds of the files are then those of `LEGEND_OF_CHANGES`.
     """
-    root = _build_tree(files)
+    root = _build_tree(files, changes)
     views = _choose_views(root)
     return "\n".join(_render_view(node, views) for node in reversed(views))
 
 
-def _build_tree(files: Iterable[tuple[str, int]]) -> _Node:
+def _build_tree(files: Iterable[tuple[str, int]], changes: Mapping[str, Change] | None) -> _Node:
     root = _Node("", "")
     for path, size in files:
+        change = changes.get(path) if changes else None
         node = root
-        node.size += size
-        node.files += 1
-        for name in path.strip("/").split("/"):
-            if name not in node.children:
-                node.children[name] = _Node(name, f"{node.path}/{name}" if node.path else name)
-            node = node.children[name]
+        for name in ("", *path.strip("/").split("/")):
+            if name:
+                node = node.children.setdefault(name, _Node(name, f"{node.path}/{name}" if node.path else name))
             node.size += size
             node.files += 1
+            node.changed += change is not None
+        if changes is not None:
+            node.kind, node.note = (change.kind, _describe(change)) if change else (_SAME, "")
+        else:
+            node.kind = _KIND_OF.get(node.name.rpartition(".")[2].lower(), "other")
     return root
+
+
+def _describe(change: Change) -> str:
+    """Return how a file changed, in words: `added`, `grown by 1.2 kB`."""
+    by = f" by {format_size(abs(change.growth))}" if change.kind in {"grown", "shrunk"} else ""
+    return f"{change.kind}{by}"
 
 
 def _skip_single(node: _Node) -> _Node:
@@ -148,7 +180,7 @@ def _render_cells(node: _Node, box: Box, depth: int) -> Iterator[str]:
             continue
         place = _format_place(cell, box)
         inside = _render_folder(child, cell, depth) if child.children else _render_file(child, cell)
-        title = f"<title>{_escape(child.path)}: {format_size(child.size)}</title>"
+        title = f"<title>{_escape(child.path)}: {child.caption}</title>"
         text = f"<svg {place}>{title}{inside}</svg>"
         yield f'<a href="#{child.view}">{text}</a>' if child.view else text
 
@@ -156,25 +188,25 @@ def _render_cells(node: _Node, box: Box, depth: int) -> Iterator[str]:
 def _render_folder(node: _Node, cell: Box, depth: int) -> str:
     fill = '<rect class="map-folder" width="100%" height="100%"/>'
     if depth == 1 or cell.width < _MIN_FOLDER[0] or cell.height < _MIN_FOLDER[1]:
-        return fill + _render_label(f"{node.name}/", node.size, cell)
+        return fill + _render_label(f"{node.name}/", node.caption, cell)
     inner = Box(_MARGIN, _HEADER, cell.width - 2 * _MARGIN, cell.height - _HEADER - _MARGIN)
     content = "".join(_render_cells(node, Box(0, 0, inner.width, inner.height), depth - 1))
-    title = f"{node.name}/ {format_size(node.size)}"
+    title = f"{node.name}/ {node.caption}"
     label = _render_text(title if _fits(title, cell) else f"{node.name}/", "map-name", 14, cell)
     return f"{fill}{label}<svg {_format_place(inner, Box(0, 0, cell.width, cell.height))}>{content}</svg>"
 
 
 def _render_file(node: _Node, cell: Box) -> str:
-    kind = _KIND_OF.get(node.name.rpartition(".")[2].lower(), "other")
-    return f'<rect class="map-{kind}" width="100%" height="100%"/>{_render_label(node.name, node.size, cell)}'
+    name = f"{node.kind}: {node.name}" if node.note else node.name
+    return f'<rect class="map-{node.kind}" width="100%" height="100%"/>{_render_label(name, node.caption, cell)}'
 
 
-def _render_label(name: str, size: int, cell: Box) -> str:
+def _render_label(name: str, caption: str, cell: Box) -> str:
     if cell.width < _MIN_LABEL[0] or cell.height < _MIN_LABEL[1]:
         return ""
-    label, shown_size = _render_text(name, "map-file", 14, cell), format_size(size)
-    if cell.height >= 2 * _MIN_LABEL[1] and _fits(shown_size, cell):
-        label += _render_text(shown_size, "map-size", 28, cell)
+    label = _render_text(name, "map-file", 14, cell)
+    if cell.height >= 2 * _MIN_LABEL[1] and _fits(caption, cell):
+        label += _render_text(caption, "map-size", 28, cell)
     return label
 
 

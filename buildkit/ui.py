@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING
 
 from buildkit.display import escape_controls, format_size
@@ -16,6 +17,8 @@ from buildkit.files import append_regular
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from rich.console import Console, RenderableType
+
     from buildkit.models import Finding
     from buildkit.secret import ApiKey
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 _PREFIX = "[runtime-build] "
 _PLAIN_INTERVAL_S = 10.0
+# Of a terminal with fewer columns, a bar would take what the words need.
+_NARROW = 70
 _COLOURS = {"PENDING": "yellow", "QUEUED": "yellow"}  # of builds that do not run yet
 
 
@@ -44,6 +49,7 @@ class Ui:
         self._github_output = github_output
         self._annotates = annotates
         self._key = key if key and key.is_searchable else None
+        self._console: Console | None = None
 
     def report(self, line: str) -> None:
         """Write a progress message."""
@@ -101,10 +107,30 @@ class Ui:
             self._github_output = ""  # one warning is enough
 
     @contextmanager
+    def keeping(self, draw: Callable[[], RenderableType]) -> Iterator[None]:
+        """Keep what `draw` returns at the bottom of the terminal while the block runs; elsewhere, do nothing.
+
+        Messages scroll above it.
+        """
+        if sys.stderr is None or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console as RichConsole
+        from rich.live import Live
+
+        with Live(get_renderable=draw, console=RichConsole(stderr=True), transient=True, refresh_per_second=4) as live:
+            self._console = live.console
+            try:
+                yield
+            finally:
+                self._console = None
+
+    @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
         """Give a function to call with the bytes done and, if it is known, their total (otherwise 0)."""
-        if sys.stderr is not None and sys.stderr.isatty():
-            with _draw_progress(label) as update:
+        console = _find_console()
+        if console:
+            with _draw_progress(label, console) as update:
                 yield update
         else:
             yield _PlainProgress(label, self.report)
@@ -112,8 +138,9 @@ class Ui:
     @contextmanager
     def live(self, label: str) -> Iterator[Live]:
         """Give a function to call with a status and a detail, which are a line on a terminal, and nothing elsewhere."""
-        if sys.stderr is not None and sys.stderr.isatty():
-            with _draw_live(label) as show:
+        console = _find_console()
+        if console:
+            with _draw_live(label, console) as show:
                 yield show
         else:
             yield lambda *_: None
@@ -123,7 +150,11 @@ class Ui:
         return text if self._program == PROGRAM else text.replace(f"`{PROGRAM} ", f"`{self._program} ")
 
     def _write(self, stream: IO[str] | None, text: str) -> None:
-        _write(stream, self._key.scrub(text) if self._key else text)
+        text = self._key.scrub(text) if self._key else text
+        if self._console is not None and stream is sys.stderr:
+            self._console.out(text, end="", highlight=False)
+        else:
+            _write(stream, text)
 
 
 class _PlainProgress:
@@ -141,18 +172,25 @@ class _PlainProgress:
             self._report(f"{self._label}: {format_size(done)}{of_total}")
 
 
-@contextmanager
-def _draw_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def _find_console() -> Console | None:
+    """Return the terminal that stderr is, or None if it is none, or one that cannot draw over a line (TERM=dumb)."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return None
     from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn(f"{_PREFIX.strip()} {label}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as progress:
+    console = RichConsole(stderr=True)
+    return None if console.is_dumb_terminal else console
+
+
+@contextmanager
+def _draw_progress(label: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.table import Column
+
+    text = TextColumn(f"{_PREFIX.strip()} {label}", markup=False)
+    size = DownloadColumn(table_column=Column(no_wrap=True))
+    columns = (text, size) if console.width < _NARROW else (text, BarColumn(), size, TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=None)
 
         def update(done: int, total: int) -> None:
@@ -162,15 +200,18 @@ def _draw_progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def _draw_live(label: str) -> Iterator[Callable[[str, str], None]]:
-    from rich.console import Console as RichConsole
+def _draw_live(label: str, console: Console) -> Iterator[Callable[[str, str], None]]:
     from rich.markup import escape
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
-    text = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
-    columns = (SpinnerColumn(), TimeElapsedColumn(), text)
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as progress:
+    is_unicode = console.encoding.startswith("utf")
+    column = Column(no_wrap=True, overflow="ellipsis" if is_unicode else "crop")
+    spinner = SpinnerColumn("dots" if is_unicode else "line")
+    # Without a width of its own, the time would be shortened together with a long text.
+    elapsed = TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=len("0:00:00")))
+    columns = (spinner, elapsed, TextColumn("{task.description}", table_column=column))
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(escape(label), total=None)
 
         def show(status: str, detail: str) -> None:
@@ -184,6 +225,13 @@ def _annotate(kind: str, text: str) -> str:
     """Return a workflow command (https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands)."""
     data = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return f"::{kind} title={PROGRAM}::{data}\n"
+
+
+def escape_what_the_streams_lack() -> None:
+    """Have characters that a stream's encoding lacks written as escapes, whoever writes them: invoke's help, too."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def flush_streams() -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from buildkit.task import Task
 
 ROOT = Path(__file__).parent.parent
+# How a flag is written that takes no value, one, or perhaps one.
+_VALUES = ("", "=…", "[=…]")
 # Between these lines of a page; the rest of it is written by hand.
 MARKS = ("<!-- from the code -->\n\n", "\n<!-- by hand -->\n")
 
@@ -77,7 +79,7 @@ def render_all() -> Iterator[tuple[Path, str]]:
 def _render_task(task: Task) -> str:
     said = inspect.cleandoc(task.run.__doc__ or "").splitlines()[0]
     flags = "".join(
-        f"| `--{flag.name.replace('_', '-')}{'=…' if flag.default is None else ''}` | {flag.meaning} |\n"
+        f"| `--{flag.name.replace('_', '-')}{_VALUES[(flag.default is None) + flag.is_optional]}` | {flag.meaning} |\n"
         for flag in task.flags
     )
     table = f"\n| flag | meaning |\n|---|---|\n{flags}" if flags else ""

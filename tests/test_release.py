@@ -51,20 +51,32 @@ def test_the_action_passes_inputs_in_the_environment_alone() -> None:
     assert used == set(action["inputs"])
 
 
-@pytest.mark.parametrize("build", ["", "true", "push", "maybe"])
-def test_the_action_runs_the_tool(tmp_path: Path, build: str) -> None:
+@pytest.mark.parametrize(
+    ("build", "attest", "commands"),
+    [
+        ("", "", ["all"]),
+        ("true", "false", ["all", "build"]),
+        ("push", "", ["all", "build --push"]),
+        ("push", "true", ["all", "build --push --attest"]),
+        ("maybe", "", None),
+        ("push", "perhaps", None),
+    ],
+)
+def test_the_action_runs_the_tool(tmp_path: Path, build: str, attest: str, commands: list[str] | None) -> None:
     """The step's own script, with a `uvx` that writes down what it is asked."""
     (script,) = [
         step for step in yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))["runs"]["steps"] if "run" in step
     ]
     asked = tmp_path / "asked"
-    (tmp_path / "uvx").write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    (tmp_path / "uvx").write_text(f'#!/bin/sh\necho "$ENGINE/$@" >>{asked}\n')
     (tmp_path / "uvx").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BUILD": build, "REQUIREMENT": "/the/action"}
+    inputs = {"BUILD": build, "ATTEST": attest, "REQUIREMENT": "/the/action"}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **inputs}
     ended = subprocess.run(["bash", "-euo", "pipefail", "-c", script["run"]], env=environment, check=False)
-    assert ended.returncode == (2 if build == "maybe" else 0)
-    lines = [line.removeprefix("--quiet --from /the/action runtime-build ") for line in asked.read_text().splitlines()]
-    assert lines == ["all", *{"true": ["build"], "push": ["build --push"]}.get(build, [])]
+    assert ended.returncode == (2 if commands is None else 0)
+    if commands is not None:
+        start = f"{'buildx' if attest == 'true' else ''}/--quiet --from /the/action runtime-build "
+        assert asked.read_text().splitlines() == [f"{start}{command}" for command in commands]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.stem)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from buildkit.server.ansi import render_line
 from buildkit.server.log_page import PAGE_LINES, Line, LogPosition, NewLines, read_new, read_part
 from buildkit.server.render import render_page
-from buildkit.server.views import Change, compare_files
 from buildkit.treemap import render_treemap
 from tests.pages import KEY, OWNER, PageServer
 
@@ -261,11 +260,6 @@ def test_a_deleted_context_is_said_to_be_deleted(server: PageServer) -> None:
     status, html = server.get(f"/builds/{server.add_without_context().id}/context")
     assert status == 200
     assert "no longer stored" in html
-
-
-def test_what_changed_between_two_contexts_is_named() -> None:
-    changes = compare_files([("a", 1), ("b", 9), ("same", 3)], [("a", 5), ("c", 2), ("same", 3)])
-    assert changes == [Change("removed", "b", -9), Change("grown", "a", 4), Change("added", "c", 2)]
 
 
 def test_templates_show_control_characters() -> None:

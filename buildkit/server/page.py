@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlencode
@@ -14,15 +15,16 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, St
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from buildkit.archive.comparison import PackedFile, compare_files
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.log_page import MAX_MATCHES, LogPosition, read_new, read_part, read_raw, search_log
 from buildkit.server.refusals import Refused
 from buildkit.server.render import STATUSES, render_page
 from buildkit.server.sessions import Sessions
 from buildkit.server.store import Query
-from buildkit.server.views import compare_files, find_failed, find_previous, list_files, list_steps
+from buildkit.server.views import find_failed, find_previous, list_files, list_steps
 from buildkit.template import FOLDERS
-from buildkit.treemap import render_treemap
+from buildkit.treemap import LEGEND, render_treemap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,8 +143,9 @@ class Page:
             "build": build,
             "files": files,
             "treemap": Markup(render_treemap(files)),  # noqa: S704 - `render_treemap` escapes
+            "legend": LEGEND,
             "previous": earlier and earlier[0],
-            "changes": compare_files(earlier[1], files) if earlier else [],
+            "changes": compare_files(starmap(PackedFile, earlier[1]), starmap(PackedFile, files)) if earlier else [],
             "dockerfile": self._server.contexts.read_dockerfile(build).splitlines(),
         }
         return self._respond(request, "context", values)

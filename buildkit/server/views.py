@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from buildkit.server.log_page import Line, iter_lines
 from buildkit.server.render import format_duration
@@ -11,7 +11,7 @@ from buildkit.server.steps import CACHED, FAILED, RUNNING, parse_steps
 from buildkit.server.store import Query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from buildkit.server.records import Build
     from buildkit.server.server import Server
@@ -38,14 +38,6 @@ class StepRow:
     outcome: str
     lines: list[Line]
     hidden: int
-
-
-class Change(NamedTuple):
-    """How a file differs from an earlier context: `added`, `removed`, `grown` or `shrunk`, and by how many bytes."""
-
-    kind: str
-    path: str
-    growth: int
 
 
 def list_steps(server: Server, build: Build) -> list[StepRow]:
@@ -78,22 +70,6 @@ def list_files(server: Server, build: Build) -> list[tuple[str, int]] | None:
     except FileNotFoundError:
         return None
     return sorted(files, key=lambda file: (-file[1], file[0]))
-
-
-def compare_files(old: Iterable[tuple[str, int]], new: Iterable[tuple[str, int]]) -> list[Change]:
-    """Return what was added, removed, grown or shrunk, the largest differences first.
-
-    >>> compare_files([("a", 1), ("b", 5)], [("a", 4), ("c", 1)])
-    [Change(kind='removed', path='b', growth=-5), Change(kind='grown', path='a', growth=3), \
-Change(kind='added', path='c', growth=1)]
-    """
-    before, after = dict(old), dict(new)
-    changes = [Change("added", path, after[path]) for path in after.keys() - before.keys()]
-    changes += [Change("removed", path, -before[path]) for path in before.keys() - after.keys()]
-    for path in before.keys() & after.keys():
-        if growth := after[path] - before[path]:
-            changes.append(Change("grown" if growth > 0 else "shrunk", path, growth))
-    return sorted(changes, key=lambda change: (-abs(change.growth), change.path))
 
 
 def _describe(step: Step) -> StepRow:

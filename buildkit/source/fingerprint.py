@@ -100,7 +100,7 @@ def keeps_times(folder: Path) -> bool:
     try:
         lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
-        return True  # not Linux
+        return False  # not Linux: nothing is known about it, so nothing is proved
     real = os.path.realpath(folder)
     kind, longest = "", -1
     for line in lines:

@@ -59,10 +59,10 @@ def list_files(
         LocalError: git is missing, refuses the repository, or could not read a directory.
     """
     # Two commands at once: what is in the index is read while git still looks for what is not.
-    find_untracked = ["ls-files", "-z", *_UNTRACKED, "--", *roots]
     read_index = ["ls-files", "-z", "-t", "-s", "--", *roots]
     with ExitStack() as stack:
-        found = stack.enter_context(stream_git(source, find_untracked, prunes)) if untracked else ()
+        find = ["ls-files", "-z", *_UNTRACKED, "--", *roots]
+        found = stack.enter_context(stream_git(source, find, prunes)) if untracked else iter(())
         entries = stack.enter_context(stream_git(source, read_index))
         nested: dict[str, str] = {}
         yield chain(

@@ -63,17 +63,16 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
     modules: list[str] = []
     groups = _group_by_folder(files)
     with SourceFolders(source) as folders:
-        for folder, paths in sorted(groups.items()):
+        for folder, selected in sorted(groups.items()):
             prefix = f"{folder}/" if folder else ""
             found = _list_names(folders, folder)
-            selected = set(paths)
-            missing += selected.difference([prefix + name for name in found.files])
+            chosen, paths = set(selected), [prefix + name for name in found.files]
+            missing += chosen.difference(paths)
+            links += chosen.intersection([prefix + name for name in found.links])
+            if len(paths) > len(selected):
+                modules += [path for path in paths if path.endswith(".py") and path not in chosen]
+            modules += [path for path in (prefix + name for name in found.folders) if path not in groups]
             _refuse_specials(prefix, found.specials)
-            links += [path for name in found.links if (path := prefix + name) in selected]
-            modules += [
-                path for name in found.files if name.endswith(".py") and (path := prefix + name) not in selected
-            ]
-            modules += [path for name in found.folders if (path := prefix + name) not in groups]
             specials += [prefix + name for name in found.specials if packs(prefix + name)]
             names = [*found.files, *found.folders]
             folded = "/".join(names).casefold()

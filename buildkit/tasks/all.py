@@ -11,7 +11,7 @@ from buildkit.reference import name_local_image
 from buildkit.runtime_api.protocol import SUCCESS
 from buildkit.settings import FOR_A_BUILD
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.tasks.context import pack_context
+from buildkit.tasks.context import LIST_PACKAGES, pack_context, prepare_sbom
 from buildkit.tasks.dockerfile import DockerfileRequest, render_dockerfile
 from buildkit.tasks.upload import UploadRequest, upload
 from buildkit.tasks.version import describe_version
@@ -27,6 +27,7 @@ _FLAGS = (
     Flag("no_wait", "stop once the build is submitted, and print the build ID"),
     FOLLOW,
     CANCEL_ON_INTERRUPT,
+    LIST_PACKAGES,
 )
 
 
@@ -36,9 +37,12 @@ def all_(this: Run) -> Outcome:
     with this.writing():
         _clean(this)
         _check(this)
+        sbom = prepare_sbom(this)
         describe_version(this.workspace, this.tree, this.settings, this.ui)
         render_dockerfile(this.workspace, this.tree, DockerfileRequest.from_run(this), this.ui)
         context = pack_context(this.workspace, this.tree, this.settings, this.ui)
+        if sbom:
+            sbom.save(this.workspace)
         this.ui.publish(archive=this.show_path(this.workspace.path / context.archive))
         if this.settings.runtime_api_url is None:
             return _explain_unsent(this, context)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.display import escape_controls, format_size
+from buildkit.display import format_size
 from buildkit.errors import FileChanged, FileVanished, LocalError, run
 from buildkit.models import PROGRAMS, BuildContext, Dockerfile, Version
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.workspace import DOCKERFILE, INSTRUCTIONS
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, SBOM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from buildkit.archive.cache import CachedContext
     from buildkit.archive.stream import PackingOptions
     from buildkit.archive.writer import PackedArchive
+    from buildkit.preview import Preview
+    from buildkit.sbom import Sbom
     from buildkit.settings import Settings
     from buildkit.source.fingerprint import StatFingerprint
     from buildkit.source.selection import SelectedFiles
@@ -32,6 +33,8 @@ _NO_TIME = 315532800
 # A file that changed less than this before it was read may change again within one tick of the file system's clock.
 _RACY_NS = 2_000_000_000
 _WARN_BYTES = 100_000_000
+
+LIST_PACKAGES = Flag("sbom", "also list the locked Python packages, as CycloneDX in sbom.cdx.json")
 
 
 class _Job(NamedTuple):
@@ -59,7 +62,7 @@ def pack_context(
     version = workspace.load(Version)
     workspace.load(Dockerfile)
     _refuse_other_commit(workspace, tree, version)
-    job = _Job(workspace, tree, version, read_generated(workspace), _choose_options(version, settings, ui), ui)
+    job = _Job(workspace, tree, version, read_generated(workspace), choose_options(version, settings, ui), ui)
     previous = load_cached(workspace)
     packed = _pack_until_stable(job, previous if use_cache else None)
     made_from = workspace.digests("version.json", "dockerfile.json", DOCKERFILE, INSTRUCTIONS, *PROGRAMS)
@@ -90,7 +93,8 @@ def _refuse_other_commit(workspace: Workspace, tree: SourceTree, version: Versio
         )
 
 
-def _choose_options(version: Version, settings: Settings, ui: Ui) -> PackingOptions:
+def choose_options(version: Version, settings: Settings, ui: Ui) -> PackingOptions:
+    """Return how the source is packed, in addition to its files."""
     from buildkit.archive.compressor import FALLBACK, find_compressor
     from buildkit.archive.stream import PackingOptions
 
@@ -192,65 +196,52 @@ def _describe(job: _Job, packed: PackedArchive, files: int) -> BuildContext:
     )
 
 
-def _list_files(this: Run) -> Outcome:
-    """Return every file that would be packed with its size, largest first."""
-    from buildkit.archive.sizes import list_sizes
-
-    selected = this.tree.select()
-    for warning in selected.warnings:
-        this.ui.warn(warning)
-    sizes = list_sizes(this.tree.path, selected.files)
-    this.ui.report(f"{len(sizes)} files, {format_size(sum(size for size, _ in sizes))}")
-    text = "\n".join(f"{size:>12}  {escape_controls(path)}" for size, path in sizes)
-    return Outcome(text, {"files": [{"path": path, "size_bytes": size} for size, path in sizes]})
-
-
-def _draw_map(this: Run, name: str) -> Outcome:
-    """Write what would be packed as a treemap into a file, named as seen from the working directory."""
-    from buildkit.archive.sizes import list_sizes
-    from buildkit.folder import Folder
-    from buildkit.template import render_template
-    from buildkit.treemap import render_treemap
-
-    selected = this.tree.select()
-    for warning in selected.warnings:
-        this.ui.warn(warning)
-    sizes = list_sizes(this.tree.path, selected.files)
-    treemap = render_treemap((path, size) for size, path in sizes)
-    title = f"Build context of {escape_controls(this.tree.path.name)}"
-    html = render_template("map.html.j2", {"title": title, "treemap": treemap}, this.template_dir)
-    path = Path.cwd() / name
-    Folder(path.parent.resolve()).write(path.name, html.encode())
-    return Outcome(name, {"map": name, "files": len(sizes), "context_bytes": sum(size for size, _ in sizes)})
-
-
-def _explain(this: Run, path: str) -> Outcome:
-    """Return which rule decides about `path`, given as seen from the working directory or from the source."""
-    typed, inside = Path(os.path.normpath(Path.cwd() / path)), os.path.normpath(path)
-    if typed.is_relative_to(this.tree.path) and os.path.lexists(typed):
-        inside = typed.relative_to(this.tree.path).as_posix()
-    if os.path.isabs(inside) or inside.split("/")[0] == "..":
-        raise LocalError(f"not in the source directory: {path}", "give a path below SOURCE_DIR")
-    verdict = this.tree.explain(inside)
-    text = f"{'packed' if verdict.packed else 'left out'}: {inside}: {verdict.describe()}"
-    return Outcome(text, {"path": inside, **verdict._asdict()})
-
-
 def main(this: Run) -> Outcome:
     """Pack the source and the Dockerfile into one reproducible tar.gz: prints its path."""
     this.check_folders()
-    if this.flags.get("explain") is not None:
-        return _explain(this, this.flags["explain"])
-    if this.flags.get("files"):
-        return _list_files(this)
-    if this.flags.get("map") is not None:
-        return _draw_map(this, this.flags["map"])
+    if preview := _preview(this):
+        return Outcome(*preview)
     with this.writing():
+        sbom = prepare_sbom(this)
         use_cache = not this.flags.get("no_cache")
         context = pack_context(this.workspace, this.tree, this.settings, this.ui, use_cache=use_cache)
+        if sbom:
+            sbom.save(this.workspace)
     archive = this.show_path(this.workspace.path / context.archive)
     this.ui.publish(archive=archive)
     return Outcome(archive, context)
+
+
+def prepare_sbom(this: Run) -> Sbom | None:
+    """Return the SBOM if `--sbom` was given, to be saved after packing; otherwise remove that of an earlier context.
+
+    Raises:
+        SettingError: The library that writes it is not installed.
+        LocalError: The tree locks no versions.
+    """
+    if not this.flags.get(LIST_PACKAGES.name):
+        this.workspace.remove(SBOM)
+        return None
+    from buildkit.sbom import read_sbom
+
+    return read_sbom(this.tree)
+
+
+def _preview(this: Run) -> Preview | None:
+    """Return what a flag asks to show instead of packing."""
+    from buildkit import preview
+
+    ui, since, name = this.ui, this.flags.get("diff"), this.flags.get("map")
+    if this.flags.get("explain") is not None:
+        return preview.explain(this.tree, this.flags["explain"])
+    if this.flags.get("files"):
+        return preview.list_files(this.tree, ui)
+    if since is not None:
+        differences = preview.compare(this.workspace, this.tree, None if since is True else since, ui)
+        if name is None:
+            return preview.list_changes(differences, ui)
+        return preview.draw_changes(differences, ui, name, this.template_dir)
+    return preview.draw_map(this.tree, ui, name, this.template_dir) if name is not None else None
 
 
 TASK = Task(
@@ -259,8 +250,15 @@ TASK = Task(
     groups=("selection", "packing"),
     flags=(
         Flag("no_cache", "read every file again, even if none seems to have changed"),
+        LIST_PACKAGES,
         Flag("files", "list every file that is packed with its size, largest first; packs nothing"),
         Flag("map", "write what is packed as a treemap into this HTML file; packs nothing", takes_value=True),
+        Flag(
+            "diff",
+            "list what changed since this archive, or else the last one; in the treemap with --map; packs nothing",
+            takes_value=True,
+            is_optional=True,
+        ),
         Flag("explain", "show which rule packs or leaves out this path; packs nothing", takes_value=True),
     ),
 )

@@ -22,7 +22,7 @@ if [ "$npm" = none ] || ! is_usable "$node"; then
     cp "$folder/bin/node" "$node"
     cp -R "$folder/lib/node_modules/npm" "$ACP_NODE_DIR/lib/node_modules/"
 fi
-export PATH="$(dirname "$node"):$PATH" npm_config_cache="$ACP_NODE_DIR/cache"
+export PATH="$(dirname "$node"):$PATH" npm_config_cache="$ACP_NODE_DIR/cache" NODE_DISABLE_COMPILE_CACHE=1
 "$node" "$(readlink -f "$npm")" install --global --prefix "$ACP_NODE_DIR" --no-audit --no-fund "$@"
 rm -rf "$npm_config_cache"
 cd "$ACP_NODE_DIR/bin"

@@ -86,26 +86,43 @@ def make_environment(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def run_buildkit(folder: Path, environment: dict[str, str]) -> Iterator[Buildkit]:
-    """Yield the BuildKit of a dockerd that lives in `folder`. It has no network: RUN steps need `--network none`."""
+def run_buildkit(folder: Path, environment: dict[str, str], bridge: str = "none") -> Iterator[Buildkit]:
+    """Yield the BuildKit of a dockerd that lives in `folder`.
+
+    Without a bridge, it has no network: RUN steps need `--network none`.
+    """
     require("runc", "socat")
     folder.mkdir()
     (folder / "daemon.json").write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
     host, bridged, log = folder / "d.sock", folder / "bk.sock", folder / "log"
     command = ["dockerd", f"--config-file={folder}/daemon.json", f"--data-root={folder}/data", f"--host=unix://{host}"]
     command += [f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
-    command += ["--bridge=none", "--iptables=false", "--ip6tables=false"]
+    command += [f"--bridge={bridge}", "--iptables=false", "--ip6tables=false"]
     own = {**environment, "DOCKER_HOST": f"unix://{host}"}
-    bridge = ["socat", f"UNIX-LISTEN:{bridged},fork", "EXEC:docker buildx --builder default dial-stdio"]
+    relay = ["socat", f"UNIX-LISTEN:{bridged},fork", "EXEC:docker buildx --builder default dial-stdio"]
     try:
         with run_service(command, log, environment) as daemon:
             if not wait_until(lambda: answers_socket(host), daemon):
                 refuse(f"dockerd of {SUITE} does not start here: {log.read_text(errors='replace')[-500:]}")
-            with run_service(bridge, folder / "bridge.log", own) as process:
+            with run_service(relay, folder / "bridge.log", own) as process:
                 assert wait_until(bridged.exists, process)
                 yield Buildkit(daemon, bridged)
     finally:
         unmount_below(folder)
+
+
+@contextlib.contextmanager
+def create_bridge() -> Iterator[str]:
+    """Yield the name of a bridge that leads nowhere: enough for steps that expect a network and need none."""
+    require("ip")
+    name = f"rb{os.getpid()}"
+    if subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True, check=False).returncode:
+        refuse("a bridge cannot be created here")
+    try:
+        subprocess.run(["ip", "addr", "add", "198.18.77.1/24", "dev", name], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=True)
 
 
 def create_builder(folder: Path, environment: dict[str, str]) -> None:
