@@ -80,7 +80,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", type=Path, default=PACKAGE_ROOT / "examples/agent-server", help="a checkout")
     parser.add_argument("--targets", default=",".join(TARGETS), help="which ones, separated by commas")
     parser.add_argument("--features", default="docker,desktop", help="of the full targets, or none")
-    parser.add_argument("--split", action="store_true", help="with SPLIT_EXECUTABLE=true")
+    parser.add_argument("--split", action="store_true", help="with BUILD_ARGS=SPLIT_EXECUTABLE=true")
     parser.add_argument("--module", default="openhands.agent_server", help="the server; its __main__.py is touched")
     parser.add_argument("--base", default=_DEFAULT_BASE, help="an image reference, or a root file system's tarball")
     parser.add_argument(
@@ -102,7 +102,7 @@ def _measure_target(engine: Docker, target: str, options: argparse.Namespace) ->
         "ENGINE": "docker",
         "FEATURES": options.features,
         "SERVER_MODULE": options.module,
-        "SPLIT_EXECUTABLE": str(options.split).lower(),
+        "BUILD_ARGS": f"SPLIT_EXECUTABLE={str(options.split).lower()}",
     }
     checkout = clone_checkout(options.source.resolve(), engine.folder / "checkout")
     return Bench(target, checkout, engine, settings, options.log).measure(options.module)

@@ -29,7 +29,6 @@ _PEER = "`request.form()`"
 _FORMS = {_PEER: "multipart", "ours, multipart": "multipart", "ours, JSON": "json"}
 _BOUNDARY = "0123456789abcdef"
 _BLOCK_BYTES = 3 << 18
-_BATCH_BYTES = 1 << 18  # what the server hands to a thread at a time
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(megabytes: int, pairs: int, *, is_text: bool) -> dict[str, list[tuple[float, float, float]]]:
     """Return seconds, seconds after the last byte, and megabytes of each run; the cases take turns."""
     samples: dict[str, list[tuple[float, float, float]]] = {name: [] for name in _FORMS}
-    archive = base64.b64encode(b"".join(_make_archive(megabytes, is_text=is_text)))
+    archive = base64.b64encode(b"".join(make_archive(megabytes, is_text=is_text)))
     for turn in range(pairs + 1):
         for name, form in _FORMS.items():
             found = _measure_once(name, form, archive)
@@ -67,7 +66,7 @@ def measure(megabytes: int, pairs: int, *, is_text: bool) -> dict[str, list[tupl
     return samples
 
 
-def _make_archive(megabytes: int, *, is_text: bool) -> Iterator[bytes]:
+def make_archive(megabytes: int, *, is_text: bool) -> Iterator[bytes]:
     """Yield a tar.gz of small files."""
     draw = random.Random(1)
     size = 20_000
@@ -93,7 +92,7 @@ def _measure_once(name: str, form: str, archive: bytes) -> tuple[float, float, f
             port = int(process.stdout.readline()) if process.stdout else 0
             started = time.perf_counter()
             with socket.create_connection(("127.0.0.1", port)) as connection:
-                for piece in _frame(form, archive):
+                for piece in format_request(form, archive):
                     connection.sendall(piece)
                 sent = time.perf_counter()
                 response = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -107,7 +106,12 @@ def _measure_once(name: str, form: str, archive: bytes) -> tuple[float, float, f
     return ended - started, ended - sent, json.loads(body)["used_bytes"] / 1e6
 
 
-def _frame(form: str, archive: bytes) -> Iterator[bytes]:
+def format_request(form: str, archive: bytes, key: str = "") -> Iterator[bytes]:
+    """Yield a `POST /build` in pieces.
+
+    Args:
+        archive: As base64 text.
+    """
     if form == "json":
         kind, before, after = "application/json", b'{"target_image": "a:b", "context": "', b'"}'
     else:
@@ -119,7 +123,7 @@ def _frame(form: str, archive: bytes) -> Iterator[bytes]:
         after = f"\r\n--{_BOUNDARY}--\r\n".encode()
     size = len(before) + len(archive) + len(after)
     yield (
-        "POST /build HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+        f"POST /build HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-API-Key: {key}\r\n"
         f"Content-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
     ).encode() + before
     for start in range(0, len(archive), _BLOCK_BYTES):
@@ -153,18 +157,14 @@ async def _spool_form(request: Request) -> None:
 async def _receive(request: Request, folder: Path) -> None:
     from starlette.concurrency import run_in_threadpool
 
-    from buildkit.server.bodies import open_body
-    from buildkit.server.contexts import Contexts, Limits
+    from buildkit.server.contexts import Contexts
+    from buildkit.server.receiver import Limits
+    from buildkit.server.receiving import BodyLimits, receive_body
+    from buildkit.server.upload import open_body
 
     with Contexts(folder / "contexts").receive(Limits()) as receiver:
         body = open_body(request.headers["content-type"], receiver.write)
-        batch = bytearray()
-        async for piece in request.stream():
-            batch += piece
-            if len(batch) >= _BATCH_BYTES:
-                await run_in_threadpool(body.feed, bytes(batch))
-                batch.clear()
-        await run_in_threadpool(body.feed, bytes(batch))
+        await receive_body(request, body.feed, BodyLimits(1 << 40))
         body.close()
         await run_in_threadpool(receiver.finish)
 

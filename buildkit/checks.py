@@ -30,6 +30,7 @@ _UNLOCKED = {
     DependencyKind.PROJECT: "uv lock",
     DependencyKind.SETUP: "uv pip compile setup.py -o requirements.txt",
 }
+_PIPENV_LOCK = "Pipfile.lock"
 _REQUIREMENTS_FILE = "requirements.txt"
 _PROJECT_FILES = frozenset({"pyproject.toml", _REQUIREMENTS_FILE, "setup.py", *map(str, LOCKS)})
 
@@ -63,6 +64,8 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
     elif found.kind in _UNLOCKED and project.get("dependencies") != []:
         detail = f"no lock file: the newest versions that {found.path} allows are installed"
         command = "poetry lock" if isinstance(project.get("dependencies"), dict) else _UNLOCKED[found.kind]
+        if _PIPENV_LOCK in files:
+            command = "pipenv requirements >requirements.txt"
         yield Problem("dependencies", detail, f"run `{command}`, and commit what it writes", is_error=False)
     if not found.kind.is_locked or list_named(tree.path, found, project) - {normalize(tree.project.name or "")}:
         return
@@ -100,13 +103,13 @@ def _check_python(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
     stated, required = _PYTHON.search(name), tree.project.requires_python
     if stated is None or required is None:
         return
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.specifiers import SpecifierSet
 
     try:
         specifier = SpecifierSet(required)
-    except InvalidSpecifier:
-        return  # the build says so
-    accepted = [minor for minor in _MINORS if any(specifier.contains(f"3.{minor}.{patch}") for patch in _PATCHES)]
+        accepted = [minor for minor in _MINORS if any(specifier.contains(f"3.{minor}.{patch}") for patch in _PATCHES)]
+    except ValueError:
+        return  # the build says what is wrong with it
     minor = int(stated["minor"])
     if minor in accepted or not accepted:
         return

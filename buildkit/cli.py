@@ -42,6 +42,7 @@ TASKS = (
     "wait",
     "all",
     "build",
+    "images",
     "verify",
     "manifest",
     "logs",
@@ -163,7 +164,8 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
     environment = read_environment()
     root = Path(own["root"]) if "root" in own else find_root(Path.cwd())
     typed = {item.name.upper(): text for item in fields if (text := _read_flag(item, given))}
-    loaded = load_settings(typed, environment, root, own.get("defaults", {}))
+    is_server = any(item.metadata["group"] == "serve" for item in fields)
+    loaded = load_settings(typed, environment, root, own.get("defaults", {}), is_server=is_server)
     ci = read_ci(environment)
     key = loaded.settings.runtime_api_key
     ui = Ui(program=own.get("program", PROGRAM), github_output=ci.output, annotates=ci.annotates, key=key)

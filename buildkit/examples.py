@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from buildkit.source.dependencies import normalize
-from buildkit.source.tables import read_text
+from buildkit.source.tables import read_code
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from buildkit.models import Project
 
 _APPLICATION = re.compile(
-    r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*(?:\w+\.)*"
-    r"(?:(FastAPI|Litestar|ProtocolTypeRouter|Quart|Sanic|Starlette|get_asgi_application)|Flask|get_wsgi_application)\(",
+    r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*(?:\w+\.)*(?:"
+    r"(FastAPI|Litestar|ProtocolTypeRouter|Quart|Sanic|Starlette|get_asgi_application)"
+    r"|Flask|create_app|get_wsgi_application)\(",
     re.MULTILINE,
 )
 _USUAL_FILES = frozenset({"app.py", "application.py", "asgi.py", "main.py", "server.py", "wsgi.py"})
 _USUAL_NAMES = frozenset({"app", "application"})
 _RUNS_ITSELF = re.compile(r"""^if __name__ == ["']__main__["']""", re.MULTILINE)
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_TEST = re.compile(r"(?:^|/)(?:tests?|docs?|examples?)/|(?:^|/)(?:test_|conftest)")
+_NO_SERVER = re.compile(r"(?:^|/)(?:(?:tests?|docs?|examples?)(?:/|\.py$)|test_|conftest\.py$|setup\.py$)")
 _ASGI = {
     "uvicorn": "uvicorn {app} --host 0.0.0.0 --port {port}",
     "hypercorn": "hypercorn {app} --bind 0.0.0.0:{port}",
@@ -37,6 +38,8 @@ _WSGI = {
     "granian": "granian --interface wsgi --host 0.0.0.0 --port {port} {app}",
     "flask": "flask --app {app} run --host 0.0.0.0 --port {port}",
 }
+# With these, an application that a function creates is one for ASGI.
+_ASGI_ALONE = frozenset({"fastapi", "litestar", "quart", "starlette"})
 _MOST_READ, _MOST_NAMED = 60, 4
 
 
@@ -56,7 +59,7 @@ class StartExamples:
         self._project = project
         self._installed = installed
         self._port = port
-        modules = (path for path in files if path.endswith(".py") and not _TEST.search(path))
+        modules = (path for path in files if path.endswith(".py") and not _NO_SERVER.search(path))
         self._files = sorted(modules, key=lambda path: (path.count("/"), path))
 
     def find(self) -> list[str]:
@@ -70,12 +73,12 @@ class StartExamples:
         usual = [path for path in self._files if path.rpartition("/")[2] in _USUAL_FILES]
         others = [path for path in self._files if path not in set(usual) and self._is_own(path)]
         for path in [*usual, *others][:_MOST_READ]:
-            matches = list(_APPLICATION.finditer(read_text(self._source, path)))
+            matches = list(_APPLICATION.finditer(read_code(self._source, path)))
             match = next((match for match in matches if match[1] in _USUAL_NAMES), (*matches, None)[0])
             module = self._name_module(path)
             if match is None or module is None:
                 continue
-            servers = _ASGI if match[2] else _WSGI
+            servers = _ASGI if match[2] or _ASGI_ALONE & self._installed else _WSGI
             if server := next((name for name in servers if name in self._installed), None):
                 command = servers[server].format(app=f"{module}:{match[1]}", port=self._port)
                 yield f"SERVER_COMMAND={shlex.quote(command)}"
@@ -94,15 +97,16 @@ class StartExamples:
     def _list_managers(self) -> Iterator[str]:
         """Yield the development server of Django."""
         if "django" in self._installed:
-            for path in (path for path in self._files if path.rpartition("/")[2] == "manage.py"):
-                command = f"python /agent-server/{path} runserver 0.0.0.0:{self._port}"
+            modules = (self._name_module(path) for path in self._files if path.rpartition("/")[2] == "manage.py")
+            for module in filter(None, modules):
+                command = f"python -m {module} runserver --noreload 0.0.0.0:{self._port}"
                 yield f"SERVER_COMMAND={shlex.quote(command)}"
 
     def _list_programs(self) -> Iterator[str]:
         """Yield modules that do something when they are run."""
         for path in [path for path in self._files if self._is_own(path)][:_MOST_READ]:
             module = self._name_module(path)
-            if module and _RUNS_ITSELF.search(read_text(self._source, path)):
+            if module and module != "manage" and _RUNS_ITSELF.search(read_code(self._source, path)):
                 yield f"SERVER_MODULE={module}"
 
     def _name_module(self, path: str) -> str | None:

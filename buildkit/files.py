@@ -70,6 +70,24 @@ def append_regular(path: Path | str, data: bytes) -> None:
         file.write(data)
 
 
+def open_growing(name: str, folder: int) -> IO[bytes]:
+    """Return an unbuffered file to write, emptied first; the caller closes it.
+
+    Args:
+        folder: Descriptor of the folder that contains it.
+
+    Raises:
+        OSError: It cannot be written, or is not a regular file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o644, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _refuse(name)
+    os.ftruncate(descriptor, 0)
+    return os.fdopen(descriptor, "wb", 0)
+
+
 @contextmanager
 def open_folder(path: Path | str, *, folder: int | None = None) -> Iterator[int]:
     """Give the descriptor of a folder that is not a symbolic link.

@@ -71,6 +71,22 @@ class Folder:
                 f"free some disk space, or make {self.path} writable",
             ) from error
 
+    @contextmanager
+    def growing(self, name: str) -> Iterator[IO[bytes]]:
+        """Give a file that others can read while it is written, such as a log; what was in it is gone.
+
+        Raises:
+            LocalError: It cannot be written, or is not a regular file.
+        """
+        try:
+            with self._opened(name) as folder, files.open_growing(name, folder) as file:
+                yield file
+        except OSError as error:
+            raise LocalError(
+                f"cannot write {self.show(name)}: {error.strerror or error}",
+                f"free some disk space, or make {self.path} writable",
+            ) from error
+
     def open(self, name: str) -> int:
         """Return a descriptor for reading a file; the caller closes it.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from buildkit.contract import HEALTH, ImageContract
+from buildkit.contract import AGENT_SERVER, HEALTH, ImageContract
+from buildkit.models import TARGETS
 from buildkit.reference import name_local_image
 from buildkit.values import parse_flag
 
@@ -18,7 +19,7 @@ def describe_image(settings: Settings, version: Version, git_ref: str) -> dict[s
     """Return the names that every template knows; a project's own templates may use them, too."""
     target = settings.target
     contract = ImageContract.from_settings(settings, target, version.sha)
-    health = contract.endpoints[0]
+    health, split = contract.endpoints[0], settings.build_args.get("SPLIT_EXECUTABLE")
     return {
         "target": target,
         "development": target == "source",
@@ -28,7 +29,7 @@ def describe_image(settings: Settings, version: Version, git_ref: str) -> dict[s
         "build_packages": list(settings.build_packages),
         "extra_packages": list(settings.extra_packages),
         "features": frozenset() if target.is_minimal else settings.features,
-        "split_executable": parse_flag(settings.build_args.get("SPLIT_EXECUTABLE") or "false", "SPLIT_EXECUTABLE"),
+        "split_executable": parse_flag(split or "false", "BUILD_ARGS=SPLIT_EXECUTABLE"),
         "start": contract.start,
         "server_command": settings.server_command,
         "server_module": settings.server_module,
@@ -36,8 +37,10 @@ def describe_image(settings: Settings, version: Version, git_ref: str) -> dict[s
         "server_port": settings.server_port,
         "entrypoint": ["tini", "--", *contract.server],
         "address": list(contract.address),
+        "has_contract": target in TARGETS,
         "health_path": health,
         "health_command": ["agent-server-health", str(contract.port), *([] if health == HEALTH else [health])],
+        "is_agent_server": contract.start == AGENT_SERVER,
         "image_name": name_local_image(settings.server_name),
         "archive": version.archive,
         "folder": version.archive.removesuffix(".tar.gz"),

@@ -35,10 +35,12 @@ class ImageNaming(NamedTuple):
     Attributes:
         image_name: Repository below the registry prefix.
         target_image: Takes the place of every generated reference.
+        more_images: References in addition to `target_image`.
     """
 
     image_name: Reference
     target_image: Reference | None = None
+    more_images: tuple[str, ...] = ()
 
     def name_images(self, inputs: PackedInputs, prefix: str | None = None) -> list[str]:
         """Return the reference of the target image, then one for each additional tag.
@@ -50,7 +52,7 @@ class ImageNaming(NamedTuple):
             SettingError: Docker would refuse a reference.
         """
         if self.target_image is not None:
-            return [str(self.target_image)]
+            return [str(self.target_image), *self.more_images]
         version, suffix = inputs.version, Target(inputs.dockerfile.target).tag_suffix
         name = f"{prefix}/{self.image_name}" if prefix else str(self.image_name)
         tags = dict.fromkeys([version.primary_tag, *version.tags])

@@ -64,6 +64,7 @@ FOR_A_BUILD: tuple[Group, ...] = (
 )  # fmt: skip
 ENGINES = ("docker", "buildx", "podman", "buildah")
 _KEY = "RUNTIME_API_KEY"
+_GITHUB = ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
 _OUR_PREFIX = "RUNTIME_API_"
 _CLOSE_ENOUGH = 0.85
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
@@ -212,6 +213,7 @@ class CiEnvironment(NamedTuple):
     ref: str = ""
     output: str = ""
     annotates: bool = False
+    summary: str = ""
 
 
 class LoadedSettings(NamedTuple):
@@ -223,7 +225,12 @@ class LoadedSettings(NamedTuple):
 
 
 def load_settings(
-    flags: Mapping[str, str], environment: Mapping[str, str], root: Path, defaults: Mapping[str, Any]
+    flags: Mapping[str, str],
+    environment: Mapping[str, str],
+    root: Path,
+    defaults: Mapping[str, Any],
+    *,
+    is_server: bool = False,
 ) -> LoadedSettings:
     """Return all settings; one that is set but empty counts as unset.
 
@@ -231,6 +238,7 @@ def load_settings(
         flags: What was typed, by variable name.
         root: Where `.env` is, and where relative paths start.
         defaults: The project's own, by variable name.
+        is_server: Whether the key is one that a server accepts, so that it needs no URL and is sent nowhere.
 
     Raises:
         SettingError: A value is invalid, or two values contradict each other.
@@ -241,8 +249,10 @@ def load_settings(
     _refuse_removed(layers)
     parsed, origins = _parse_all(layers)
     settings = Settings(**parsed)
-    _check_together(settings)
-    _check_layers(origins, [*layers, "default"])
+    _check_builder(settings)
+    if not is_server:
+        _check_api(settings)
+        _check_layers(origins, [*layers, "default"])
     notes += [*_find_misspelt(env_file, ".env"), *_find_misspelt(environment, "the environment")]
     return LoadedSettings(settings, origins, notes)
 
@@ -286,8 +296,8 @@ def hide_from_children(key: ApiKey | None) -> Iterator[None]:
 
 def read_ci(environment: Mapping[str, str]) -> CiEnvironment:
     """Return what a GitHub runner put into the environment."""
-    sha, ref, output = (environment.get(name, "") for name in ("GITHUB_SHA", "GITHUB_REF", "GITHUB_OUTPUT"))
-    return CiEnvironment(sha, ref, output, environment.get("GITHUB_ACTIONS") == "true")
+    sha, ref, output, summary = (environment.get(name, "") for name in _GITHUB)
+    return CiEnvironment(sha, ref, output, environment.get("GITHUB_ACTIONS") == "true", summary)
 
 
 def find_root(start: Path) -> Path:
@@ -349,7 +359,12 @@ def _refuse_removed(layers: Mapping[str, Mapping[str, str]]) -> None:
         raise SettingError(f"no longer a setting: {named}", "; ".join(_REMOVED[name] for name in found))
 
 
-def _check_together(settings: Settings) -> None:
+def _check_builder(settings: Settings) -> None:
+    if settings.builder and settings.engine not in {"auto", "buildx"}:
+        raise SettingError(f"BUILDER requires ENGINE=buildx, but ENGINE is {settings.engine}", "set ENGINE=buildx")
+
+
+def _check_api(settings: Settings) -> None:
     if bool(settings.runtime_api_url) != bool(settings.runtime_api_key):
         missing, given = (_KEY, "RUNTIME_API_URL")
         if settings.runtime_api_key:
@@ -362,8 +377,6 @@ def _check_together(settings: Settings) -> None:
                 f"RUNTIME_API_URL would send the key without TLS: {settings.runtime_api_url!r}",
                 "use https://, or set ALLOW_HTTP=true",
             )
-    if settings.builder and settings.engine not in {"auto", "buildx"}:
-        raise SettingError(f"BUILDER requires ENGINE=buildx, but ENGINE is {settings.engine}", "set ENGINE=buildx")
 
 
 def _check_layers(origins: Mapping[str, str], order: Sequence[str]) -> None:

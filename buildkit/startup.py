@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from buildkit.examples import StartExamples
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_MODULE = "openhands.agent_server"
 # Their first argument of this form is an application.
-_SERVERS = frozenset({"daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"})
+_SERVERS = frozenset({"daphne", "flask", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"})
 _APPLICATION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*(?:\(.*\))?")
 _ELSEWHERE = frozenset({"--app-dir", "--chdir", "--working-dir"})
 # Programs that come with a distribution of another name.
@@ -54,34 +55,49 @@ class StartChecker:
             problem = self._check_program(command.program)
             problem = problem or (self._check_application(command.arguments) if command.program in _SERVERS else None)
         if problem:
-            is_sure = self._project.dependencies.kind.is_locked or _DEFAULT_MODULE in problem
-            yield Problem("server", problem, self._suggest(), is_error=is_sure)
+            yield problem
 
-    def _check_module(self, module: str, setting: str) -> str | None:
+    def _check_module(self, module: str, setting: str) -> Problem | None:
         """Return what is wrong with a module that `python -m` is to run."""
-        if self._has_file(f"{module.replace('.', '/')}/__main__.py", f"{module.replace('.', '/')}.py"):
+        path = module.replace(".", "/")
+        if self._has_file(f"{path}/__main__.py", f"{path}.py") or self._is_module_installed(module):
             return None
-        top = module.partition(".")[0]
-        if top in sys.stdlib_module_names or self._is_installed(top):
-            return None
-        if self._has_file(f"{module.replace('.', '/')}/__init__.py"):
-            return f"{setting} {module} is a package without __main__.py, which `python -m` cannot run"
-        return f"{setting} {module} is neither packed nor among the packages of {self._described}"
+        if self._has_file(f"{path}/__init__.py"):
+            return self._describe(f"{setting} {module} is a package without __main__.py, which `python -m` cannot run")
+        described = f"{setting} {module} is neither packed nor among the packages of {self._described}"
+        return self._describe(described, is_sure=module == _DEFAULT_MODULE or self._is_own(module))
 
-    def _check_program(self, program: str) -> str | None:
+    def _check_program(self, program: str) -> Problem | None:
         if program in self._project.scripts or self._is_installed(program):
             return None
-        return f"SERVER_COMMAND starts {program}, which neither the project nor the packages of {self._described} have"
+        described = f"SERVER_COMMAND starts {program}, which neither the project nor the packages of"
+        return self._describe(f"{described} {self._described} have", is_sure=False)
 
-    def _check_application(self, arguments: tuple[str, ...]) -> str | None:
+    def _check_application(self, arguments: tuple[str, ...]) -> Problem | None:
         """Return what is wrong with the application that a server is given."""
         module = next((match[1] for match in map(_APPLICATION.fullmatch, arguments) if match), None)
-        if module is None or _ELSEWHERE.intersection(arguments) or self._is_installed(module.partition(".")[0]):
+        if module is None or _ELSEWHERE.intersection(arguments) or self._is_module_installed(module):
             return None
         path = module.replace(".", "/")
         if self._has_file(f"{path}.py", f"{path}/__init__.py"):
             return None
-        return f"SERVER_COMMAND names the application {module}, which is not packed"
+        described = f"SERVER_COMMAND names the application {module}, which is not packed"
+        return self._describe(described, is_sure=self._is_own(module))
+
+    def _describe(self, message: str, *, is_sure: bool = True) -> Problem:
+        """Return an error if it is certain that the server cannot be found, or else a warning."""
+        is_error = is_sure or self._project.dependencies.kind.is_locked
+        return Problem("server", message, self._suggest(), is_error=is_error)
+
+    def _is_own(self, module: str) -> bool:
+        top = module.partition(".")[0]
+        return any(PurePosixPath(path).stem == top for path in self._project.packages)
+
+    def _is_module_installed(self, module: str) -> bool:
+        """Return whether the standard library or a distribution whose name the module begins with has it."""
+        parts = module.split(".")
+        names = ("-".join(parts[:count]) for count in range(1, len(parts) + 1))
+        return parts[0] in sys.stdlib_module_names or any(map(self._is_installed, names))
 
     def _has_file(self, *paths: str) -> bool:
         return any(f"{root}{path}" in self._files for root in self._project.import_roots for path in paths)
@@ -92,7 +108,11 @@ class StartChecker:
 
     @cached_property
     def _installed(self) -> frozenset[str]:
-        return list_named(self._tree.path, self._project.dependencies, read_package(self._tree.path).project)
+        """Names of the distributions that are installed, without the project's own."""
+        path = self._tree.path
+        own = [read_package(path, folder) for folder in ("", *(f"{member}/" for member in self._project.members))]
+        named = list_named(path, self._project.dependencies, own[0].project)
+        return named - {normalize(package.name) for package in own if package.name}
 
     @property
     def _described(self) -> str:

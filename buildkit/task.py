@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from buildkit.models import StepResult
     from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.runtime_api.policy import Clock
     from buildkit.settings import CiEnvironment, Group, LoadedSettings
     from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
@@ -143,21 +144,26 @@ class Run:
         if self.settings.runtime_api_url is None:
             raise SettingError(NO_API, "set both in .env or in the environment")
 
-    def open_api(self) -> RuntimeApi:
+    def open_api(self, clock: Clock | None = None) -> RuntimeApi:
         """Return a client of the Runtime API that the settings name.
+
+        Args:
+            clock: Instead of the real one.
 
         Raises:
             SettingError: They name none.
         """
         from buildkit.runtime_api.client import RuntimeApi
         from buildkit.runtime_api.http import Network
+        from buildkit.runtime_api.policy import Clock
         from buildkit.settings import read_environment
 
         url, key = self.settings.runtime_api_url, self.settings.runtime_api_key
         if url is None or key is None:
             raise SettingError(NO_API, "set both in .env or in the environment")
         network = Network(environment=read_environment())
-        return RuntimeApi(url, key, allowed_hosts=frozenset(self.settings.allowed_hosts), network=network)
+        hosts = frozenset(self.settings.allowed_hosts)
+        return RuntimeApi(url, key, allowed_hosts=hosts, network=network, clock=clock or Clock())
 
     def show_path(self, path: Path) -> str:
         """Return a path as somebody in the working directory would type it."""

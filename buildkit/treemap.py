@@ -30,6 +30,9 @@ _HEADER = 20.0
 _MARGIN = 3.0
 _MIN_SIDE = 3.0
 _MIN_LABEL = (36.0, 16.0)
+_CHARACTER = 5.6  # its usual width in the stylesheets' font
+# A label that has less than this on a phone, which has a third of the width that a view is laid out for, is left out.
+_MIN_NARROW_LABEL = 48.0
 _MIN_FOLDER = (70.0, 50.0)
 
 # What a file is, by the end of its name; the stylesheets have a colour for each.
@@ -188,7 +191,8 @@ def _render_folder(node: _Node, cell: Box, depth: int) -> str:
         return fill + _render_label(f"{node.name}/", node.caption, cell)
     inner = Box(_MARGIN, _HEADER, cell.width - 2 * _MARGIN, cell.height - _HEADER - _MARGIN)
     content = "".join(_render_cells(node, Box(0, 0, inner.width, inner.height), depth - 1))
-    label = f'<text class="map-name" x="6" y="14">{_escape(node.name)}/ {node.caption}</text>'
+    title = f"{node.name}/ {node.caption}"
+    label = _render_text(title if _fits(title, cell) else f"{node.name}/", "map-name", 14, cell)
     return f"{fill}{label}<svg {_format_place(inner, Box(0, 0, cell.width, cell.height))}>{content}</svg>"
 
 
@@ -200,10 +204,22 @@ def _render_file(node: _Node, cell: Box) -> str:
 def _render_label(name: str, caption: str, cell: Box) -> str:
     if cell.width < _MIN_LABEL[0] or cell.height < _MIN_LABEL[1]:
         return ""
-    label = f'<text x="5" y="14">{_escape(name)}</text>'
-    if cell.height >= 2 * _MIN_LABEL[1]:
-        label += f'<text class="map-size" x="5" y="28">{caption}</text>'
+    label = _render_text(name, "map-file", 14, cell)
+    if cell.height >= 2 * _MIN_LABEL[1] and _fits(caption, cell):
+        label += _render_text(caption, "map-size", 28, cell)
     return label
+
+
+def _render_text(text: str, kind: str, y: int, cell: Box) -> str:
+    """Return a text for a cell, shortened if need be."""
+    shown = text if _fits(text, cell) else f"{text[: int((cell.width - 8) / _CHARACTER) - 1]}…"
+    needed = min(_MIN_NARROW_LABEL, len(text) * _CHARACTER + 8)
+    roomy = " map-roomy" if cell.width / 3 < needed else ""
+    return f'<text class="{kind}{roomy}" x="5" y="{y}">{_escape(shown)}</text>'
+
+
+def _fits(text: str, cell: Box) -> bool:
+    return len(text) * _CHARACTER + 8 <= cell.width
 
 
 def _format_place(cell: Box, box: Box) -> str:

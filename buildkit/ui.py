@@ -17,7 +17,7 @@ from buildkit.files import append_regular
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from buildkit.models import Finding
     from buildkit.secret import ApiKey
@@ -49,6 +49,7 @@ class Ui:
         self._github_output = github_output
         self._annotates = annotates
         self._key = key if key and key.is_searchable else None
+        self._console: Console | None = None
 
     def report(self, line: str) -> None:
         """Write a progress message."""
@@ -106,6 +107,25 @@ class Ui:
             self._github_output = ""  # one warning is enough
 
     @contextmanager
+    def keeping(self, draw: Callable[[], RenderableType]) -> Iterator[None]:
+        """Keep what `draw` returns at the bottom of the terminal while the block runs; elsewhere, do nothing.
+
+        Messages scroll above it.
+        """
+        if sys.stderr is None or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console as RichConsole
+        from rich.live import Live
+
+        with Live(get_renderable=draw, console=RichConsole(stderr=True), transient=True, refresh_per_second=4) as live:
+            self._console = live.console
+            try:
+                yield
+            finally:
+                self._console = None
+
+    @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
         """Give a function to call with the bytes done and, if it is known, their total (otherwise 0)."""
         console = _find_console()
@@ -130,7 +150,11 @@ class Ui:
         return text if self._program == PROGRAM else text.replace(f"`{PROGRAM} ", f"`{self._program} ")
 
     def _write(self, stream: IO[str] | None, text: str) -> None:
-        _write(stream, self._key.scrub(text) if self._key else text)
+        text = self._key.scrub(text) if self._key else text
+        if self._console is not None and stream is sys.stderr:
+            self._console.out(text, end="", highlight=False)
+        else:
+            _write(stream, text)
 
 
 class _PlainProgress:

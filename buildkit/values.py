@@ -97,6 +97,18 @@ def parse_integer(low: int, high: int) -> Callable[[str, str], int]:
     return parse
 
 
+def parse_size(value: str, name: str) -> int:
+    """Return a number of bytes, such as 75GB.
+
+    >>> parse_size("1.5GB", "--keep-free")
+    1500000000
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([kMGT]?)B?", value)
+    if match is None:
+        raise SettingError(f"{name} is not a size: {value!r}", f"set {name} to a size such as 75GB")
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
+
+
 def parse_time(value: str, name: str) -> int:
     """Return a time in seconds since the epoch that a tar header can hold."""
     return parse_integer(0, _MAX_TIME)(value, name)

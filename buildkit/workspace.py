@@ -28,6 +28,8 @@ STAT_CACHE = ".context-cache"
 DOCKERFILE = "Dockerfile"
 INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
+BUILD_LOG = "build.log"
+JOURNAL = "images.jsonl"
 SBOM = "sbom.cdx.json"
 ATTESTATIONS = "attestations.json"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
@@ -40,6 +42,7 @@ _OURS = frozenset(
         DOCKERFILE,
         INSTRUCTIONS,
         MANIFEST,
+        BUILD_LOG,
         SBOM,
         ATTESTATIONS,
         *PROGRAMS,
@@ -96,6 +99,7 @@ class Workspace(Folder):
         return (
             not names
             or self._has_marker()
+            or names == {JOURNAL}  # passed on alone, from one CI job to the next
             or any(self._read_record(name).keys() >= {"schema", "made_from"} for name in names & set(_STATES))
         )
 
@@ -146,7 +150,7 @@ class Workspace(Folder):
                     f"cannot create {self.name}: {error.strerror}", f"set another {self.setting}"
                 ) from error
             self._check_files()
-            if not os.listdir(self.path):
+            if os.listdir(self.path) in ([], [JOURNAL]):
                 self.write(MARKER, _SIGNATURE + b"*\n")
             yield
 

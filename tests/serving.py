@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -76,6 +77,7 @@ class Served:
     Attributes:
         folder: Its working directory, with the data in `runtime-server` and the engine's files in `engine`.
         settings: Environment variables in addition to the usual ones.
+        authority: Of the server's certificate.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class Served:
     settings: dict[str, str] = field(default_factory=dict)
     url: str = ""
     key: str = ""
+    authority: Path | None = None
 
     def __enter__(self) -> Self:
         self.install_engine()
@@ -187,6 +190,9 @@ class Served:
 
     def connect(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
+        if parts.scheme == "https":
+            tls = ssl.create_default_context(cafile=self.authority)
+            return http.client.HTTPSConnection(str(parts.hostname), parts.port, timeout=30, context=tls)
         return http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)
 
     def post(self, form: tuple[bytes, str], **headers: str) -> Answer:

@@ -1,7 +1,7 @@
 """A small program in the place of docker: it keeps what it built as files, and does what the Dockerfile asks for.
 
-`RUN sleep N` takes that long, `RUN fail` fails, and `RUN lose` fails because the engine has gone away. Its folder is
-`STAND_IN_DOCKER`; while a file `down` is in it, no engine responds.
+`RUN sleep N` takes that long, `RUN fail` fails, and `RUN lose` fails because the engine has gone away. `RUN on BASE …`
+does so only for that base image. Its folder is `STAND_IN_DOCKER`; while a file `down` is in it, no engine responds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     return fail(GONE) if (FOLDER / "down").exists() else execute(arguments)
 
 
-def execute(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:  # noqa: PLR0911 - one case for each command
     match arguments:
         case ["version", *_]:
             say(json.dumps({"Client": {"Version": "20.10.24"}, "Server": {"Version": "20.10.24"}}))
@@ -37,6 +37,18 @@ def execute(arguments: list[str]) -> int:
             return 0
         case ["image", "inspect", image]:
             return inspect(image)
+        case ["images", _]:
+            for path in sorted(FOLDER.glob("name-*")):
+                say(path.read_text())
+            return 0
+        case ["info", *_]:
+            say(str(FOLDER))
+            return 0
+        case ["run", *_, image, "-c", _]:
+            known = json.loads((FOLDER / "libraries").read_text())
+            (FOLDER / "examined").open("a").write(f"{image}\n")
+            say(f"libc: {known[image]}\npython: Python 3.12.1")
+            return 0
         case ["push", image]:
             (FOLDER / "pushed").open("a").write(f"{image}\n")
             return 0
@@ -59,9 +71,12 @@ def build(options: list[str]) -> int:
     with gzip.open(sys.stdin.buffer) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as tar:
         files = {m.name.removeprefix("./"): (f.read() if (f := tar.extractfile(m)) else b"") for m in tar}
     lines = files["Dockerfile"].decode().splitlines()
+    base = next((value.removeprefix("BASE_IMAGE=") for name, value in given if name == "--build-arg"), "")
+    with (FOLDER / "begun").open("a") as begun:
+        begun.write(f"{base}\n")
     for number, line in enumerate(lines, 1):
         say(f"#{number} [{number}/{len(lines)}] {line}")
-        code = run(number, line)
+        code = run(number, line, base)
         if code:
             return code
     image_id = "sha256:" + hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
@@ -69,14 +84,22 @@ def build(options: list[str]) -> int:
         if name == "--tag":
             record = {"Id": image_id, "Created": "2026-01-01T00:00:00Z", "Size": sum(map(len, files.values()))}
             store(value).write_text(json.dumps([record]))
+            (FOLDER / f"name-{store(value).name}").write_text(value)
     with (FOLDER / "built").open("a") as built:
         built.write(f"{image_id}\n")
     receipt.write_text(image_id)
     return 0
 
 
-def run(number: int, line: str) -> int:
+def run(number: int, line: str, base: str = "") -> int:
     match line.split():
+        case ["RUN", "on", wanted, *words]:
+            return run(number, " ".join(["RUN", *words])) if base.endswith(wanted) else 0
+        case ["RUN", "limit"] if not (FOLDER / "limited").exists():
+            (FOLDER / "limited").touch()
+            return fail("ERROR: failed to solve: toomanyrequests: rate exceeded")
+        case ["RUN", "refuse", *words]:
+            return fail("ERROR: " + " ".join(words))
         case ["RUN", "sleep", seconds]:
             time.sleep(float(seconds))
         case ["RUN", "fail"]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browsing import launch_chromium, log_in, needs_chromium
 from tests.pages import PageServer
 
 if TYPE_CHECKING:
@@ -18,36 +19,20 @@ if TYPE_CHECKING:
 
     from tests.commands import Command
 
-CHROMIUM = Path("/usr/bin/chromium")
 # `UPDATE_SCREENSHOTS=1 pytest -m browser` renews the images of the docs; otherwise a run leaves the checkout alone.
 IMAGES = Path(__file__).parent.parent / "docs/images" if os.environ.get("UPDATE_SCREENSHOTS") else None
-# Without these, Chromium looks up its maker's hosts.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 PREFIX = "registry.example.com/runtime/agent-server"
 BASES = ("nikolaik/python-nodejs:python3.12-nodejs22", "python:3.13-slim")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (Debian's package chromium)"),
-]
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A browser for all tests."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launch_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +52,10 @@ def page(browser: Browser, server: PageServer) -> Iterator[Page]:
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
-        log_in(page, server)
+        log_in(page, server.url, server.key)
         problems.clear()  # the login page comes with 401, which Chromium reports
         yield page
         assert not problems
-
-
-def log_in(page: Page, server: PageServer) -> None:
-    page.goto(server.url)
-    page.get_by_label("Key").fill(server.key)
-    page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("heading", name="Builds")).to_be_visible()
 
 
 def list_source() -> dict[str, bytes]:
@@ -173,7 +151,7 @@ def test_screenshots(browser: Browser, server: PageServer, size: str, scheme: st
     viewport = {"width": width, "height": height}
     with browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce") as context:  # type: ignore[arg-type]  # plain texts and a plain dict
         page = context.new_page()
-        log_in(page, server)
+        log_in(page, server.url, server.key)
         failed = server.find("FAILURE").id
         for name, path in {"builds": "/", "build": f"/builds/{failed}", "map": f"/builds/{failed}/context"}.items():
             page.goto(server.url + path)
@@ -185,8 +163,8 @@ def test_screenshots(browser: Browser, server: PageServer, size: str, scheme: st
 def test_every_page_works_without_scripts(browser: Browser, server: PageServer) -> None:
     with browser.new_context(java_script_enabled=False) as context:
         page = context.new_page()
-        log_in(page, server)
-        page.get_by_role("link", name=":91ab3f0-dev").click()
+        log_in(page, server.url, server.key)
+        page.get_by_role("link").filter(has_text=":91ab3f0-dev").click()
         expect(page.locator(".failure")).to_contain_text("No module named 'openhands.sdk'")
         page.get_by_role("link", name="Context").click()
         folder = page.locator(".map-view:last-of-type svg.map > a").first
@@ -206,7 +184,7 @@ def test_every_page_works_without_scripts(browser: Browser, server: PageServer) 
 
 def test_the_list_updates_itself_and_is_filtered(page: Page, server: PageServer) -> None:
     build = server.add_without_context(target_image="registry.example.com/new/thing:1")
-    expect(page.get_by_role("link", name="new/thing:1")).to_be_visible(timeout=10_000)
+    expect(page.get_by_role("link").filter(has_text="new/thing:1")).to_be_visible(timeout=10_000)
     server.server.cancel(build.id)
     expect(page.get_by_role("row").filter(has_text="new/thing:1")).to_contain_text("Cancelled", timeout=10_000)
     page.get_by_label("Status").select_option("FAILURE")

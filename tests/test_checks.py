@@ -89,6 +89,8 @@ def test_nothing_is_wrong_with_what_works(tree: Path, settings: dict[str, Any]) 
         ("poetry-app", {"server_command": "uvicorn cook_book.app:app"}, "starts uvicorn", "SERVER_COMMAND=cook"),
         ("pdm-app", {"server_module": "pdm_ap"}, "pdm_ap is neither packed", "SERVER_MODULE=pdm_app"),
         ("setup-py", {}, "neither packed", "SERVER_COMMAND=tinyd or SERVER_COMMAND=tinyctl"),
+        ("single-package", {"server_module": "tiny_server.gone"}, "neither packed", "SERVER_MODULE=tiny_server"),
+        ("workspace-today", {"server_module": "openhands.sdk"}, "without __main__.py", "openhands.agent_server"),
     ],
     indirect=["tree"],
 )
@@ -104,7 +106,16 @@ def test_a_server_that_cannot_be_found_is_an_error_with_examples(
 @project("requirements-app")
 def test_a_server_may_come_with_another_package_if_nothing_is_locked(tree: Path) -> None:
     assert not find_one(tree, server_command="hypercorn app.main:app").is_error
-    assert not find_one(tree, server_command="uvicorn app.gone:app").is_error
+    assert not find_one(tree, server_module="other.server").is_error
+    assert find_one(tree, server_module="app.gone").is_error
+    assert find_one(tree, server_command="uvicorn app.gone:app").is_error
+
+
+@project("poetry-app")
+def test_a_server_may_be_in_a_locked_package_of_that_name(tree: Path) -> None:
+    assert find_one(tree).is_error
+    (tree / "poetry.lock").write_text('[[package]]\nname = "openhands-agent-server"\nversion = "1"\n')
+    assert find(tree) == []
 
 
 @project("workspace-today")
@@ -315,6 +326,16 @@ def test_all_problems_are_found_at_once(tree: Path) -> None:
 @project("scm-package")
 def test_a_dockerfile_of_the_sources_own_asks_for_nothing_else(tree: Path) -> None:
     write(tree, "Dockerfile.own", "FROM scratch\n")
+    write(tree, ".dockerignore", "pair\n")
     (tree / "requirements.txt").unlink()
     commit_all(tree)
     assert find(tree, dockerfile="Dockerfile.own", base_image="python:3.14") == []
+
+
+@project("scm-package")
+def test_a_package_whose_project_file_is_left_out_is_not_installed(tree: Path) -> None:
+    write(tree, ".dockerignore", "pyproject.toml\n")
+    assert "starts pair" in find_one(tree, server_command="pair").message  # which installing it would bring
+    assert find(tree, server_module="pair.main") == []
+    write(tree, ".dockerignore", "pyproject.toml\nrequirements.txt\n")
+    assert find(tree, server_module="pair.main")[0].fix == "set INCLUDE=/requirements.txt"

@@ -27,10 +27,7 @@ def compress(data: bytes, compression: str) -> bytes:
     file = io.BytesIO()
     with GzipWriter(file.write, find_compressor(compression)) as writer:
         for start in range(0, len(data), BLOCK_BYTES):
-            block = writer.take_block()
-            piece = data[start : start + BLOCK_BYTES]
-            block[: len(piece)] = piece
-            writer.write(block, len(piece))
+            writer.write(data[start : start + BLOCK_BYTES])
     return file.getvalue()
 
 
@@ -104,7 +101,7 @@ def test_a_full_disk_is_raised_in_the_thread_that_reads_and_nobody_hangs(blocks:
     def write_all() -> None:
         with GzipWriter(FullDisk().write, find_compressor()) as writer:
             for _ in range(blocks):
-                writer.write(writer.take_block(), BLOCK_BYTES)
+                writer.write(bytes(BLOCK_BYTES))
 
     with pytest.raises(OSError, match="no space left"):
         write_all()
@@ -113,7 +110,7 @@ def test_a_full_disk_is_raised_in_the_thread_that_reads_and_nobody_hangs(blocks:
 def test_a_failure_of_the_reader_ends_the_compressor_too() -> None:
     def fail_midway() -> None:
         with GzipWriter(io.BytesIO().write, find_compressor()) as writer:
-            writer.write(writer.take_block(), BLOCK_BYTES)
+            writer.write(bytes(BLOCK_BYTES))
             raise ZeroDivisionError
 
     before = threading.active_count()

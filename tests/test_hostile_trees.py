@@ -214,10 +214,10 @@ def test_69_a_fifo_in_the_way_of_git_stops_it_in_time(git_repo: Path, place: str
     assert list_children() == []
 
 
-def test_69_a_fifo_that_nothing_reads_is_in_nobodys_way(git_repo: Path) -> None:
+def test_69_a_fifo_where_attributes_belong_is_refused(git_repo: Path) -> None:
     os.mkfifo(git_repo / ".gitattributes")
-    (git_repo / "README.md").write_text("edited")
-    assert list(make_tree(git_repo).find_changes()) == ["README.md"]
+    with pytest.raises(LocalError, match=r"\.gitattributes is not a file"):
+        make_tree(git_repo).find_changes()
 
 
 @pytest.mark.parametrize("pattern", ["**/**/**/**/x", "**/a/**/a/**/a/**/a/**/x", "a*a*a*a*a*a*a*a*a*b/**"])

@@ -31,7 +31,23 @@ FOLDERS = (
     "agent-server",
     "openhands",
 )
-TOOLS = ("sh", "sed", "mkdir", "touch", "cp", "chmod", "cat", "rm", "install", "grep", "tr", "head")
+TOOLS = (
+    "sh",
+    "sed",
+    "mkdir",
+    "touch",
+    "cp",
+    "chmod",
+    "cat",
+    "rm",
+    "install",
+    "grep",
+    "tr",
+    "head",
+    "dirname",
+    "readlink",
+    "sort",
+)
 MANAGERS = {
     "apt-get": "apt-get -o Acquire::Retries=5 install -y --no-install-recommends",
     "apk": "apk add --no-cache",
@@ -95,11 +111,24 @@ def find_run(target: str, words: str, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("manager", MANAGERS)
-def test_the_base_packages_are_installed_by_the_manager_that_is_there(base: Base, manager: str) -> None:
+def test_nothing_is_fetched_if_the_base_image_has_every_package(base: Base, manager: str) -> None:
+    base.add("curl")
     base.add(manager)
+    base.add("dpkg-query", "shift 2; for name; do echo install ok installed; done")
+    base.add("rpm")
     result = base.run(find_run("source-minimal", "sudo tar"))
     assert result.returncode == 0, result.stderr
-    (call,) = [call for call in base.calls(manager) if "sudo" in call]
+    assert not [
+        line for line in base.log.read_text().splitlines() if line.startswith(MANAGERS[manager].split(" inst")[0])
+    ]
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+def test_the_base_packages_are_installed_by_the_manager_that_is_there(base: Base, manager: str) -> None:
+    base.add(manager, '[ "$1" != info ]')
+    result = base.run(find_run("source-minimal", "sudo tar"))
+    assert result.returncode == 0, result.stderr
+    (call,) = [call for call in base.calls(manager) if "sudo" in call and " info " not in call]
     assert call.startswith(MANAGERS[manager] + " bash ca-certificates curl git")
     assert ("tini" in call.split()) == (manager in {"apt-get", "apk"})
     assert "tmux" in call.split()
@@ -126,7 +155,7 @@ def test_a_failing_package_manager_fails_the_build(base: Base) -> None:
 @pytest.mark.parametrize("feature", ["docker", "desktop"])
 def test_a_feature_on_another_family_names_itself(base: Base, feature: str) -> None:
     base.add("apk")
-    result = base.run(find_run("source", f"feature '{feature}'"))
+    result = base.run(find_run("source", f"feature '{feature}'", features=frozenset({feature})))
     assert result.returncode == 1
     assert f"'{feature}' needs a base image of the Debian or Ubuntu family" in result.stderr
     assert "FEATURES" in result.stderr
@@ -224,12 +253,51 @@ def test_vs_code_left_out_is_said_and_unchecked_is_refused(base: Base) -> None:
     ],
 )
 def test_the_health_check_asks_where_the_server_listens(base: Base, command: list[str], address: str) -> None:
-    base.add("curl")
+    base.add("curl", "echo 200")
     (base.root / "proc/1/cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in command))
     script = (PROGRAMS / "health.sh").read_text()
-    result = base.run(f"RUN set -- 8000\n{script}")
+    result = base.run(f"RUN set -- 8000\n{script.replace('/health', 'HEALTH')}")
     assert result.returncode == 0, result.stderr
-    assert base.calls("curl") == [f"curl -fsS -o /dev/null --max-time 4 http://{address}/health"]
+    assert base.calls("curl") == [f"curl -sS -o /dev/null -w %{{http_code}} --max-time 4 http://{address}HEALTH"]
+
+
+@pytest.mark.parametrize(
+    ("status", "is_alive"),
+    [("200", True), ("204", True), ("302", True), ("401", True), ("403", True), ("404", False), ("503", False)],
+)
+def test_a_server_is_alive_if_it_responds_or_asks_for_a_key(base: Base, status: str, is_alive: bool) -> None:
+    base.add("curl", f"echo {status}")
+    (base.root / "proc/1/cmdline").write_bytes(b"tini\0server\0")
+    script = (PROGRAMS / "health.sh").read_text().replace("/health", "HEALTH")
+    result = base.run(f"RUN set -- 8000 PING\n{script}")
+    assert (result.returncode == 0) is is_alive
+    assert base.calls("curl")[0].endswith("http://127.0.0.1:8000PING")
+
+
+def test_a_server_that_does_not_respond_is_not_alive(base: Base) -> None:
+    base.add("curl", "echo 000; exit 7")
+    (base.root / "proc/1/cmdline").write_bytes(b"tini\0server\0")
+    script = (PROGRAMS / "health.sh").read_text().replace("/health", "HEALTH")
+    assert base.run(f"RUN set -- 8000\n{script}").returncode == 7
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_no_package_manager_runs_if_everything_is_there(base: Base, missing: bool) -> None:
+    line = "dpkg-query: no packages found matching tmux" if missing else "install ok installed"
+    base.add("apt-get")
+    base.add("dpkg-query", f"echo 'install ok installed'; echo '{line}' >&2")
+    result = base.run(find_run("source-minimal", "sudo tar"))
+    assert result.returncode == 0, result.stderr
+    ran = [line for line in base.log.read_text().splitlines() if line.startswith("apt-get")]
+    assert bool(ran) is missing
+
+
+def test_on_an_rpm_base_nothing_runs_either_if_everything_is_there(base: Base) -> None:
+    base.add("rpm")
+    base.add("dnf")
+    result = base.run(find_run("source-minimal", "sudo tar"))
+    assert result.returncode == 0, result.stderr
+    assert not [line for line in base.log.read_text().splitlines() if line.startswith("dnf")]
 
 
 def test_a_copied_python_starts_from_its_folder(tmp_path: Path) -> None:
@@ -249,3 +317,52 @@ def test_a_copied_python_starts_from_its_folder(tmp_path: Path) -> None:
     assert not list(folder.rglob("site-packages"))
     assert "--force-rpath --set-rpath $ORIGIN/../lib" in (tmp_path / "calls").read_text()
     assert not list((folder / "lib").glob("libc.so*"))
+
+
+def install_agents(base: Base, *, wheel: str = "exit 0") -> subprocess.CompletedProcess[str]:
+    """Run the program that installs ACP agents; `npm` of the Node in the wheel installs one that is called `agent`."""
+    (base.root / "usr/local/bin").mkdir(parents=True)
+    for name, script in {
+        "bin/node": f'case $1 in -e) {wheel} ;; esac\nmkdir -p "$ACP_NODE_DIR/bin"; touch "$ACP_NODE_DIR/bin/agent"',
+        "lib/node_modules/npm/bin/npm-cli.js": "",
+    }.items():
+        path = base.root / "tmp/node" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    script = (PROGRAMS / "agents.sh").read_text().split("\n", 1)[1]
+    return base.run(f"RUN export ACP_NODE_DIR=/opt/acp-node; set -- /tmp/node agent@1\n{script}")
+
+
+def test_the_agents_are_started_with_the_node_that_the_base_image_lacks(base: Base) -> None:
+    result = install_agents(base)
+    assert result.returncode == 0, result.stderr
+    started = (base.root / "usr/local/bin/agent").read_text()
+    assert f'PATH="{base.root}/opt/acp-node/bin:$PATH"' in started
+    assert f'exec "{base.root}/opt/acp-node/bin/agent"' in started
+    assert (base.root / "opt/acp-node/lib/node_modules/npm").is_dir()
+    assert (base.root / "etc/claude-code/managed-settings.json").is_file()
+    assert not (base.root / "usr/local/bin/node").exists()
+
+
+def test_a_node_of_the_base_image_is_used_if_it_is_new_enough(base: Base) -> None:
+    base.add("node", 'case $1 in -e) exit 0 ;; esac; mkdir -p "$ACP_NODE_DIR/bin"; touch "$ACP_NODE_DIR/bin/agent"')
+    base.add("npm")
+    result = install_agents(base)
+    assert result.returncode == 0, result.stderr
+    assert f'PATH="{base.root}/bin:$PATH"' in (base.root / "usr/local/bin/agent").read_text()
+    assert not (base.root / "opt/acp-node/bin/node").exists()
+
+
+def test_an_old_node_of_the_base_image_is_not_used(base: Base) -> None:
+    base.add("node", "exit 1")
+    base.add("npm")
+    assert install_agents(base).returncode == 0
+    assert (base.root / "opt/acp-node/bin/node").is_file()
+
+
+def test_agents_whose_node_cannot_run_are_left_out_with_a_line_that_says_so(base: Base) -> None:
+    result = install_agents(base, wheel="exit 127")
+    assert result.returncode == 0
+    assert "the ACP agents are left out" in result.stdout
+    assert not (base.root / "opt/acp-node").exists()

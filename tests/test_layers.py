@@ -38,7 +38,7 @@ ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.puten
 HANDLERS = {"signal.signal", "signal.set_wakeup_fd", "signal.pthread_sigmask", "signal.sigwait", "signal.setitimer"}
 # Where a broad `except` does not raise again: the last resort of the command line, and a thread whose error is raised
 # by the one that waits for it.
-LAST_RESORTS = {"cli", "archive.compressor"}
+LAST_RESORTS = {"cli", "archive.compressor", "bulk.workers"}
 # Most of the time of a short run would be the import of these.
 HEAVY = {"requests", "urllib3", "httpcore", "jinja2", "pathspec", "isal", "dotenv", "rich"}
 
@@ -97,9 +97,9 @@ def list_imports(node: ast.AST) -> Iterator[str]:
 
 
 def find_layer(name: str) -> int:
-    """Return the height of a module: tools, then `task`, then the tasks, then `all`, then `cli`."""
-    heights = {"task": 1, "tasks.all": 3, "cli": 4}
-    return heights.get(name, 2 if name.startswith("tasks.") else 0)
+    """Return the height of a module: tools, then `task`, then the tasks, then what is made of them, then `cli`."""
+    heights = {"task": 1, "tasks.all": 3, "tasks.images": 4, "cli": 5}
+    return heights.get(name, 2 if name.startswith("tasks.") else 3 if name.startswith("bulk.") else 0)
 
 
 MODULES = [Module(path) for path in sorted(PACKAGE.rglob("*.py")) if "templates" not in path.parts]

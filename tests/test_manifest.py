@@ -9,8 +9,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from buildkit.command import StartCommand
+from buildkit.contract import ImageContract
 from buildkit.errors import SettingError
 from buildkit.models import TARGETS, Target
+from buildkit.settings import Settings
 from buildkit.tasks.manifest import ManifestRequest, render_manifest
 from buildkit.workspace import Workspace
 
@@ -31,8 +34,9 @@ KUBERNETES_VERSIONS = ("1.25", "1.28", "1.30", "1.33")
 def render(output_dir: Path) -> Render:
     """Return a function that renders the manifest of an image."""
 
-    def render_with(image: str = IMAGE, target: str = "binary", **values: Any) -> str:
-        return render_manifest(Workspace(output_dir), ManifestRequest(Target(target), image, **values))
+    def render_with(image: str = IMAGE, target: str = "binary", settings: Settings | None = None, **values: Any) -> str:
+        contract = ImageContract.from_settings(settings or Settings(), Target(target), None)
+        return render_manifest(Workspace(output_dir), ManifestRequest(contract, image, **values))
 
     return render_with
 
@@ -106,6 +110,26 @@ def test_probes_ask_alive_and_ready(render: Render) -> None:
     container = read_container(render(IMAGE, target="source"))
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
     assert paths == {"startup": "/alive", "liveness": "/alive", "readiness": "/ready"}
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_a_server_of_another_kind_is_asked_by_the_health_check_of_its_image(render: Render, version: str) -> None:
+    command = StartCommand("uvicorn", ("app:app", "--port", "9000"))
+    text = render(settings=Settings(server_command=command, server_port=9000, health_path="/ping"))
+    for document in read(text):
+        kubernetes_validate.validate(document, version, strict=True)
+    container = read_container(text)
+    for name in ("startup", "liveness", "readiness"):
+        assert container[f"{name}Probe"]["exec"] == {"command": ["agent-server-health", "9000", "/ping"]}
+    assert container["ports"][0]["containerPort"] == 9000
+    assert "args" not in container
+
+
+def test_a_port_that_a_command_would_not_be_given_is_refused(render: Render) -> None:
+    settings = Settings(server_command=StartCommand("uvicorn", ("app:app",)))
+    with pytest.raises(SettingError, match="SERVER_COMMAND decides the port"):
+        render(settings=settings, port=60000)
+    assert "containerPort: 8000" in render(settings=settings, port=8000)
 
 
 def test_the_session_key_comes_from_a_secret_and_nothing_else_is_in_the_environment(render: Render) -> None:

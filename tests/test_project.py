@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
@@ -171,7 +171,6 @@ def test_file_that_the_build_can_do_without_is_not_required(tmp_path: Path, syst
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[tool.uv.workspace]\nmembers = ['gone']", "'gone' is missing"),
         ("[tool.uv.workspace]\nmembers = ['bare']", "'bare' has no pyproject.toml"),
         ("[tool.uv.workspace]\nmembers = ['../x']", "outside the source directory"),
         ("[tool.uv.workspace]\nmembers = ['/x']", "outside the source directory"),
@@ -186,6 +185,21 @@ def test_file_that_the_build_can_do_without_is_not_required(tmp_path: Path, syst
 )
 def test_project_file_that_cannot_be_followed_is_refused(tmp_path: Path, text: str, said: str) -> None:
     assert said in refuse(tmp_path, text, "bare/x").message
+
+
+def test_member_that_is_locked_must_be_there(tmp_path: Path) -> None:
+    write_project(tmp_path, "[tool.uv.workspace]\nmembers = ['a', 'gone']", "a/")
+    assert read_project(tmp_path).members == ("a",)  # uv does without it, too
+    (tmp_path / "uv.lock").write_text('[[package]]\nname = "gone"\nsource = { editable = "gone" }\n')
+    with pytest.raises(LocalError, match="'gone' is missing"):
+        read_project(tmp_path)
+
+
+def test_workspace_without_members_and_lock_is_none(tmp_path: Path) -> None:
+    write_project(tmp_path, "[tool.uv.workspace]\nmembers = ['gone']", "mod/__init__.py", "requirements.txt")
+    (tmp_path / "uv.lock").unlink()
+    project = read_project(tmp_path)
+    assert (project.roots, project.packages) == ((), ("mod",))
 
 
 def test_project_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -252,12 +266,13 @@ def to_toml(value: Any) -> str:
     return json.dumps(value)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["project", "tool", "build-system"]), VALUES))
 def test_any_project_file_at_all_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, settings: Mapping[str, Any]
+    tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("source")
-    write_project(folder, "".join(f"{name} = {to_toml(value)}\n" for name, value in settings.items()), "a/", "src/x")
+    write_project(folder, "".join(f"{name} = {to_toml(value)}\n" for name, value in tables.items()), "a/", "src/x")
     try:
         assert "pyproject.toml" in read_project(folder).required
     except (LocalError, OSError) as error:
@@ -281,4 +296,16 @@ def test_a_member_whose_project_file_is_invalid_is_named(tmp_path: Path) -> None
     write_project(tmp_path, '[tool.uv.workspace]\nmembers = ["a"]', "a/")
     (tmp_path / "a" / "pyproject.toml").write_text("not toml")
     with pytest.raises(LocalError, match=r"^a/pyproject\.toml cannot be read"):
+        read_project(tmp_path)
+
+
+def test_files_that_setup_py_names_are_required(tmp_path: Path) -> None:
+    shutil.copytree(PROJECTS / "setup-py", tmp_path / "tree")
+    assert read_project(tmp_path / "tree").required == ("README.rst", "setup.py")
+
+
+def test_files_that_members_need_are_required(tmp_path: Path) -> None:
+    write_project(tmp_path, "[tool.uv.workspace]\nmembers = ['a']", "a/")
+    (tmp_path / "a" / "pyproject.toml").write_text(UNREADABLE_README)
+    with pytest.raises(LocalError, match=r"a/gone\.md"):
         read_project(tmp_path)

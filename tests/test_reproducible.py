@@ -26,7 +26,7 @@ import codecs, importlib, os, pkgutil, sys
 import buildkit
 for found in pkgutil.walk_packages(buildkit.__path__, "buildkit."):
     importlib.import_module(found.name)
-import dotenv, isal.isal_zlib
+import dotenv, isal.isal_zlib, packaging.specifiers
 codecs.lookup("unicode_escape")
 os.setgid({NOBODY})
 os.setuid({NOBODY})

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
 import re
+import resource
 import signal
 import socket
+import ssl
 import tarfile
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
+from buildkit.server.receiving import RefusalResponse, note_end_of_body
+from buildkit.server.refusals import Refused
 from tests.serving import DOCKERFILE, Served, format_json, format_multipart, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from starlette.types import Message, Scope
 
 SLOW = f"{DOCKERFILE}RUN sleep 30\n"
 
@@ -237,7 +247,7 @@ def read_events(stream: str) -> list[tuple[str, int, str]]:
     ("context", "target_image", "detail"),
     [
         (b"not gzip", "app:1", "gzip"),
-        (gzip.compress(b"not a tar" * 200), "app:1", "tar"),
+        (gzip.compress(b"not a tar" * 200, mtime=0), "app:1", "tar"),
         (pack()[:-20], "app:1", ""),
         (pack({"../evil": "x"}), "app:1", "evil"),
         (pack(), "UPPER:1", "repository"),
@@ -377,18 +387,83 @@ def test_names_outside_the_prefix_are_refused(tmp_path: Path) -> None:
         assert server.call("GET", "/image_exists", image="localhost:1/team/app:1").status == 503
 
 
-def test_connections_that_send_no_request_do_not_keep_others_out(tmp_path: Path) -> None:
-    with Served(tmp_path) as server:
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate, its key, and the authority that vouches for it."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    return folder
+
+
+@pytest.fixture(params=["http", "https"])
+def listening(request: pytest.FixtureRequest, certificate: Path, tmp_path: Path) -> Iterator[Served]:
+    """A server with and without TLS."""
+    if request.param == "http":
+        flags: tuple[str, ...] = ()
+    else:
+        pem = str(certificate / "server.pem")
+        flags = ("--tls-cert", pem, "--tls-key", pem)
+    with Served(tmp_path, flags, authority=certificate / "authority.pem") as server:
+        assert server.url.startswith(f"{request.param}://")
+        yield server
+
+
+def test_connections_that_send_no_request_do_not_keep_others_out(listening: Served) -> None:
+    parts = urlsplit(listening.url)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    beginnings = (b"", b"P", b"POST /build HTTP/1.1\r\nHost: a\r\n", b"\x16\x03\x01\x02\x00\x01")
+    with contextlib.ExitStack() as idle:
+        for number in range(1500):
+            connection = idle.enter_context(socket.create_connection((parts.hostname, parts.port), 5))
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(beginnings[number % len(beginnings)])
+        assert listening.call("GET", "/health").status == 200
+        assert len(os.listdir(f"/proc/{listening.process.pid}/fd")) < 400
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(certificate: Path, tmp_path: Path) -> None:
+    pem = str(certificate / "server.pem")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    trusting = ssl.create_default_context(cafile=certificate / "authority.pem")
+    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with Served(tmp_path, ("--tls-cert", pem, "--tls-key", pem)) as server:
         parts = urlsplit(server.url)
-        idle = []
-        for number in range(700):
-            connection = socket.create_connection((parts.hostname, parts.port), 5)
-            connection.sendall(b"POST /build HTTP/1.1\r\nHost: a\r\n" if number % 2 else b"P")
-            idle.append(connection)
-        assert server.call("GET", "/health").status == 200
-        assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < 400
-        for connection in idle:
-            connection.close()
+        with socket.create_connection((parts.hostname, parts.port), 20) as connection:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    connection.sendall(outgoing.read())
+                    incoming.write(connection.recv(65536))
+            tls.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            connection.sendall(outgoing.read())
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                incoming.write(connection.recv(65536))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    answer += tls.read()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_server_with_idle_connections_stops_at_once(listening: Served) -> None:
+    parts = urlsplit(listening.url)
+    with contextlib.ExitStack() as idle:
+        for beginning in (b"", b"P", b"\x16\x03\x01\x02\x00\x01"):
+            idle.enter_context(socket.create_connection((parts.hostname, parts.port), 5)).sendall(beginning)
+        assert listening.call("GET", "/health").status == 200
+        listening.process.terminate()
+        assert listening.process.wait(10) == 0
+
+
+def test_a_context_is_uploaded_and_its_log_followed_over_either_scheme(listening: Served) -> None:
+    build_id = listening.post(format_json(pack({"a": os.urandom(3_000_000)}))).record["build_id"]
+    assert listening.wait(build_id)["status"] == "SUCCESS"
+    headers = {"Accept": "text/event-stream"}
+    assert b"event: end" in listening.call("GET", "/build_logs", headers=headers, build_id=build_id).body
 
 
 @pytest.mark.slow
@@ -460,6 +535,13 @@ def test_more_keys_can_be_created_while_it_runs(tmp_path: Path) -> None:
         assert (build["build_id"], build["owner"]) == (build_id, "second")
 
 
+def test_a_server_needs_no_url_with_its_key(tmp_path: Path) -> None:
+    key = "only-the-server-knows-this-key"
+    with Served(tmp_path, settings={"RUNTIME_API_KEY": key}) as server:
+        assert "created a key" not in server.read_err()
+        assert server.call("GET", "/builds").status == 200
+
+
 def test_two_servers_do_not_share_a_directory(tmp_path: Path) -> None:
     with Served(tmp_path) as server:
         ended = server.run()
@@ -490,3 +572,25 @@ def test_what_cannot_be_served_is_refused_at_once(
     assert text in ended.stderr
     assert ended.stdout == ""
     assert re.search(r"^error: .+\nfix:   .+$", ended.stderr, re.MULTILINE)
+
+
+def test_a_refusal_waits_for_the_rest_of_a_body_only_if_there_is_one() -> None:
+    sent: list[Message] = []
+    scope: Scope = {"type": "http", "method": "POST", "path": "/build", "headers": []}
+    pieces = [{"type": "http.request", "body": b"a", "more_body": more} for more in (True, True, False)]
+
+    async def receive() -> Message:
+        return pieces.pop(0)  # a fourth piece would be an error
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def refuse_twice() -> None:
+        refusal, noted = RefusalResponse(Refused(HTTPStatus.CONFLICT, "no")), note_end_of_body(scope, receive)
+        await noted()
+        await refusal(scope, noted, send)
+        await RefusalResponse(Refused(HTTPStatus.CONFLICT, "no"))(scope, noted, send)
+
+    asyncio.run(refuse_twice())
+    assert not pieces
+    assert [message["status"] for message in sent if "status" in message] == [409, 409]

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.server.bodies import BuildFields, InvalidBody, JsonBody, MultipartBody, open_body
-from buildkit.server.fields import MAX_FIELD_BYTES
+from buildkit.server.fields import MAX_FIELD_BYTES, BuildFields
+from buildkit.server.json_body import JsonBody
+from buildkit.server.multipart_body import MultipartBody
+from buildkit.server.refusals import InvalidBody
+from buildkit.server.upload import open_body
 
 CONTEXT = bytes(range(256)) * 5 + b"\xff\xff\xfe\x3f\xfb"
 TEXT = base64.b64encode(CONTEXT).decode()

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buildkit.archive import tar
-from buildkit.server.contexts import Contexts, InvalidContext, Limits, TooLarge
+from buildkit.server.contexts import Contexts
+from buildkit.server.receiver import Limits
 from buildkit.server.records import Build
-from buildkit.server.rejections import Rejected
+from buildkit.server.refusals import InvalidContext, Refused, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,7 +238,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     code = """
 import errno, resource, signal, sys, os
 from pathlib import Path
-from buildkit.server.contexts import Contexts, Limits
+from buildkit.server.contexts import Contexts
+from buildkit.server.receiver import Limits
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 receiver = Contexts(Path(sys.argv[1])).receive(Limits())
@@ -263,7 +265,7 @@ def test_damage_of_the_gzip_anywhere_gives_no_other_error(
     damaged = data[:at] + noise + data[at + len(noise) :]
     contexts.delete_unused(set())
     is_stored = False
-    with suppress(Rejected):
+    with suppress(Refused):
         store(contexts, damaged if compressed else compress_bytes(damaged))
         is_stored = True
     assert len(list((tmp_path / "contexts").iterdir())) == is_stored
@@ -281,7 +283,7 @@ def test_a_damaged_header_with_a_right_checksum_gives_no_other_error(
         if any(data[start : start + 512]):
             data[start + 148 : start + 156] = b" " * 8
             data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
-    with suppress(Rejected):
+    with suppress(Refused):
         store(contexts, compress_bytes(data))
 
 

@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from html import unescape
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -96,16 +96,19 @@ def name_image(number: int) -> str:
     return f"app:{number}"
 
 
-def find_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return str(free.getsockname()[1])
+def find_port(random_: random.Random) -> str:
+    """Return a free port that the system gives to no connection, or a client could take it while no server runs."""
+    while True:
+        port = random_.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return str(port)
 
 
 class Sweep:
     """One server, killed again and again, and what was seen of its builds."""
 
     def __init__(self, folder: Path, random_: random.Random) -> None:
-        port = find_port()
+        port = find_port(random_)
         self.server = Served(
             folder, settings={"RUNTIME_API_KEY": KEY, "SERVE_PORT": port, "RUNTIME_API_URL": "http://127.0.0.1"}
         )

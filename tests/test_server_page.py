@@ -69,6 +69,7 @@ def check_inert(html: str, scripts: int = 1) -> None:
     assert not [value for value in targets if not re.match(r"/(?!/)|[#?]", value)]
 
 
+@settings(deadline=None)
 @given(hostile)
 def test_a_log_line_is_spans_of_known_classes_and_text(line: str) -> None:
     html = render_line(line)
@@ -106,6 +107,7 @@ def test_names_and_logs_from_outside_are_never_markup(server: PageServer, name: 
         check_inert(html)
 
 
+@settings(deadline=None)
 @given(path=hostile, name=hostile)
 def test_paths_in_a_context_are_never_markup(path: str, name: str) -> None:
     treemap = render_treemap([(path, 1000), (f"{path}/{name}", 10), (f"{name}/{path}/x", 9), ("Dockerfile", 5)])

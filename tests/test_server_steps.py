@@ -117,7 +117,7 @@ def test_json_progress_becomes_the_lines_of_plain_progress(indent: int | None) -
     output = "\n".join(json.dumps(record, indent=indent) for record in records) + "\nERROR: failed to solve\n{broken}"
     translate = JsonProgress()
     lines = [text for line in output.encode().split(b"\n") for text in translate(line)]
-    assert lines[:3] == ["#1 [2/2] RUN make \\ all", "#1 0.500 half line", r"#1 0.500 \x1b[31mred"]
+    assert lines[:3] == ["#1 [2/2] RUN make \\ all", "#1 0.500 half line", "#1 0.500 \x1b[31mred"]
     assert sum(line.count("x" * 100) for line in lines[3:6]) >= 390
     assert lines[6:] == [
         "#2 [1/2] FROM a",

@@ -302,3 +302,23 @@ def test_project_outside_git_is_the_nearest_project_file(tmp_path: Path) -> None
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "pyproject.toml").touch()
     assert find_root(tmp_path / "a" / "b") == tmp_path / "a"
+
+
+def test_with_a_dockerfile_the_target_is_any_of_its_stages_and_the_last_one_by_default(tmp_path: Path) -> None:
+    assert load(tmp_path, "DOCKERFILE=docker/Dockerfile\n").settings.target == ""
+    named = load(tmp_path, "DOCKERFILE=docker/Dockerfile\n", environment={"TARGET": "runtime"}).settings.target
+    assert named == "runtime"
+    assert (named.tag_suffix, named.is_binary, named.is_minimal) == ("-runtime", False, False)
+
+
+def test_without_a_dockerfile_the_target_is_one_of_four(tmp_path: Path) -> None:
+    assert load(tmp_path).settings.target == "binary"
+    assert "binary-minimal" in refuse(tmp_path, environment={"TARGET": "runtime", "DOCKERFILE": ""}).message
+
+
+@pytest.mark.parametrize("name", ["PYINSTALLER_SPEC", "SPLIT_EXECUTABLE"])
+def test_what_became_a_build_argument_says_so_and_what_it_says_works(tmp_path: Path, name: str) -> None:
+    error = refuse(tmp_path, environment={name: "true"})
+    assert name in error.message
+    fix = error.fix.removeprefix("set BUILD_ARGS=")
+    assert load(tmp_path, environment={"BUILD_ARGS": fix}).settings.build_args.keys() == {name}

@@ -264,3 +264,62 @@ def test_optional_value_is_none_if_it_is_empty() -> None:
     parse = values.optional(values.parse_sha)
     assert parse("", "GIT_SHA") is None
     assert parse(SHA, "GIT_SHA") == SHA
+
+
+@pytest.mark.parametrize(
+    ("value", "program", "arguments"),
+    [
+        ("uvicorn app.main:app --port 8000", "uvicorn", ("app.main:app", "--port", "8000")),
+        ("serve", "serve", ()),
+        ("serve --name 'two words' \"\"", "serve", ("--name", "two words", "")),
+        ("python3 -m acme", "python", ("-m", "acme")),
+        ("/agent-server/.venv/bin/gunicorn app:app", "gunicorn", ("app:app",)),
+        ("gunicorn 'app:make(debug=False)' -b 0.0.0.0:80", "gunicorn", ("app:make(debug=False)", "-b", "0.0.0.0:80")),
+    ],
+)
+def test_a_command_is_split_as_a_shell_would(value: str, program: str, arguments: tuple[str, ...]) -> None:
+    assert values.parse_command(value, "NAME") == (program, arguments)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("serve --port $PORT", "$PORT"),
+        ("serve --port ${PORT:-8000}", "PORT"),
+        ("migrate && serve", "&&"),
+        ("serve | tee log", "|"),
+        ("serve > log", ">"),
+        ("serve 'open", "quotes"),
+        ("./serve.sh", "program"),
+        ("/usr/bin/serve", "program"),
+        ("-m acme", "program"),
+        ("  ", "program"),
+        ("''", "program"),
+        ("serve\nrm", "control character"),
+    ],
+)
+def test_a_command_that_needs_a_shell_or_starts_no_program_is_refused(value: str, said: str) -> None:
+    error = refusal(values.parse_command, value)
+    assert said in error.message + error.fix
+
+
+@pytest.mark.parametrize("value", ["/", "/health", "/api/v1/ping?full=1", "/a-b_c.d~e%20f"])
+def test_a_path_of_a_url_is_taken(value: str) -> None:
+    assert values.parse_url_path(value, "NAME") == value
+
+
+@pytest.mark.parametrize(
+    "value", ["health", "https://host/x", "/two words", "/a\n", '/a"b', "/a'b", "/a$b", "/a`b", "/a#b"]
+)
+def test_what_is_no_path_of_a_url_is_refused(value: str) -> None:
+    refusal(values.parse_url_path, value)
+
+
+@pytest.mark.parametrize("value", ["", "runtime", "stage-2.a_b"])
+def test_a_stage_is_taken(value: str) -> None:
+    assert values.parse_stage(value, "NAME") == value
+
+
+@pytest.mark.parametrize("value", ["1st", "a b", "a\nRUN evil", "a/b", "-a"])
+def test_what_no_stage_can_be_called_is_refused(value: str) -> None:
+    refusal(values.parse_stage, value)

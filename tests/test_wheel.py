@@ -88,4 +88,4 @@ def test_checkout_and_wheel_pack_the_same(command: Command, git_repo: Path) -> N
 def test_folder_without_a_project_is_told_what_is_missing(command: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     command.outputs = [tmp_path / "empty" / "runtime-build"]
-    command.run("all", folder=tmp_path / "empty").fail(3, "pyproject.toml", "SOURCE_DIR")
+    command.run("all", folder=tmp_path / "empty").fail(3, "nothing in", "would be packed", "SOURCE_DIR")

@@ -26,7 +26,7 @@ _ISAL_MEMORY = 9  # more input for each code table: a little smaller at the same
 
 
 class _Deflate(Protocol):
-    def compress(self, data: memoryview, /) -> bytes: ...
+    def compress(self, data: bytes, /) -> bytes: ...
     def flush(self) -> bytes: ...
 
 
@@ -37,7 +37,7 @@ class _Inflate(Protocol):
     def unused_data(self) -> bytes: ...
     @property
     def unconsumed_tail(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
+    def decompress(self, data: bytes | memoryview, max_length: int = 0, /) -> bytes: ...
 
 
 class Compressor(NamedTuple):
@@ -54,7 +54,7 @@ class Compressor(NamedTuple):
     start: Callable[[], _Deflate]
     start_reading: Callable[[], _Inflate]
     error: type[Exception]
-    crc32: Callable[[memoryview, int], int]
+    crc32: Callable[[bytes, int], int]
 
     def describe(self) -> dict[str, str | int]:
         """Return what `context.json` records about the compressor."""
@@ -98,10 +98,7 @@ class GzipWriter:
         self._put = put
         self._compressor = compressor
         self._failure: Exception | None = None
-        self._full: queue.Queue[memoryview | None] = queue.Queue(_BLOCKS_AHEAD)
-        self._empty: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(_BLOCKS_AHEAD + 2):
-            self._empty.put(bytearray(BLOCK_BYTES))
+        self._blocks: queue.Queue[bytes | None] = queue.Queue(_BLOCKS_AHEAD)
         self._thread = threading.Thread(target=self._work, name="compressor", daemon=True)
 
     def __enter__(self) -> Self:
@@ -109,49 +106,39 @@ class GzipWriter:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._full.put(None)
+        self._blocks.put(None)
         self._thread.join()
         if error is None and self._failure is not None:
             raise self._failure
 
-    def take_block(self) -> bytearray:
-        """Return a block to fill; `write` takes it back."""
-        return self._empty.get()
-
-    def write(self, block: bytearray, size_bytes: int) -> None:
-        """Compress the first `size_bytes` of `block`: all of it, unless it is the last one.
+    def write(self, block: bytes) -> None:
+        """Compress a block of BLOCK_BYTES, or of fewer if it is the last one.
 
         Raises:
             OSError: An earlier block could not be written.
         """
         if self._failure is not None:
             raise self._failure
-        self._full.put(memoryview(block)[:size_bytes])
+        self._blocks.put(block)
 
     def _work(self) -> None:
         try:
             self._compress()
         except Exception as error:  # noqa: BLE001 - raised in the thread that waits for it
             self._failure = error
-            while (block := self._full.get()) is not None:
-                self._give_back(block)
+            while self._blocks.get() is not None:
+                pass
 
     def _compress(self) -> None:
         deflate = self._compressor.start()
         checksum = size = 0
         self._put(GZIP_HEADER)
-        while (block := self._full.get()) is not None:
+        while (block := self._blocks.get()) is not None:
             checksum = self._compressor.crc32(block, checksum)
             size += len(block)
             self._put(deflate.compress(block))
-            self._give_back(block)
         self._put(deflate.flush())
         self._put(checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little"))
-
-    def _give_back(self, block: memoryview) -> None:
-        buffer = block.obj
-        block.release()
-        self._empty.put(buffer)  # type: ignore[arg-type]  # every block is a view of such a buffer
 
 
 class _ZlibBlocks:
@@ -164,8 +151,8 @@ class _ZlibBlocks:
         self._pool = ThreadPoolExecutor(_ZLIB_THREADS, "zlib")
         self._pending: deque[Future[bytes]] = deque()
 
-    def compress(self, block: memoryview, /) -> bytes:
-        self._pending.append(self._pool.submit(self._deflate, bytes(block)))
+    def compress(self, block: bytes, /) -> bytes:
+        self._pending.append(self._pool.submit(self._deflate, block))
         return self._pending.popleft().result() if len(self._pending) > _ZLIB_THREADS else b""
 
     def flush(self) -> bytes:

@@ -58,62 +58,63 @@ def format_end(size: int) -> bytes:
 
 
 def _format_entry(path: bytes, link: bytes, size: int, mtime: int, kind: _Kind) -> bytes:
-    prefix, name = _split_name(path)
+    prefix, name = (b"", path) if len(path) <= _NAME_BYTES else _split_name(path)
+    if name and path.isascii() and size <= _MAX_SIZE and len(link) <= _NAME_BYTES and link.isascii():
+        return _format_header(name, size, _format_frame(kind, mtime, prefix, link))
     records = {}
-    if name is None or not path.isascii():
+    if not name or not path.isascii():
         records["path"] = path
     if len(link) > _NAME_BYTES or not link.isascii():
         records["linkpath"] = link
     if size > _MAX_SIZE:
         records["size"] = b"%d" % size
-    if not records:
-        return _format_header(name or b"", size, mtime, _format_header_end(prefix, link, kind))
     extended = _format_records(records)
     return (
-        _format_header(
-            b"PaxHeaders/" + path[-80:].replace(b"/", b"_"), len(extended), mtime, _format_header_end(b"", b"", _PAX)
-        )
+        _format_header(b"PaxHeaders/" + path[-80:].replace(b"/", b"_"), len(extended), _format_frame(_PAX, mtime))
         + extended
         + format_padding(len(extended))
-        + _format_header(
-            path[-_NAME_BYTES:], min(size, _MAX_SIZE), mtime, _format_header_end(b"", link[:_NAME_BYTES], kind)
-        )
+        + _format_header(path[-_NAME_BYTES:], min(size, _MAX_SIZE), _format_frame(kind, mtime, b"", link[:_NAME_BYTES]))
     )
 
 
-def _split_name(path: bytes) -> tuple[bytes, bytes | None]:
-    """Return ustar's prefix and name; the name is None if the path does not fit."""
-    if len(path) <= _NAME_BYTES:
-        return b"", path
+def _split_name(path: bytes) -> tuple[bytes, bytes]:
+    """Return ustar's prefix and name of a path that is too long to be a name; both are empty if it does not fit."""
     slash = path.find(b"/", max(len(path) - _NAME_BYTES - 1, 1), _PREFIX_BYTES + 1)
-    if slash == -1 or slash == len(path) - 1:
-        return b"", None
-    return path[:slash], path[slash + 1 :]
+    return (b"", b"") if slash in {-1, len(path) - 1} else (path[:slash], path[slash + 1 :])
 
 
-def _format_header(name: bytes, size: int, mtime: int, end: _HeaderEnd) -> bytes:
-    start = b"%s%07o\0%s%011o\0%011o\0" % (name.ljust(_NAME_BYTES, b"\0"), end.mode, _OWNER, size, mtime)
-    return b"%s%06o\0 %s" % (start, _sum_bytes(start) + end.sum + 8 * 0x20, end.data)
+def _format_header(name: bytes, size: int, frame: _Frame) -> bytes:
+    owner, time, end, end_sum = frame
+    start = b"%b%b%011o\0%b" % (name.ljust(_NAME_BYTES, b"\0"), owner, size, time)
+    return b"%b%06o\0 %b" % (start, _sum_bytes(start) + end_sum, end)
 
 
-class _HeaderEnd(NamedTuple):
-    """What follows the checksum, the same for nearly all files, and the sum of its bytes."""
+class _Frame(NamedTuple):
+    """What is the same in the headers of nearly all files.
 
-    mode: int
-    data: bytes
-    sum: int
+    Attributes:
+        owner: Mode and owner, which follow the name.
+        time: What follows the size.
+        end: What follows the checksum.
+        end_sum: The sum of the bytes of `end` and of the checksum itself, which counts as spaces.
+    """
+
+    owner: bytes
+    time: bytes
+    end: bytes
+    end_sum: int
 
 
 @lru_cache(maxsize=32)
-def _format_header_end(prefix: bytes, link: bytes, kind: _Kind) -> _HeaderEnd:
-    data = b"%s%s%s%s%s" % (
+def _format_frame(kind: _Kind, mtime: int, prefix: bytes = b"", link: bytes = b"") -> _Frame:
+    end = b"%b%b%b%b%b" % (
         kind.flag,
         link.ljust(_NAME_BYTES, b"\0"),
         _MAGIC,
         _NO_OWNER_NAMES,
         prefix.ljust(_PREFIX_BYTES + 12, b"\0"),
     )
-    return _HeaderEnd(kind.mode, data, _sum_bytes(data))
+    return _Frame(b"%07o\0%b" % (kind.mode, _OWNER), b"%011o\0" % mtime, end, _sum_bytes(end) + 8 * 0x20)
 
 
 def _sum_bytes(data: bytes) -> int:

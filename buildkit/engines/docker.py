@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from typing import TYPE_CHECKING, ClassVar
 
-from buildkit.engines.engine import CHECK_TIMEOUT_S, Attestations, BuildOptions, Engine, format_common
+from buildkit.engines.engine import CHECK_TIMEOUT_S, PROBE_TIMEOUT_S, Attestations, BuildOptions, Engine, format_common
 from buildkit.engines.process import format_line
 from buildkit.engines.progress import JsonProgress
 from buildkit.errors import BuildFailed, NotStarted
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from buildkit.engines.process import Translate
 
 _FIRST_WITH_RAWJSON = (0, 13)
+# The first docker whose BuildKit knows `COPY --link` without a syntax line.
+_FIRST_WITH_LINK = 23
+_UNUSED = "1h"
+_PRUNE_TIMEOUT_S = 600.0
 _ATTEST_FIX = "push to a registry that stores attestations, or build without --attest"
 
 
@@ -32,6 +38,21 @@ class Docker(Engine):
     first_client_needing_buildx: ClassVar[int] = 23
     # Set by `check`.
     reports_json = False
+
+    def find_data_folder(self) -> str | None:
+        """Return docker's folder, unless the engine is on another machine."""
+        folder = self.run("info", "--format={{.DockerRootDir}}", timeout_s=CHECK_TIMEOUT_S).stdout
+        return folder if os.path.isdir(folder) else None
+
+    def prune_cache(self, descriptions: str) -> bool:
+        """Remove build cache that no build has used for an hour, with the plugin, which can choose by description."""
+        if not self.reports_json:
+            return False
+        words = ["buildx", "prune", *self._format_builder(), "--force", "--all", f"--filter=until={_UNUSED}"]
+        return self.run(*words, f'--filter=description~="{descriptions}"', timeout_s=_PRUNE_TIMEOUT_S).code == 0
+
+    def _format_builder(self) -> list[str]:
+        return []
 
     def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
         """Return the arguments of `docker build`."""
@@ -48,7 +69,9 @@ class Docker(Engine):
                 "install the plugin (on Debian: `apt-get install docker-buildx`)",
             )
         self.reports_json = plugin is not None and _can_report_json(plugin.stdout)
-        return str(response["Server"]["Version"])
+        server = str(response["Server"]["Version"])
+        self.links_layers = int(server.partition(".")[0]) >= _FIRST_WITH_LINK
+        return server
 
     def _format_progress(self, options: BuildOptions) -> str:
         return f"--progress={'rawjson' if options.structured and self.reports_json else 'plain'}"
@@ -95,12 +118,11 @@ class Buildx(Docker):
 
     def format_build(self, images: Sequence[str], options: BuildOptions, receipt: Path) -> list[str]:
         """Return the arguments of `docker buildx build`."""
-        builder = [f"--builder={self.builder}"] if self.builder else []
         output = [f"--metadata-file={receipt}", "--push" if options.push else "--load"]
         return [
             "buildx",
             "build",
-            *builder,
+            *self._format_builder(),
             self._format_progress(options),
             *output,
             *_format_attest(options),
@@ -108,11 +130,26 @@ class Buildx(Docker):
             "-",
         ]
 
+    def find_data_folder(self) -> str | None:
+        """Return docker's folder; where a named builder keeps its cache is not known."""
+        return None if self.builder else super().find_data_folder()
+
+    def _format_builder(self) -> list[str]:
+        return [f"--builder={self.builder}"] if self.builder else []
+
+    def probe(self, image: str, script: str) -> str:
+        """Return what a shell script prints in an image: in a RUN step that leaves nothing, if a builder is named."""
+        if not self.builder:
+            return super().probe(image, script)
+        # The time makes it another step than that of an earlier build, which would be cached and print nothing.
+        dockerfile = f"FROM {image}\nRUN : {time.time_ns()}; {script}\n"
+        words = ("buildx", "build", f"--builder={self.builder}", "--progress=plain", "--output=type=cacheonly", "-")
+        return self._read_probe(self.run(*words, stdin=dockerfile, timeout_s=PROBE_TIMEOUT_S), image)
+
     def read_attestations(self, image: str) -> Attestations:
         """Return what is attested of an image in a registry, given with its digest."""
-        builder = [f"--builder={self.builder}"] if self.builder else []
         form = '{"sbom": {{json .SBOM}}, "provenance": {{json .Provenance}}}'
-        output = self.run("buildx", "imagetools", "inspect", *builder, f"--format={form}", image)
+        output = self.run("buildx", "imagetools", "inspect", *self._format_builder(), f"--format={form}", image)
         found = json.loads(output.stdout) if output.code == 0 else {}
         sbom, provenance = (found.get("sbom") or {}).get("SPDX"), (found.get("provenance") or {}).get("SLSA")
         if not sbom or not provenance:
@@ -128,6 +165,7 @@ class Buildx(Docker):
         if problem:
             raise NotStarted(f"builder {self.builder}: {problem}", self.advice)
         self.reports_json = _can_report_json(version)
+        self.links_layers = True
         return version.split(" ")[1]
 
     def _read_receipt(self, text: str) -> tuple[str, str | None]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.errors import BuildFailed, NotStarted, run
+from buildkit.terminal import strip_sequences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from threading import Event
 
     from buildkit.engines.process import Translate
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Watch = Callable[[Sequence[str]], tuple[int, list[str]]]
 
 CHECK_TIMEOUT_S = 20.0
+PROBE_TIMEOUT_S = 600.0
 _SHOWN_LINES = 5
 # BuildKit repeats whole RUN instructions; what failed is at the end of the line.
 _LINE_BEGINNING, _LINE_END = 60, 140
@@ -47,6 +49,7 @@ class BuildOptions(NamedTuple):
         cancelled: Set from any thread to cancel the build.
         structured: Whether BuildKit reports its steps as JSON where it can, which gives exact times and whole logs. The
             lines that are reported look the same.
+        build_args: Values of the Dockerfile's arguments, by name.
         attest: If not empty, the pushed image gets provenance and an SBOM: `true` for one by the engine's own scanner,
             otherwise the scanner's image.
     """
@@ -56,6 +59,7 @@ class BuildOptions(NamedTuple):
     target: str = ""
     cancelled: Event | None = None
     structured: bool = False
+    build_args: Mapping[str, str] = {}
     attest: str = ""
 
 
@@ -90,6 +94,8 @@ class Engine(ABC):
     package: ClassVar[str]
     hints: ClassVar[dict[str, str]] = {}
     runs_containers: ClassVar[bool] = True
+    # Whether it knows `COPY --link`; set by `check`.
+    links_layers = False
     can_attest: ClassVar[bool] = False
 
     def __init__(self, program: str) -> None:
@@ -123,7 +129,7 @@ class Engine(ABC):
         Args:
             archive: Descriptor of the tar.gz, read as the build's standard input.
             images: References for the image, the first one first.
-            report: Called with each line of the log.
+            report: Called with each line of the log, which may have colours, but no other control characters.
 
         Raises:
             BuildFailed: The build or the push failed; the message has the end of the log.
@@ -140,6 +146,38 @@ class Engine(ABC):
             if options.push and digest is None:
                 digest = self._push(images, receipt, watch)
         return BuiltImage(image_id, digest if options.push else None, round(time.monotonic() - started, 1))
+
+    def list_images(self) -> set[str]:
+        """Return the references in the engine's own store, as they are given to it."""
+        listed = self._ask("images", "--format={{.Repository}}:{{.Tag}}").splitlines()
+        return {line.removeprefix("localhost/") for line in listed} | set(listed)
+
+    def find_data_folder(self) -> str | None:
+        """Return where the engine keeps its images, if that is a folder of this machine."""
+        return None
+
+    def prune_cache(self, descriptions: str) -> bool:  # noqa: ARG002 - of those that can choose
+        """Remove old build cache and nothing else, no image, container or volume; return whether that is possible.
+
+        Args:
+            descriptions: A regular expression without backslashes and quotes, for the steps whose cache may go.
+        """
+        return False
+
+    def probe(self, image: str, script: str) -> str:
+        """Return what a shell script prints in a container of an image, which is pulled if it is missing.
+
+        Raises:
+            NotStarted: It cannot be run.
+        """
+        words = ("run", "--rm", "--network=none", "--entrypoint=sh", image, "-c", script)
+        return self._read_probe(self.run(*words, timeout_s=PROBE_TIMEOUT_S), image)
+
+    def _read_probe(self, output: Output, image: str) -> str:
+        if output.code:
+            reason = (output.stderr or f"exit code {output.code}").splitlines()[-1]
+            raise NotStarted(f"{self.program} cannot run {image}: {reason}", "check the name of the image")
+        return f"{output.stdout}\n{output.stderr}"
 
     def read_attestations(self, image: str) -> Attestations:
         """Return what is attested of an image in a registry, given with its digest.
@@ -206,13 +244,14 @@ class Engine(ABC):
 def format_common(images: Sequence[str], options: BuildOptions) -> list[str]:
     """Return the arguments of a build that every engine spells the same."""
     common = [f"--tag={image}" for image in images]
+    common += [f"--build-arg={name}={value}" for name, value in options.build_args.items()]
     common += [f"--target={options.target}"] if options.target else []
     return common + ([f"--network={options.network}"] if options.network else [])
 
 
 def _shorten_log(last_lines: Sequence[str]) -> str:
     """Return the last output of the failing step; after it, BuildKit only repeats the step and its exit code."""
-    lines = [line for line in last_lines if line.strip() and not _DIGEST_LINE.fullmatch(line)]
+    lines = [line for line in map(strip_sequences, last_lines) if line.strip() and not _DIGEST_LINE.fullmatch(line)]
     failed = next((match for line in lines if (match := _FAILED_STEP.match(line))), None)
     if failed:
         step = [line for line in lines if line.startswith(failed[1])]

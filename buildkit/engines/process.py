@@ -13,9 +13,9 @@ import tempfile
 from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from buildkit.display import escape_controls
 from buildkit.errors import NotStarted
 from buildkit.settings import make_child_environment
+from buildkit.terminal import keep_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,10 +75,10 @@ def run_command(command: Sequence[str], *, stdin: str = "", timeout_s: float = 6
 
 
 def format_line(line: bytes) -> Iterator[str]:
-    """Yield a line of output as lines for people: the states of a progress bar one by one, and no controls."""
+    """Yield a line of output as lines of a log: the states of a progress bar one by one, colours, no other controls."""
     for start in range(0, max(len(line), 1), _LONGEST_LINE):
         text = line[start : start + _LONGEST_LINE].decode("utf-8", "surrogateescape")
-        yield from (escape_controls(part.replace("\t", "    ")) for part in text.removesuffix("\r").split("\r"))
+        yield from (keep_colours(part.replace("\t", "    ")) for part in text.removesuffix("\r").split("\r"))
 
 
 def watch_command(
@@ -89,7 +89,7 @@ def watch_command(
     cancelled: Event | None = None,
     translate: Translate = format_line,
 ) -> tuple[int, list[str]]:
-    """Return the exit code and the last lines of a long command; each line is reported as it comes, controls escaped.
+    """Return the exit code and the last lines of a long command; each line is reported as it comes.
 
     An exception in this thread, such as an interruption, cancels the command. Its client gets SIGTERM, upon which it
     cancels what its engine does.

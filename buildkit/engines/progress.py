@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from buildkit.display import escape_controls
 from buildkit.engines.process import format_line
+from buildkit.terminal import strip_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LONGEST_RECORD = 16 << 20
+_LONGEST_TITLE = 16_384
 
 
 @dataclass
@@ -84,7 +87,7 @@ class JsonProgress:
         vertex = self._vertices.get(entry["digest"])
         if vertex is None:
             vertex = self._vertices[entry["digest"]] = _Vertex(len(self._vertices) + 1)
-            yield vertex.format(" ".join(next(format_line(" ".join(entry["name"].split()).encode())).split()))
+            yield vertex.format(_flatten(entry["name"]))
         vertex.started = vertex.started or _parse_time(entry["started"])
 
     def _translate_status(self, entry: dict[str, Any]) -> Iterator[str]:
@@ -118,12 +121,15 @@ class JsonProgress:
             vertex.rest = b""
         if entry.get("error"):
             is_cancelled = entry["error"].endswith("context canceled")
-            reason = " ".join(format_line(entry["error"].encode()))
-            yield vertex.format("CANCELED" if is_cancelled else f"ERROR: {reason}")
+            yield vertex.format("CANCELED" if is_cancelled else f"ERROR: {_flatten(entry['error'])}")
         elif entry.get("cached"):
             yield vertex.format("CACHED")
         else:
             yield vertex.format(f"DONE {_subtract(completed, vertex.started):.1f}s")
+
+
+def _flatten(text: str) -> str:
+    return escape_controls(strip_sequences(" ".join(text.split())[:_LONGEST_TITLE]))
 
 
 def _parse_time(text: str) -> datetime:

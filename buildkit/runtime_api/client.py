@@ -118,7 +118,8 @@ class RuntimeApi:
 
     def image_exists(self, reference: str) -> bool | None:
         """Return whether the server says that it has the image, or None if it does not say. It may be wrong."""
-        exists = self._get(self.make_get(protocol.IMAGE_EXISTS, {"image": reference})).get("exists")
+        request = self.make_get(protocol.IMAGE_EXISTS, {"image": reference})
+        exists = policy.repeat(lambda: self._get(request), self.clock).get("exists")
         return exists if isinstance(exists, bool) else None
 
     def features(self, *, within_s: float = _FEATURES_S) -> frozenset[str]:
@@ -163,6 +164,7 @@ class RuntimeApi:
     @contextmanager
     def open(self, request: Request) -> Iterator[tuple[Response, Iterator[bytes]]]:
         """Give the head of the response, whatever its status, and its body as it arrives."""
+        self.clock.begin()
         try:
             with self._http.open(request) as opened:
                 yield opened

@@ -87,6 +87,7 @@ class ExchangeFailed(Exception):
         reason: For people; names the proxy if there is one.
         is_tls: The TLS connection could not be made, or failed.
         connection_lost: The other end closed the connection, so asking again may help even if `is_tls`.
+        refused: Nothing listens there.
         timed_out: A limit of ours was reached.
     """
 
@@ -95,6 +96,7 @@ class ExchangeFailed(Exception):
         self.reason = reason
         self.is_tls = isinstance(cause, ssl.SSLError)
         self.connection_lost = isinstance(cause, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+        self.refused = isinstance(cause, ConnectionRefusedError)
         self.timed_out = timed_out
 
 

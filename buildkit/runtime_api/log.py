@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from buildkit.display import escape_controls
 from buildkit.errors import RuntimeBuildError
 from buildkit.runtime_api.http import ExchangeFailed
 from buildkit.runtime_api.response import describe, shorten
+from buildkit.terminal import strip_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,11 +24,6 @@ TOO_LONG = "(the log is longer than 64 MiB; the rest is left out)"
 MAX_LINE_CHARS = 1_000_000
 # A command ends within 10 s of the final status; what has arrived must still be shown in that time.
 TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 8.0
-
-# Colours, cursor movements and window titles (ECMA-48): a log is full of them, and escaped they would hide the words.
-_TERMINAL_SEQUENCE = re.compile(
-    r"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]|\x1b\][^\x07\x1b\n]{0,2048}(?:\x07|\x1b\\)|\x1b[@-Z\\^_]"
-)
 _TEXT_KEYS = ("message", "msg", "log", "text", "line", "content")
 _LIST_KEYS = ("logs", "lines", "entries")
 
@@ -82,7 +77,7 @@ def format_line(line: str, limit: int | None = None) -> Iterator[str]:
     for text in _unwrap(line.rstrip("\r")):
         for part in text.split("\n"):
             # A progress bar overwrites its line; the last state is what a terminal would show.
-            shown = _TERMINAL_SEQUENCE.sub("", part.rstrip("\r")).rpartition("\r")[2]
+            shown = strip_sequences(part.rstrip("\r")).rpartition("\r")[2]
             yield escape_controls(shown[:limit], keep="\t")
 
 

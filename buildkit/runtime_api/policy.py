@@ -98,11 +98,18 @@ _REFUSALS = {
 
 
 class Clock(NamedTuple):
-    """Time and chance; replaced in tests, so that no test waits."""
+    """Time and chance; replaced in tests, so that no test waits.
+
+    Attributes:
+        back_off: Sleeps after a failure that everybody who asks the same server would meet; `sleep` if None.
+        begin: Called before each request; returns when it may be made.
+    """
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = time.sleep
     random: Callable[[], float] = random.random
+    back_off: Callable[[float], object] | None = None
+    begin: Callable[[], object] = lambda: None
 
 
 class Retry(NamedTuple):
@@ -205,7 +212,7 @@ def repeat(request: Callable[[], T], clock: Clock) -> T:
             if made >= failure.retry.tries:
                 raise
             pause_s = failure.retry.after_s
-        clock.sleep(choose_backoff(made, clock) if pause_s is None else pause_s)
+        (clock.back_off or clock.sleep)(choose_backoff(made, clock) if pause_s is None else pause_s)
 
 
 def keep_unknown(error: RuntimeBuildError) -> OutcomeUnknown:

@@ -63,7 +63,8 @@ def poll_build(api: RuntimeApi, build: WatchedBuild, *, timeout_s: float, ui: Ui
             if status is not None:
                 show(status.status or "", status.detail)
             pause_s = max(choose_interval(elapsed_s, clock.random()), watch.requested_pause_s)
-            clock.sleep(max(min(pause_s, timeout_s - elapsed_s), _MIN_PAUSE_S))
+            sleep = clock.back_off if clock.back_off and watch.requested_pause_s else clock.sleep
+            sleep(max(min(pause_s, timeout_s - elapsed_s), _MIN_PAUSE_S))
     return _conclude(build, status, elapsed_s, ui)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from buildkit.server.receiving import RefusalResponse
+from buildkit.server.receiving import RefusalResponse, note_end_of_body
 from buildkit.server.refusals import Refused
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Access:
         self._open += 1
         try:
             app = RefusalResponse(_TOO_MANY) if self._open > MAX_OPEN_REQUESTS else await self._admit(scope)
-            await app(scope, receive, _send_in_time(send))
+            await app(scope, note_end_of_body(scope, receive), _send_in_time(send))
         finally:
             self._open -= 1
 

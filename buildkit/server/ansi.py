@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 
 from buildkit.display import escape_controls
+from buildkit.terminal import SEQUENCE, strip_sequences
 
 MAX_LINE = 4000
-_SEQUENCE = re.compile(
-    r"\x1b\[(?P<codes>[0-9;]*)m"  # a colour or a style
-    r"|\x1b\[[0-?]*[ -/]*[@-~]"  # any other CSI sequence: cursor movements and the like
-    r"|\x1b[\]P_^][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC and its relatives: titles and links
-    r"|\x1b[@-Z\\-~]"
-)
 _STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underline"}
 _STYLE_ENDS = {22: ("bold", "dim"), 23: ("italic",), 24: ("underline",)}
 _COLOURS = {
@@ -39,7 +33,7 @@ def render_line(line: str) -> str:
     parts: list[str] = []
     active: list[str] = []
     start = 0
-    for match in _SEQUENCE.finditer(line):
+    for match in SEQUENCE.finditer(line):
         parts.append(_render_text(line[start : match.start()], active))
         if match["codes"] is not None:
             active = _apply(match["codes"], active)
@@ -50,7 +44,7 @@ def render_line(line: str) -> str:
 
 def strip_ansi(line: str) -> str:
     """Return a line without its colours and with its control characters escaped, for searching and for summaries."""
-    return escape_controls(_SEQUENCE.sub("", line.rstrip("\r\n")), keep="\t")
+    return escape_controls(strip_sequences(line.rstrip("\r\n")), keep="\t")
 
 
 def _render_text(text: str, active: list[str]) -> str:

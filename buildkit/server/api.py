@@ -16,11 +16,9 @@ from buildkit.runtime_api import protocol
 from buildkit.server.access import wants_page
 from buildkit.server.images import RegistryUnavailable
 from buildkit.server.logstream import respond_with_log
-from buildkit.server.metrics import format_metrics
 from buildkit.server.receiving import BodyLimits, receive_body
-from buildkit.server.refusals import Refused, refuse_unknown
-from buildkit.server.rejections import InvalidBody
-from buildkit.server.responses import NO_STORE, describe_build, describe_status, respond
+from buildkit.server.refusals import InvalidBody, Refused, refuse_unknown
+from buildkit.server.responses import NO_STORE, describe_build, describe_status, format_metrics, respond
 from buildkit.server.server import FEATURES
 from buildkit.server.store import Query
 from buildkit.server.upload import Upload, UploadRequest

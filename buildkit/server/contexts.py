@@ -7,13 +7,13 @@ import re
 import secrets
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING
 
 from buildkit import files
 from buildkit.server.gunzip import Gunzip, feed_file
-from buildkit.server.receiver import Limits, Receiver, StoredContext, decode_dockerfile
-from buildkit.server.rejections import InvalidContext, TooLarge
+from buildkit.server.receiver import Limits, Receiver, decode_dockerfile
 from buildkit.server.scanner import TarScanner
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from buildkit.server.records import Build
     from buildkit.server.scanner import FileEntry
 
-__all__ = ["Contexts", "InvalidContext", "Limits", "Receiver", "StoredContext", "TooLarge"]
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTEXT, _SOURCE = ".tar.gz", ".source.gz"
 _COPY_BYTES = 1 << 18
@@ -32,10 +30,15 @@ _MAX_LISTED_BYTES = 1 << 50
 
 
 class Contexts:
-    """A folder of contexts; nobody else may write to it. Unfinished files of an earlier process are removed."""
+    """A folder of contexts; nobody else may write to it. Unfinished files of an earlier process are removed.
+
+    Attributes:
+        checkers: Threads that check contexts while they arrive, as many as there are processors.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.checkers = ThreadPoolExecutor(os.cpu_count(), "check context")
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in folder.iterdir():
             if files.is_temporary(path.name):

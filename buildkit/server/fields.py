@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pybase64 import b64decode
 
-from buildkit.server.rejections import InvalidBody
+from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable

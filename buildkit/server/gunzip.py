@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from buildkit.archive.compressor import find_compressor
-from buildkit.server.rejections import InvalidContext
+from buildkit.server.refusals import InvalidContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 _MAGIC = b"\x1f\x8b"
-_INPUT_BYTES = 1 << 16
-_OUTPUT_BYTES = 1 << 18
+_INPUT_BYTES = 1 << 18
+_OUTPUT_BYTES = 1 << 20
 
 
 class Gunzip:
@@ -36,7 +36,7 @@ class Gunzip:
             InvalidContext: It is not gzip.
         """
         for start in range(0, len(data), _INPUT_BYTES):
-            piece = data[start : start + _INPUT_BYTES]
+            piece: bytes | memoryview = memoryview(data)[start : start + _INPUT_BYTES]
             while piece:
                 piece = self._decompress(piece)
 
@@ -49,11 +49,11 @@ class Gunzip:
         if self._begun and not self._member.eof:
             raise InvalidContext("the context is cut: its gzip data ends too early")
 
-    def _decompress(self, piece: bytes) -> bytes:
+    def _decompress(self, piece: bytes | memoryview) -> bytes:
         """Decompress some of `piece`, and return the rest."""
         if self._member.eof or not self._begun:
             self._member = self._compressor.start_reading()
-            if not _MAGIC.startswith(piece[: len(_MAGIC)]):
+            if not _MAGIC.startswith(bytes(piece[: len(_MAGIC)])):
                 raise self._refuse()
         try:
             output = self._member.decompress(piece, _OUTPUT_BYTES)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from buildkit.errors import NotStarted
+from buildkit.errors import NotStarted, SettingError
 from buildkit.reference import parse_reference
+from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from buildkit.engines.engine import Engine
     from buildkit.reference import Reference
@@ -41,7 +42,24 @@ class RegistryUnavailable(Exception):
     """The registry does not say whether it has the image."""
 
 
-def find_local_image(engines: Sequence[Engine], image: str) -> StoredImage | None:
+def parse_name(name: str, prefix: str | None) -> Reference:
+    """Return the parts of an image name that a client has sent.
+
+    A key of this server gives the right to push to, and to ask, only what is below the prefix, if there is one.
+
+    Raises:
+        InvalidBody: It is not an image name, or not below the prefix.
+    """
+    try:
+        reference = parse_reference(name, "the image name")
+    except SettingError as error:
+        raise InvalidBody(error.message) from error
+    if prefix is not None and not reference.name.startswith(f"{prefix}/"):
+        raise InvalidBody(f"this server has only images whose name begins with {prefix}/: {name}")
+    return reference
+
+
+def find_local_image(engines: Sequence[Engine], image: Reference) -> StoredImage | None:
     """Return the image in the first engine that has it, or None.
 
     Raises:
@@ -50,7 +68,7 @@ def find_local_image(engines: Sequence[Engine], image: str) -> StoredImage | Non
     failure: NotStarted | None = None
     for engine in engines:
         try:
-            output = engine.run("image", "inspect", image, timeout_s=_TIMEOUT_S)
+            output = engine.run("image", "inspect", str(image), timeout_s=_TIMEOUT_S)
             if output.code == 0:
                 description = json.loads(output.stdout)[0]
                 return StoredImage(str(description.get("Created") or _now()), int(description.get("Size") or 0))
@@ -62,16 +80,15 @@ def find_local_image(engines: Sequence[Engine], image: str) -> StoredImage | Non
     return None
 
 
-def find_registry_image(engines: Sequence[Engine], image: str) -> StoredImage | None:
+def find_registry_image(engines: Sequence[Engine], image: Reference) -> StoredImage | None:
     """Return the image in its registry, or None. If that asks for a password, the engine, which has one, is asked.
 
     Raises:
         RegistryUnavailable: It does not say.
     """
-    reference = parse_reference(image)
-    if reference.registry in {None, "docker.io"}:  # which gives nothing without a token
+    if image.registry in {None, "docker.io"}:  # which gives nothing without a token
         return _find_with_engine(engines, image)
-    registry = _Registry(reference)
+    registry = _Registry(image)
     status, manifest = registry.fetch(f"manifests/{registry.version}")
     if status == _UNAUTHORIZED:
         return _find_with_engine(engines, image)
@@ -79,17 +96,20 @@ def find_registry_image(engines: Sequence[Engine], image: str) -> StoredImage | 
         return None
     if status != _OK:
         raise RegistryUnavailable(f"the registry responded with HTTP {status}")
-    if manifest.get("manifests"):  # an index: its images differ by platform, and the first one stands for all
-        _, manifest = registry.fetch(f"manifests/{manifest['manifests'][0]['digest']}")
-    digest = manifest.get("config", {}).get("digest")
-    config = registry.fetch(f"blobs/{digest}")[1] if digest else {}
-    return _describe(manifest, str(config.get("created") or _now()))
+    try:
+        if manifest.get("manifests"):  # an index: its images differ by platform, and the first one stands for all
+            _, manifest = registry.fetch(f"manifests/{manifest['manifests'][0]['digest']}")
+        digest = manifest.get("config", {}).get("digest")
+        config = registry.fetch(f"blobs/{digest}")[1] if digest else {}
+        return _describe(manifest, str(config.get("created") or _now()))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RegistryUnavailable("the registry responded with an invalid manifest") from error
 
 
-def _find_with_engine(engines: Sequence[Engine], image: str) -> StoredImage | None:
+def _find_with_engine(engines: Sequence[Engine], image: Reference) -> StoredImage | None:
     for engine in engines:
         words = ("buildx", "imagetools", "inspect", "--raw") if engine.name == "buildx" else ("manifest", "inspect")
-        output = engine.run(*words, image, timeout_s=_TIMEOUT_S)
+        output = engine.run(*words, str(image), timeout_s=_TIMEOUT_S)
         if output.code == 0:
             return _describe(json.loads(output.stdout), _now())
         if "not found" in output.stderr.lower() or "no such manifest" in output.stderr.lower():
@@ -97,7 +117,7 @@ def _find_with_engine(engines: Sequence[Engine], image: str) -> StoredImage | No
     raise RegistryUnavailable("the registry requires a login, and no engine has one")
 
 
-def _describe(manifest: Mapping[str, Any], created: str) -> StoredImage:
+def _describe(manifest: dict[str, Any], created: str) -> StoredImage:
     layers = [*manifest.get("layers", ()), manifest.get("config", {})]
     return StoredImage(created, sum(int(layer.get("size", 0)) for layer in layers))
 
@@ -112,8 +132,10 @@ class _Registry:
     def __init__(self, image: Reference) -> None:
         host = image.registry or ""
         name = host.rpartition(":")[0] or host
-        # Like docker, which speaks plain http to a registry on this machine.
-        scheme = "http" if name in {"localhost", "[::1]"} or name.startswith("127.") else "https"
+        # Plain http, as docker speaks it, to a registry on this machine, and to a service in a network of containers,
+        # whose name has no dot and nobody's certificate. No credentials are sent.
+        is_near = name == "[::1]" or name.startswith("127.") or not set(".:") & set(name)
+        scheme = "http" if is_near else "https"
         self._base = f"{scheme}://{host}/v2/{image.repository}"
         self.version = image.digest or image.tag or "latest"
 
@@ -123,15 +145,23 @@ class _Registry:
 
         try:
             with httpcore.ConnectionPool() as pool:
-                response = pool.request(
-                    "GET", f"{self._base}/{path}", headers={"Accept": _MANIFESTS}, extensions=_LIMIT
-                )
+                url = f"{self._base}/{path}"
+                with pool.stream("GET", url, headers={"Accept": _MANIFESTS}, extensions=_LIMIT) as response:
+                    return response.status, _parse_object(_read_bounded(response.iter_stream()))
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
             raise RegistryUnavailable(f"the registry does not respond: {error}") from error
-        return response.status, _parse_object(response.content[:_MAX_BYTES])
 
 
 _LIMIT = {"timeout": {"connect": _TIMEOUT_S, "read": _TIMEOUT_S, "write": _TIMEOUT_S, "pool": _TIMEOUT_S}}
+
+
+def _read_bounded(pieces: Iterable[bytes]) -> bytes:
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+        if len(body) > _MAX_BYTES:
+            raise RegistryUnavailable("the response of the registry is too large")
+    return bytes(body)
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

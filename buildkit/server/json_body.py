@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from buildkit.server.fields import CONTEXT, FIELDS_TOO_LARGE, MAX_FIELD_BYTES, TAGS, FieldCollector, decode_field
-from buildkit.server.rejections import InvalidBody
+from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -1,30 +1,28 @@
-"""The server's socket: uvicorn with bounds on connections that send no request, and an orderly end on SIGTERM."""
+"""The server's socket: an address, TLS, and an orderly end on SIGTERM."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from buildkit.errors import LocalError, SettingError
+from buildkit.server.connections import BoundedProtocol, Config
 from buildkit.signals import Interrupted
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from starlette.types import ASGIApp
 
     from buildkit.server.server import Server
 
-_HEADER_TIMEOUT_S = 15.0
 _KEEP_ALIVE_S = 15
 _MAX_HEADER_BYTES = 32_768
-_MAX_WAITING = 256
 _BACKLOG = 512
 # Together with the time that builds get to be put back into the queue, less than the promised 10 s.
 _STOP_TIMEOUT_S = 3
@@ -47,50 +45,6 @@ class Address:
     is_behind_proxy: bool = False
 
 
-class BoundedProtocol(H11Protocol):
-    """A connection of uvicorn that must send the header of a request in time.
-
-    uvicorn itself waits for ever. Of all connections that have no request in progress, only the youngest ones stay
-    open, so those that never send one do not keep others out.
-    """
-
-    _waiting: ClassVar[dict[BoundedProtocol, asyncio.TimerHandle]] = {}
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin to wait for a request."""
-        super().connection_made(transport)
-        self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        """Take data; wait for the rest unless it completes the header of a request."""
-        super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
-            self._wait()
-        else:
-            self._stop_waiting()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait(self) -> None:
-        if self in self._waiting or self.transport.is_closing():
-            return
-        if len(self._waiting) >= _MAX_WAITING:
-            next(iter(self._waiting))._close()  # noqa: SLF001 - another connection of this class
-        self._waiting[self] = self.loop.call_later(_HEADER_TIMEOUT_S, self._close)
-
-    def _stop_waiting(self) -> None:
-        timer = self._waiting.pop(self, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _close(self) -> None:
-        self._stop_waiting()
-        self.transport.abort()
-
-
 class _Listener(uvicorn.Server):
     """uvicorn's server, which says when it listens and when it is about to stop."""
 
@@ -105,6 +59,7 @@ class _Listener(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._runtime_api.is_stopping = True
+        BoundedProtocol.close_waiting()
         await super().shutdown(sockets)
 
 
@@ -150,7 +105,7 @@ def serve(
     Raises:
         LocalError: The certificate or its key cannot be used.
     """
-    config = uvicorn.Config(
+    config = Config(
         app,
         http=BoundedProtocol,
         ws="none",
@@ -165,15 +120,21 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_STOP_TIMEOUT_S,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-        ssl_certfile=address.certificate,
-        ssl_keyfile=address.key,
     )
+    config.tls = _load_certificate(address)
+    with suppress(Interrupted):  # uvicorn repeats the signal after it has stopped
+        _Listener(config, server, on_listening).run(sockets=[bound])
+
+
+def _load_certificate(address: Address) -> ssl.SSLContext | None:
+    if address.certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        config.load()
+        context.load_cert_chain(address.certificate, address.key)
     except OSError as error:
         raise LocalError(
             f"cannot use the TLS certificate {address.certificate}: {error.strerror or error}",
             "give --tls-cert and --tls-key the paths of PEM files that belong together",
         ) from error
-    with suppress(Interrupted):  # uvicorn repeats the signal after it has stopped
-        _Listener(config, server, on_listening).run(sockets=[bound])
+    return context

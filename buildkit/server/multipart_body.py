@@ -9,7 +9,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 
 from buildkit.server.fields import CONTEXT, FIELDS_TOO_LARGE, MAX_FIELD_BYTES, FieldCollector, decode_field
-from buildkit.server.rejections import InvalidBody
+from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Show = Callable[[Request], Response]
 
 _MAX_LISTED = 50
-_MAX_FORM_BYTES = 8192
+_MAX_FORM_BYTES, _MAX_FORM_FIELDS = 8192, 20
 _NUMBER = re.compile(r"[0-9]{1,12}")
 # A path of ours: a browser takes what begins with two slashes, or with a slash and a backslash, for another host.
 _OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
@@ -236,12 +236,15 @@ async def _read_form(request: Request) -> dict[str, str]:
     """Return the fields of a small form.
 
     Raises:
-        Refused: It is too large.
+        Refused: It is too large, or has too many fields.
     """
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > _MAX_FORM_BYTES:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the form is too large")
-    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
+    except ValueError:
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "the form has too many fields") from None
     return {name: values[-1] for name, values in fields.items()}

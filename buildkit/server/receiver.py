@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Self
 from buildkit import files
 from buildkit.errors import LocalError
 from buildkit.server.gunzip import Gunzip, feed_file
-from buildkit.server.rejections import InvalidContext, TooLarge
+from buildkit.server.refusals import InvalidContext, TooLarge
 from buildkit.server.scanner import TarScanner
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
 
     from buildkit.server.contexts import Contexts
@@ -63,6 +64,7 @@ class Receiver:
         self._size_bytes = 0
         self._scanner = TarScanner(limits.max_unpacked_bytes)
         self._gunzip = Gunzip(self._scanner.feed)
+        self._checking: Future[None] | None = None
         self._path, self._file = contexts.create_spool()
 
     def __enter__(self) -> Self:
@@ -72,17 +74,18 @@ class Receiver:
         self.discard()
 
     def write(self, data: bytes) -> None:
-        """Check and store the next piece.
+        """Store the next piece, while another thread checks it.
 
         Raises:
-            InvalidContext: An engine could not build it.
+            InvalidContext: An engine could not build what was written before this piece.
             TooLarge: It is larger than the limit.
             OSError: It cannot be stored.
         """
         try:
             self._count(len(data))
+            self._end_check()
+            self._checking = self._contexts.checkers.submit(self._gunzip.feed, data)
             self._digest.update(data)
-            self._gunzip.feed(data)
             self._file.write(data)
         except BaseException:
             self.discard()
@@ -99,6 +102,7 @@ class Receiver:
             OSError: It cannot be stored.
         """
         try:
+            self._end_check()
             self._gunzip.finish()
             sha256 = self._digest.hexdigest()
             if self._source_sha256 is None:
@@ -118,6 +122,11 @@ class Receiver:
         with suppress(OSError):  # a full disk: what is buffered need not be written
             self._file.close()
         self._path.unlink(missing_ok=True)
+
+    def _end_check(self) -> None:
+        """Wait until what has arrived is checked."""
+        if self._checking is not None:
+            self._checking.result()
 
     def _count(self, size_bytes: int) -> None:
         self._size_bytes += size_bytes

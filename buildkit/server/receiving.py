@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from buildkit.server.refusals import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import AsyncIterator, Callable, MutableMapping
     from typing import Any
 
     from starlette.requests import Request
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     Message = MutableMapping[str, Any]
 
-_BATCH_BYTES = 1 << 18
+_BATCH_BYTES = 1 << 20
 # How much of a refused body is still read: a connection that is closed with unread data resets, and the client then
 # never sees why.
 _DRAIN_BYTES, _DRAIN_S = 1 << 26, 5.0
+_BODY_RECEIVED = "runtime_build.body_received"
 
 
 class BodyLimits(NamedTuple):
@@ -45,26 +46,51 @@ class BodyLimits(NamedTuple):
 
 
 async def receive_body(request: Request, consume: Callable[[bytes], None], limits: BodyLimits) -> None:
-    """Give the body to `consume`, which runs in a thread, piece by piece.
+    """Give the body to `consume` piece by piece, in a thread, while the next piece arrives.
 
     Raises:
         Refused: It is too large or too slow.
         ClientDisconnect: The client has closed the connection.
     """
     _check_length(request, limits.max_bytes)
+    pieces = _batch_body(request, limits)
+    upcoming = asyncio.ensure_future(anext(pieces, b""))
+    try:
+        while piece := await upcoming:
+            upcoming = asyncio.ensure_future(anext(pieces, b""))
+            await run_in_threadpool(consume, piece)
+    finally:
+        upcoming.cancel()
+        await asyncio.gather(upcoming, return_exceptions=True)
+
+
+async def _batch_body(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
+    """Yield a body in pieces that are worth a thread's while."""
     started = time.monotonic()
-    received, batch, more = 0, bytearray(), True
+    received, given, batch, more = 0, 0, list[bytes](), True
     while more:
         left_s = started + limits.grace_s + received / limits.bytes_per_s - time.monotonic()
         message = await _receive_in_time(request.receive, min(left_s, limits.pause_s))
         more = message.get("more_body", False)
-        batch += message.get("body", b"")
-        received += len(message.get("body", b""))
+        batch.append(message.get("body", b""))
+        received += len(batch[-1])
         if received > limits.max_bytes:
             raise _refuse_size(limits.max_bytes)
-        if len(batch) >= _BATCH_BYTES or (batch and not more):
-            piece, batch = bytes(batch), bytearray()
-            await run_in_threadpool(consume, piece)
+        if received - given >= _BATCH_BYTES or not more:
+            yield b"".join(batch)
+            given = received
+            batch.clear()
+
+
+def note_end_of_body(scope: Scope, receive: Receive) -> Receive:
+    """Return `receive`, which notes in the scope that the whole body has been received: nothing else comes then."""
+
+    async def receive_one() -> Message:
+        message = await receive()
+        scope[_BODY_RECEIVED] = not message.get("more_body", False)
+        return message
+
+    return receive_one
 
 
 def _check_length(request: Request, max_bytes: int) -> None:
@@ -97,7 +123,7 @@ class RefusalResponse(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, and read on without keeping anything."""
-        has_body = scope["method"] in {"POST", "PUT"}
+        has_body = scope["method"] in {"POST", "PUT"} and not scope.get(_BODY_RECEIVED)
         if has_body:
             self.headers["Connection"] = "close"
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

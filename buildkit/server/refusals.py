@@ -5,22 +5,49 @@ from __future__ import annotations
 import errno
 from http import HTTPStatus
 
+from buildkit.display import escape_controls
+
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Refused(Exception):
-    """The response to a request that is not carried out.
+    """The response to a request that is not carried out; nothing of what was sent is kept.
+
+    Args:
+        detail: What is wrong, for people. Control characters are escaped here, so names from an archive can be passed
+            as they are.
 
     Attributes:
-        detail: What is wrong, for people.
         retry_after_s: Seconds after which the same request may succeed; None if it never will.
     """
 
     def __init__(self, status: HTTPStatus, detail: str, *, retry_after_s: int | None = None) -> None:
-        super().__init__(detail)
         self.status = status
-        self.detail = detail
+        self.detail = escape_controls(detail)
         self.retry_after_s = retry_after_s
+        super().__init__(self.detail)
+
+
+class Invalid(Refused):
+    """What was sent is not what the call takes."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+
+
+class InvalidBody(Invalid):
+    """The body of a request does not have the expected form."""
+
+
+class InvalidContext(Invalid):
+    """The context is not a tar.gz that an engine can build."""
+
+
+class TooLarge(Refused):
+    """What was sent is larger than the server accepts."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
 
 
 def refuse_unknown(what: str) -> Refused:

@@ -43,8 +43,8 @@ def render_page(name: str, **values: Any) -> str:  # noqa: ANN401 - what a templ
 def format_duration(seconds: float) -> str:
     """Return a duration for people.
 
-    >>> [format_duration(seconds) for seconds in (0.42, 12.3, 192, 3840)]
-    ['0.4 s', '12 s', '3 min 12 s', '1 h 4 min']
+    >>> [format_duration(seconds) for seconds in (0.42, 12.3, 192, 3600)]
+    ['0.4 s', '12 s', '3 min 12 s', '1 h']
     """
     whole = round(seconds)
     if seconds < 10:  # noqa: PLR2004 - below that, tenths matter
@@ -52,8 +52,12 @@ def format_duration(seconds: float) -> str:
     if whole < _MINUTE:
         return f"{whole} s"
     if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+        return _join(whole // _MINUTE, "min", whole % _MINUTE, "s")
+    return _join(whole // _HOUR, "h", whole % _HOUR // _MINUTE, "min")
+
+
+def _join(large: int, large_unit: str, small: int, small_unit: str) -> str:
+    return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
 
 
 @functools.cache

@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from buildkit.errors import LocalError
 from buildkit.server.receiving import RefusalResponse
 from buildkit.server.refusals import Refused, explain_os_error
-from buildkit.server.rejections import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from buildkit.server.records import Build
+    from buildkit.server.server import Server
 
 NO_STORE = {"Cache-Control": "no-store"}
+_GAUGE = "runtime_build_"
 
 
 def respond(record: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -55,11 +56,30 @@ def describe_build(build: Build) -> dict[str, Any]:
     }
 
 
+def format_metrics(server: Server) -> str:
+    """Return the server's gauges in the text format of Prometheus.
+
+    https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    health = server.describe()
+    gauges: dict[str, tuple[str, float]] = {
+        "queued_builds": ("Builds that wait.", health["queued"]),
+        "running_builds": ("Builds that an engine is building.", health["running"]),
+        "builders": ("Engines and builders that are configured.", len(health["builders"])),
+        "free_bytes": ("Free space on the disk of the server.", health["free_bytes"]),
+    }
+    lines: list[str] = []
+    for name, (meaning, value) in gauges.items():
+        lines += [f"# HELP {_GAUGE}{name} {meaning}", f"# TYPE {_GAUGE}{name} gauge", f"{_GAUGE}{name} {value}"]
+    lines += [f"# HELP {_GAUGE}builds Builds that are kept, by status.", f"# TYPE {_GAUGE}builds gauge"]
+    lines += [f'{_GAUGE}builds{{status="{status}"}} {count}' for status, count in sorted(server.store.counts().items())]
+    return "\n".join(lines) + "\n"
+
+
 def make_handlers() -> dict[Any, Callable[[Request, Any], Response]]:
     """Return a function for each kind of error, which makes a response of it."""
     return {
         Refused: lambda _, error: RefusalResponse(error),
-        Rejected: lambda _, error: RefusalResponse(Refused(HTTPStatus(error.status), error.detail)),
         LocalError: lambda _, error: RefusalResponse(Refused(HTTPStatus.INSUFFICIENT_STORAGE, error.message)),
         OSError: lambda _, error: RefusalResponse(explain_os_error(error)),
         HTTPException: _refuse_call,

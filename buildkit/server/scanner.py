@@ -9,12 +9,14 @@ import posixpath
 import tarfile
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.server.rejections import InvalidContext
+from buildkit.server.refusals import InvalidContext
+from buildkit.server.tar_header import Header, InvalidHeader, parse_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BLOCK_BYTES = 512
+_END = bytes(BLOCK_BYTES)
 DOCKERFILE = "Dockerfile"
 _MAX_ENTRIES = 1_000_000
 _MAX_KEPT_BYTES = 1_000_000
@@ -61,7 +63,7 @@ class TarScanner:
         self._header = b""
         self._left = 0  # bytes of the current entry that have not arrived, with their padding
         self._kept: bytearray | None = None
-        self._current = tarfile.TarInfo()
+        self._current = Header("", b"", 0, "")
 
     @property
     def is_between_entries(self) -> bool:
@@ -101,15 +103,14 @@ class TarScanner:
             self._header = block
             return len(data)
         self._header = b""
-        try:
-            self._current = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            # Only an empty block gives an error of this kind, which tarfile does not document.
-            if any(block):
-                raise InvalidContext(f"the context is not a tar, or damaged: {error}") from None
+        if block == _END:
             self._end_tar()
-        else:
-            self._begin_entry()
+            return end
+        try:
+            header = parse_header(block)
+        except InvalidHeader as error:
+            raise InvalidContext(f"the context is not a tar, or damaged: {error}") from None
+        self._begin_entry(header)
         return end
 
     def _end_tar(self) -> None:
@@ -117,44 +118,41 @@ class TarScanner:
             raise InvalidContext("the tar ends within an entry")
         self.is_ended = True
 
-    def _begin_entry(self) -> None:
+    def _begin_entry(self, header: Header) -> None:
         self._entries += 1
         if self._entries > _MAX_ENTRIES:
             raise InvalidContext(f"the context has more than {_MAX_ENTRIES} files")
-        entry = self._current
-        if entry.type in _RECORDS or entry.type in _LONG_NAMES:
-            keep, size = True, entry.size
-        else:
-            keep, size = self._check_entry()
+        keep, size = header.kind in _RECORDS or header.kind in _LONG_NAMES, header.size_bytes
+        if not keep:
+            keep, size = self._check_entry(header)
         if size < 0 or (keep and size > _MAX_KEPT_BYTES):
-            raise InvalidContext(f"the size of {entry.name!r} in the tar is invalid: {size}")
+            raise InvalidContext(f"the size of {header.name!r} in the tar is invalid: {size}")
         self._kept = bytearray() if keep else None
         self._left = size + -size % BLOCK_BYTES
-        entry.size = size
+        self._current = header._replace(size_bytes=size)
         if not size:
             self._end_entry()
 
-    def _check_entry(self) -> tuple[bool, int]:
+    def _check_entry(self, entry: Header) -> tuple[bool, int]:
         """Return whether the contents of a new entry are kept, and their size."""
         extended, self._extended = self._extended, {}
-        entry = self._current
         path = _clean_path(extended.get("path", entry.name))
-        if entry.type not in _KNOWN:
+        if entry.kind not in _KNOWN:
             raise InvalidContext(f"{path!r} is neither a file nor a directory nor a link")
         if any(key.startswith("GNU.sparse.") for key in extended):
             raise InvalidContext(f"{path!r} is a sparse file; pack it without --sparse")
         self._refuse_linked(path)
-        if entry.type in _LINKS:
-            self._note_link(path, extended.get("linkpath", entry.linkname))
-        if entry.type not in _FILES:
+        if entry.kind in _LINKS:
+            self._note_link(path, extended.get("linkpath", entry.link_target), is_hard=entry.kind == tarfile.LNKTYPE)
+        if entry.kind not in _FILES:
             return False, 0
-        size = _parse_size(extended["size"]) if "size" in extended else entry.size
+        size = _parse_size(extended["size"]) if "size" in extended else entry.size_bytes
         if self._report and size >= 0:
             self._report(FileEntry(path, size))
         return path == DOCKERFILE, size
 
-    def _note_link(self, path: str, target: str) -> None:
-        if self._current.type == tarfile.LNKTYPE:
+    def _note_link(self, path: str, target: str, *, is_hard: bool) -> None:
+        if is_hard:
             target = _clean_path(target)
             self._refuse_linked(target)
             if hash(target) not in self._links:
@@ -173,7 +171,7 @@ class TarScanner:
         kept, self._kept = self._kept, None
         if kept is None:
             return
-        data, kind = bytes(kept[: self._current.size]), self._current.type
+        data, kind = bytes(kept[: self._current.size_bytes]), self._current.kind
         if kind in _LONG_NAMES:
             self._extended[_LONG_NAMES[kind]] = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif kind == tarfile.XGLTYPE:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.attempt import WorkerOptions
-from buildkit.server.contexts import Contexts, Limits
-from buildkit.server.images import find_local_image, find_registry_image
+from buildkit.server.contexts import Contexts
+from buildkit.server.images import find_local_image, find_registry_image, parse_name
 from buildkit.server.keys import Keys
 from buildkit.server.logs import Logs
+from buildkit.server.receiver import Limits
 from buildkit.server.records import NewBuild
 from buildkit.server.refusals import Refused, refuse_full_disk, refuse_stopping, refuse_unknown
 from buildkit.server.store import QueueFull, Store
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from buildkit.engines.engine import Engine
     from buildkit.secret import ApiKey
-    from buildkit.server.contexts import Receiver
     from buildkit.server.images import StoredImage
+    from buildkit.server.receiver import Receiver
     from buildkit.server.records import Build
 
 FEATURES = ("idempotency", "contexts", "follow", "cancel", "retry", "builds")
@@ -190,11 +191,13 @@ class Server:
         """Return an image that exists, in the registry if images are pushed and in the engine otherwise, or None.
 
         Raises:
+            InvalidBody: It is not an image name, or not below the prefix.
             NotStarted: No engine responds.
             RegistryUnavailable: The registry does not say.
         """
-        find = find_local_image if self.options.registry_prefix is None else find_registry_image
-        return find(self.engines, image)
+        prefix = self.options.registry_prefix
+        find = find_local_image if prefix is None else find_registry_image
+        return find(self.engines, parse_name(image, prefix))
 
     def keep_source(self, sha256: str) -> None:
         """Keep a source that no build refers to yet."""

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from buildkit.terminal import strip_sequences
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -68,6 +70,7 @@ def format_start(text: str) -> str:
 
 def read_title(line: str) -> str | None:
     """Return the title of the step that begins with this line of the log, or None."""
+    line = strip_sequences(line)
     if match := _BUILDKIT.fullmatch(line):
         return match["rest"] if _BUILDKIT_TITLE.fullmatch(match["rest"]) else None
     return line if _PODMAN_TITLE.fullmatch(line) else None
@@ -102,7 +105,7 @@ class _AttemptReader:
             self.rest.add_line(number, line)
         elif match := _PODMAN_TITLE.fullmatch(line):
             self._end_podman_step()
-            self._podman_step = self._begin(Step(line, match["stage"] or ""))
+            self._podman_step = self._begin(Step(strip_sequences(line), match["stage"] or ""))
         elif self._podman_step:
             self._read_podman(self._podman_step, number, line)
         elif match := _BUILDKIT.fullmatch(line):
@@ -126,13 +129,13 @@ class _AttemptReader:
         step = self._by_number.get(vertex)
         if step is None:
             stage = _BUILDKIT_STAGE.match(text)
-            self._by_number[vertex] = self._begin(Step(text, stage["stage"] if stage else ""))
+            self._by_number[vertex] = self._begin(Step(strip_sequences(text), stage["stage"] if stage else ""))
         elif match := _BUILDKIT_END.fullmatch(text):
             step.state = _ENDS[match["word"]]
             step.duration_s = float(match["seconds"]) if match["seconds"] else step.duration_s
             if match["reason"]:
                 step.add_line(number, match["reason"])
-        elif text not in {step.title, "..."}:  # what BuildKit repeats when it comes back to a step
+        elif strip_sequences(text) not in {step.title, "..."}:  # what BuildKit repeats when it comes back to a step
             step.add_line(number, _OUTPUT_TIME.sub("", text, count=1) if _OUTPUT_TIME.match(text) else text)
 
     def _read_podman(self, step: Step, number: int, line: str) -> None:

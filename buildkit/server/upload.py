@@ -5,14 +5,18 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.errors import SettingError
-from buildkit.reference import parse_reference
-from buildkit.server.bodies import InvalidBody, open_body
+from python_multipart.multipart import parse_options_header
+
+from buildkit.server.images import parse_name
+from buildkit.server.json_body import JsonBody
+from buildkit.server.multipart_body import MultipartBody
 from buildkit.server.records import NewBuild
-from buildkit.server.refusals import Refused
+from buildkit.server.refusals import InvalidBody, Refused
 
 if TYPE_CHECKING:
-    from buildkit.server.bodies import BuildFields
+    from collections.abc import Callable
+
+    from buildkit.server.fields import BuildFields
     from buildkit.server.records import Build
     from buildkit.server.server import Server
 
@@ -95,17 +99,28 @@ class Upload:
         return names
 
 
+def open_body(content_type: str, sink: Callable[[bytes], object]) -> JsonBody | MultipartBody:
+    """Return a reader for a body of that type.
+
+    Args:
+        sink: Called with the decoded bytes of the context as they arrive.
+
+    Raises:
+        InvalidBody: It is neither `application/json` nor `multipart/form-data` with a boundary.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind == b"application/json":
+        return JsonBody(sink)
+    if kind == b"multipart/form-data" and options.get(b"boundary"):
+        return MultipartBody(options[b"boundary"], sink)
+    raise InvalidBody("the Content-Type is neither application/json nor multipart/form-data with a boundary")
+
+
 def check_name(name: str, prefix: str | None) -> None:
     """Refuse an image name that is invalid, or that a key of this server does not give the right to push.
 
     Raises:
         InvalidBody: It is one of these.
     """
-    try:
-        reference = parse_reference(name, "the image name")
-    except SettingError as error:
-        raise InvalidBody(error.message) from error
-    if reference.digest:
+    if parse_name(name, prefix).digest:
         raise InvalidBody(f"an image name cannot have a digest: {name}")
-    if prefix is not None and not reference.name.startswith(f"{prefix}/"):
-        raise InvalidBody(f"this server builds only images whose name begins with {prefix}/: {name}")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _LOG_FORMAT = ("--no-show-signature", "--format=%H %ct")
 
 
+_DESCRIBED = re.compile(r"(?P<tag>.*)-(?P<distance>[0-9]+)-g(?P<sha>[0-9a-f]+)")
+_RELEASE = re.compile(
+    r"(?:^|[-_/v])(?P<number>[0-9]+(?:\.[0-9]+)*)(?P<stage>(?:[-_.]?(?:a|b|rc|alpha|beta|post|dev)\.?[0-9]*)?)$"
+)
 NO_DESCRIPTION = GitDescription("unknown", "0.0.dev0")
 
 
@@ -80,22 +84,17 @@ def describe(source: Path) -> GitDescription:
     """
     done = run_git(source, ["describe", "--tags", "--long", "--always", "--end-of-options", "HEAD"], ok=(0, 128))
     text = done.stdout.decode("utf-8", "replace").strip()
-    tagged = re.fullmatch(r"(?P<tag>.*)-(?P<distance>[0-9]+)-g(?P<sha>[0-9a-f]+)", text)
-    release = (
-        re.search(
-            r"(?:^|[-_/v])([0-9]+(?:\.[0-9]+)*)(?:[-_.]?(?:a|b|rc|alpha|beta|post|dev)\.?[0-9]*)?$", tagged["tag"]
-        )
-        if tagged
-        else None
-    )
     if not text:
         return NO_DESCRIPTION
+    tagged = _DESCRIBED.fullmatch(text)
+    release = _RELEASE.search(tagged["tag"]) if tagged else None
     if tagged is None or release is None:
         return GitDescription(text, f"0.0.dev0+g{tagged['sha'] if tagged else text}")
     if tagged["distance"] == "0":
-        return GitDescription(text, release[0].lstrip("-_/v"))
-    *parts, last = release[1].split(".")
-    return GitDescription(text, f"{'.'.join([*parts, str(int(last) + 1)])}.dev{tagged['distance']}+g{tagged['sha']}")
+        return GitDescription(text, release["number"] + release["stage"])
+    *parts, last = release["number"].split(".")
+    following = ".".join([*parts, str(int(last) + 1)])
+    return GitDescription(text, f"{following}.dev{tagged['distance']}+g{tagged['sha']}")
 
 
 def _parse_commit(output: bytes) -> Commit:

@@ -42,6 +42,9 @@ class DependencyKind(StrEnum):
 
 
 LOCKS = (DependencyKind.UV_LOCK, DependencyKind.PYLOCK, DependencyKind.POETRY_LOCK, DependencyKind.PDM_LOCK)
+REQUIREMENTS = DependencyKind.REQUIREMENTS
+INSTALLABLE = ("pyproject.toml", "setup.py")
+PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 _REQUIREMENTS_FILE = "requirements.txt"
 
 
@@ -91,7 +94,7 @@ def find_dependencies(source: Path, settings: Mapping[str, Any], requirements: s
     Raises:
         LocalError: That file is missing, or one cannot be read.
     """
-    project_files = tuple(name for name in ("pyproject.toml", "setup.cfg", "setup.py") if (source / name).is_file())
+    project_files = tuple(name for name in PROJECT_FILES if (source / name).is_file())
     if requirements is not None:
         path = inside(requirements, "REQUIREMENTS")
         if not (source / path).is_file():

@@ -9,18 +9,26 @@ import re
 import stat
 import struct
 from array import array
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    StatFields = tuple[int, int, int, int, int]
 
 _BATCH = 256
 _TIMED_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "overlay"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _PACK = struct.Struct("<qqqQI").pack
+
+# Size, both times, inode and mode of a file: if they are the same, so is its content.
+get_fields: Callable[[os.stat_result], StatFields] = attrgetter(
+    "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_mode"
+)
 
 
 class StatFingerprint:
@@ -38,13 +46,13 @@ class StatFingerprint:
         self._names: list[str] = []
         self._numbers: list[bytes] = []
 
-    def add(self, path: str, found: os.stat_result, link: str = "") -> None:
+    def add(self, path: str, fields: StatFields, link: str = "") -> None:
         """Add one file; `link` is its target if it is a symbolic link."""
-        size, changed_ns = found.st_size, found.st_ctime_ns
+        size, _, changed_ns, _, _ = fields
         self.sizes.append(size)
         if changed_ns > self.newest_ns:  # noqa: PLR1730 - half the time of `max`, for every file
             self.newest_ns = changed_ns
-        self._numbers.append(_PACK(size, found.st_mtime_ns, changed_ns, found.st_ino, found.st_mode))
+        self._numbers.append(_PACK(*fields))
         self._names.append(f"{path}\0{link}" if link else path)
         if len(self._names) == _BATCH:
             self._digest_batch()
@@ -78,7 +86,7 @@ def take_fingerprint(source: Path, files: Iterable[str]) -> StatFingerprint | No
             if stat.S_ISLNK(found.st_mode):
                 target = os.readlink(prefix + path)
                 refuse_escape(root, path, target)
-            fingerprint.add(path, found, target)
+            fingerprint.add(path, get_fields(found), target)
     except OSError:
         return None
     return fingerprint

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.source.checkout import read_head
 from buildkit.source.git import run_git, split_entries, stream_git
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _SUBMODULE = "160000 "
@@ -57,9 +58,19 @@ def list_files(
     Raises:
         LocalError: git is missing, refuses the repository, or could not read a directory.
     """
-    command = ["ls-files", "-z", "-t", "-s", *(_UNTRACKED if untracked else ()), "--", *roots]
-    with stream_git(source, command, prunes) as entries:
-        yield _follow(source, roots, entries, prunes)
+    # Two commands at once: what is in the index is read while git still looks for what is not.
+    read_index = ["ls-files", "-z", "-t", "-s", "--", *roots]
+    with ExitStack() as stack:
+        find = ["ls-files", "-z", *_UNTRACKED, "--", *roots]
+        found = stack.enter_context(stream_git(source, find, prunes)) if untracked else iter(())
+        entries = stack.enter_context(stream_git(source, read_index))
+        nested: dict[str, str] = {}
+        yield chain(
+            _follow_index(source, entries, nested),
+            _follow_untracked(found, nested),
+            _follow_staged(source, roots, nested),
+            _follow_nested(source, nested, prunes),
+        )
 
 
 def list_untracked(source: Path, prunes: Callable[[str], bool]) -> list[str]:
@@ -72,42 +83,49 @@ def list_untracked(source: Path, prunes: Callable[[str], bool]) -> list[str]:
         return sorted(entries)
 
 
-def _follow(
-    source: Path, roots: Sequence[str], entries: Iterable[str], prunes: Callable[[str], bool]
-) -> Iterator[ListedFile]:
-    """Yield the files of `list_files`, from what git lists in the repository itself."""
-    nested: dict[str, str] = {}
+def _follow_index(source: Path, entries: Iterable[str], nested: dict[str, str]) -> Iterator[ListedFile]:
+    """Yield the files in the index, and collect the submodules with their commits in `nested`."""
     tracked = Status.TRACKED
     for entry in entries:
         head, _, path = entry.partition("\t")
         if head.startswith("H 100") and head.endswith(" 0"):  # nearly all of them
             yield ListedFile(path, tracked, head[2:-2])
             continue
-        file = _parse_entry(entry)
-        if file.path.endswith("/"):
-            nested.setdefault(file.path[:-1], "")
-        elif file.committed.startswith(_SUBMODULE):
-            nested[file.path] = file.committed.removeprefix(_SUBMODULE)
-        elif file.status is Status.ABSENT and os.path.lexists(source / file.path):
+        file = _parse_entry(head, path)
+        if file.committed.startswith(_SUBMODULE):
+            nested[path] = file.committed.removeprefix(_SUBMODULE)
+        elif file.status is Status.ABSENT and os.path.lexists(source / path):
             yield file._replace(status=tracked)
         else:
             yield file
-    for path in _list_staged(source, roots):
-        if path not in nested:
-            yield ListedFile(path, Status.STAGED)
+
+
+def _follow_untracked(paths: Iterable[str], nested: dict[str, str]) -> Iterator[ListedFile]:
+    """Yield the files that are not in the index, and collect other repositories in `nested`."""
+    for path in paths:
+        if path.endswith("/"):
+            nested.setdefault(path[:-1], "")
+        else:
+            yield ListedFile(path, Status.CHANGED)
+
+
+def _follow_staged(source: Path, roots: Sequence[str], nested: Mapping[str, str]) -> Iterator[ListedFile]:
+    """Yield the files whose index entry differs from the commit."""
+    yield from (ListedFile(path, Status.STAGED) for path in _list_staged(source, roots) if path not in nested)
+
+
+def _follow_nested(source: Path, nested: Mapping[str, str], prunes: Callable[[str], bool]) -> Iterator[ListedFile]:
+    """Yield the files of the submodules and other repositories."""
     for folder in sorted(nested):
         if not prunes(folder):
             yield from _list_nested(source / folder, folder, nested[folder])
 
 
-def _parse_entry(entry: str) -> ListedFile:
-    """Return what `? path` or `H 100644 4b825dc… 0<TAB>path` says; one that is skipped may be there all the same."""
-    if entry[0] == "?":
-        return ListedFile(entry[2:], Status.CHANGED)
-    head, _, path = entry.partition("\t")
+def _parse_entry(head: str, path: str) -> ListedFile:
+    """Return what `H 100644 4b825dc… 0` says about a path; one that is skipped may be there all the same."""
     if head[-1] != "0":  # the stage of a conflict
         return ListedFile(path, Status.CHANGED)
-    return ListedFile(path, Status.ABSENT if entry[0] == "S" else Status.TRACKED, head[2:-2])
+    return ListedFile(path, Status.ABSENT if head[0] == "S" else Status.TRACKED, head[2:-2])
 
 
 def _list_nested(source: Path, folder: str, commit: str) -> Iterator[ListedFile]:

@@ -183,7 +183,7 @@ def _translate_poetry(constraint: str) -> str | None:
     parts = [part.strip() for part in constraint.split(",") if part.strip()]
     translated = []
     for part in parts:
-        match = re.fullmatch(r"([~^]|=?)\s*([0-9]+)((?:\.[0-9]+)*)", part)
+        match = re.fullmatch(r"([~^]|=?)\s*([0-9]{1,9})((?:\.[0-9]{1,9})*)", part)
         if match is None:
             translated.append(part)
             continue

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import LocalError
 from buildkit.models import Project
-from buildkit.source.dependencies import Dependencies, DependencyKind, find_dependencies
+from buildkit.source.dependencies import PROJECT_FILES, Dependencies, DependencyKind, find_dependencies
 from buildkit.source.members import find_folders
 from buildkit.source.metadata import Package, find_modules, find_python, list_import_roots, read_package
-from buildkit.source.tables import inside, strings, table
+from buildkit.source.tables import inside, read_text, strings, table
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
@@ -53,14 +53,15 @@ def read_project(source: Path, requirements: str | None = None, *, is_built: boo
     """
     root = read_package(source)
     members = tuple(sorted(_find_members(source, root.settings)))
-    is_workspace = bool(table(root.settings, "tool", "uv", "workspace"))
+    is_workspace = "workspace" in table(root.settings, "tool", "uv") and (members or (source / "uv.lock").is_file())
     packages = [root, *(read_package(source, f"{member}/") for member in members)]
     dependencies = find_dependencies(source, root.settings, requirements)
     if is_workspace and dependencies.kind not in {DependencyKind.UV_LOCK, DependencyKind.REQUIREMENTS}:
         dependencies = Dependencies(DependencyKind.UV_LOCK, "uv.lock", ("pyproject.toml", "uv.lock"))
     project_files = [f"{member}/pyproject.toml" for member in members]
+    read = [path for package in packages for path in _find_read(source, package)]
     sources = _find_path_sources(source, root.settings) if is_built else []
-    required = sorted({*dependencies.files, *_find_read(root), *project_files}) if is_built else []
+    required = sorted({*dependencies.files, *read, *project_files}) if is_built else []
     if missing := [name for name in required if not (source / name).is_file()]:
         raise LocalError(
             f"missing in the source directory: {', '.join(missing)}",
@@ -77,7 +78,7 @@ def read_project(source: Path, requirements: str | None = None, *, is_built: boo
         name=root.name,
         is_package=root.is_installable,
         requires_python=find_python(source, dependencies, root),
-        packages=tuple(sorted({path for found in modules.values() for path in found})),
+        packages=tuple(sorted({path for found in modules.values() for path in found})) if is_built else (),
         import_roots=tuple(dict.fromkeys(folder for package in packages for folder in list_import_roots(package))),
         scripts={name: target for package in packages for name, target in package.scripts.items()},
         git_versions={package.name or "": tool for package in packages if (tool := package.version_tool)},
@@ -125,7 +126,7 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
     members = set()
     for pattern in (inside(text, "tool.uv.workspace.members") for text in strings(workspace, "members")):
         found = set(find_folders(source, pattern))
-        if not found and not any(char in pattern for char in "*?["):
+        if not found and _is_locked(source, pattern):  # otherwise uv does without it, too
             raise LocalError(
                 f"the workspace member {pattern!r} is missing", "correct tool.uv.workspace in pyproject.toml"
             )
@@ -134,6 +135,10 @@ def _find_members(source: Path, settings: dict[str, Any]) -> set[str]:
         if not (source / name / "pyproject.toml").is_file() and not PurePosixPath(name).name.startswith("."):
             raise LocalError(f"the workspace member {name!r} has no pyproject.toml", f"add {name}/pyproject.toml")
     return {name for name in members if name != "." and (source / name / "pyproject.toml").is_file()}
+
+
+def _is_locked(source: Path, member: str) -> bool:
+    return f'= "{member}" }}' in read_text(source, "uv.lock")
 
 
 def _find_path_sources(source: Path, settings: dict[str, Any]) -> list[str]:
@@ -152,16 +157,22 @@ def _is_top_level_file(path: Path) -> bool:
     return any(fnmatchcase(path.name, pattern) for pattern in _TOP_LEVEL_FILES) and not path.is_dir()
 
 
-def _find_read(root: Package) -> list[str]:
-    """Return the files that the project table names and without which its backend does not build the package."""
-    if not root.is_installable or root.backend.startswith(_TOLERANT) or not root.backend:
+def _find_read(source: Path, package: Package) -> list[str]:
+    """Return the files that installing a package reads, and that its backend does not do without."""
+    if not package.is_installable:
         return []
-    readme, license_ = root.project.get("readme"), root.project.get("license")
-    named = {
-        "readme": readme.get("file") if isinstance(readme, dict) else readme,
-        "license": license_.get("file") if isinstance(license_, dict) else None,
-    }
-    return [inside(path, f"project.{key}") for key, path in named.items() if isinstance(path, str) and path]
+    read = [path for path in (*PROJECT_FILES, *strings(package.project, "reads")) if _exists(source, package, path)]
+    if package.backend and not package.backend.startswith(_TOLERANT):
+        for key in ("readme", "license"):
+            value = package.project.get(key)
+            file = value.get("file") if isinstance(value, dict) else value
+            if isinstance(file, str) and file and (key == "readme" or isinstance(value, dict)):
+                read.append(inside(file, f"project.{key}"))
+    return [f"{package.folder}{path}" for path in read]
+
+
+def _exists(source: Path, package: Package, path: str) -> bool:
+    return (source / f"{package.folder}{path}").is_file()
 
 
 def _drop_nested(paths: Iterable[str]) -> list[str]:

@@ -89,6 +89,11 @@ class PackingRules:
             return False
         return not (self._dockerignore and self._dockerignore.excludes(path))
 
+    @property
+    def has_includes(self) -> bool:
+        """Whether INCLUDE says anything."""
+        return self._include is not None
+
     def includes(self, path: str) -> bool:
         """Return whether INCLUDE adds `path`."""
         return bool(self._include and self._include.excludes(path))

@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import LocalError
 from buildkit.source import checkout
-from buildkit.source.listing import ListedFile, Status, list_files, list_untracked
+from buildkit.source.candidates import Candidates
+from buildkit.source.listing import Status
 from buildkit.source.rules import VENV_MARK, PackingRules, Verdict
 from buildkit.source.survey import survey_names
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from buildkit.models import Project
     from buildkit.settings import Settings
+    from buildkit.source.listing import ListedFile
 
 EXCLUDE = "EXCLUDE"
 _MAX_NAMED = 10
@@ -85,6 +86,7 @@ class FileSelection:
         self._settings = settings
         self._in_git = in_git
         self._ours = ours
+        self._candidates = Candidates(path, project, lambda: self._rules, in_git=in_git)
 
     def select(self) -> SelectedFiles:
         """Return what is packed, whether or not the build can do with it.
@@ -93,7 +95,7 @@ class FileSelection:
             LocalError: A folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
-        with self._list() as listed:
+        with self._candidates.stream() as listed:
             found = self._sift(listed, self._rules)  # git lists while the rules are read
         survey = survey_names(self._path, found.files, self._rules.packs)
         files, changed = found.files, found.changed
@@ -101,7 +103,7 @@ class FileSelection:
             gone = frozenset(survey.missing)
             files = [path for path in files if path not in gone]
             changed |= gone if self._in_git else frozenset()
-        warnings = [*survey.warnings, *self._describe_untracked()]
+        warnings = [*survey.warnings, *self._candidates.describe_untracked()]
         return SelectedFiles(
             files, sorted(changed), warnings, found.committed, found.submodules, survey.links, survey.modules
         )
@@ -134,7 +136,7 @@ class FileSelection:
         if self._in_git and (rule := checkout.explain_ignored(self._path, path)):
             reason = f"pattern {rule.pattern!r}, and git does not track it"
             return Verdict(packed=False, reason=reason, source=rule.file, line=rule.line)
-        if path in self._untracked and path not in self._project.required:
+        if self._candidates.is_untracked(path):
             return Verdict(packed=False, reason="git does not track it; `git add` or INCLUDE adds it")
         return self._rules.explain_default(path)
 
@@ -149,13 +151,6 @@ class FileSelection:
         return f"rename or move {', '.join(stuck[:_MAX_NAMED])}" if stuck else f"set INCLUDE={','.join(include)}"
 
     @cached_property
-    def _untracked(self) -> frozenset[str]:
-        """Files that are left out because git does not track them; in a workspace, those are packed."""
-        if not self._in_git or self._project.roots:
-            return frozenset()
-        return frozenset(list_untracked(self._path, self._prunes))
-
-    @cached_property
     def _rules(self) -> PackingRules:
         return PackingRules(self._path, self._project, self._settings, self._ours)
 
@@ -164,10 +159,10 @@ class FileSelection:
         files: list[str] = []
         committed: dict[str, str] = {}
         changed: set[str] = set()
-        submodules: list[str] = []
+        submodules: set[str] = set()
         for path, status, entry in listed:
             if status is Status.SUBMODULE:
-                submodules.append(path)
+                submodules.add(path)
                 continue
             if not rules.packs(path):
                 continue
@@ -187,49 +182,7 @@ class FileSelection:
             changed = {path for path in changed if not path.startswith(environments)}
         for path in changed:
             committed.pop(path, None)
-        return _Sifted(list(kept), changed, committed, submodules)
-
-    def _prunes(self, folder: str) -> bool:
-        return self._rules.prunes(folder)  # which are not read yet when git starts
-
-    @contextmanager
-    def _list(self) -> Iterator[Iterator[ListedFile]]:
-        roots = self._project.roots
-        if not self._in_git:
-            walked = walk_files(self._path, roots or os.listdir(self._path), self._rules.prunes)
-            yield chain((ListedFile(path, Status.CHANGED) for path in walked), self._list_included())
-            return
-        with list_files(self._path, roots, self._prunes, untracked=bool(roots)) as listed:
-            yield chain(listed, self._list_needed(), self._list_included())
-
-    def _list_needed(self) -> Iterator[ListedFile]:
-        """Yield what the build needs of the files that git does not track, such as a new lock file."""
-        yield from (ListedFile(path, Status.CHANGED) for path in self._untracked.intersection(self._project.required))
-
-    def _describe_untracked(self) -> list[str]:
-        """Return a warning if files are left out because git does not track them."""
-        needed = self._project.required
-        left_out = sorted(path for path in self._untracked if self._rules.packs(path) and path not in needed)
-        left_out = [path for path in left_out if not self._rules.includes(path)]
-        if not left_out:
-            return []
-        named = ", ".join(left_out[:_MAX_NAMED]) + (" and more" if len(left_out) > _MAX_NAMED else "")
-        return [f"not packed, because git does not track them: {named}; `git add` them, or name them in INCLUDE"]
-
-    def _list_included(self) -> Iterator[ListedFile]:
-        """Yield what INCLUDE adds, from anywhere below the source, even if git ignores it."""
-        if not self._settings.include:
-            return
-        known: dict[str, list[ListedFile]] = {}
-        if self._in_git:
-            with list_files(self._path, (), self._rules.closes) as listed:
-                for file in listed:
-                    if self._rules.includes(file.path):
-                        known.setdefault(file.path, []).append(file)
-        yield from chain.from_iterable(known.values())
-        for path in walk_files(self._path, os.listdir(self._path), self._rules.closes):
-            if path not in known and self._rules.includes(path):
-                yield ListedFile(path, Status.CHANGED)
+        return _Sifted(list(kept), changed, committed, sorted(submodules))
 
     def _find_in_package(self, package: str) -> str | None:
         """Return a file of a package of which nothing is packed."""

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 _MAX_NAMED = 10
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
-_NOT_ON_WINDOWS = re.compile(
-    r"[\\:*?\"<>|]|(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.[^/]*)?(?:/|$)|[. ](?:/|$)", re.IGNORECASE
-)
+# Not on Windows: characters, the end of a name, devices. Names are folded, with a slash before and after each. Three
+# expressions are faster than one, because each finds its first character without trying the others.
+_ODD_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\:*?\"<>|]")
+_ODD_END = re.compile(r"[. ]/")
+_DEVICE = re.compile(r"/(?:con|prn|aux|nul|com[0-9]|lpt[0-9])[./]")
+_READ_BY_GIT = frozenset({".gitattributes", ".gitignore", ".gitmodules"})
 
 
 class Survey(NamedTuple):
@@ -50,7 +53,7 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
         packs: Whether a path would be packed if it were a file.
 
     Raises:
-        LocalError: A name has control characters, or a folder cannot be read.
+        LocalError: A name has control characters, a folder cannot be read, or git's own files are something else.
     """
     missing: list[str] = []
     specials: list[str] = []
@@ -63,14 +66,20 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
         for folder, selected in sorted(groups.items()):
             prefix = f"{folder}/" if folder else ""
             found = _list_names(folders, folder)
-            missing += [prefix + name for name in selected.difference(found.files)]
-            links += [prefix + name for name in found.links if name in selected]
-            modules += [prefix + name for name in found.files if name.endswith(".py") and name not in selected]
+            chosen, paths = set(selected), [prefix + name for name in found.files]
+            missing += chosen.difference(paths)
+            links += chosen.intersection([prefix + name for name in found.links])
+            if len(paths) > len(selected):
+                modules += [path for path in paths if path.endswith(".py") and path not in chosen]
             modules += [path for path in (prefix + name for name in found.folders) if path not in groups]
+            _refuse_specials(prefix, found.specials)
             specials += [prefix + name for name in found.specials if packs(prefix + name)]
             names = [*found.files, *found.folders]
-            odd += [path for path in _find_odd(prefix, names) if _is_packed(files, path)]
-            twins += [path for path in _find_twins(prefix, names) if _is_packed(files, path)]
+            folded = "/".join(names).casefold()
+            if _is_odd(folded):
+                odd += [path for path in _find_odd(prefix, names) if _is_packed(files, path)]
+            if len(set(folded.split("/"))) < len(names):
+                twins += [path for path in _find_twins(prefix, names) if _is_packed(files, path)]
     _refuse_controls([path for path in odd if _CONTROLS.search(path)])
     warnings = [f"skipped {path}: not a file, folder or link" for path in sorted(specials)]
     if odd:
@@ -88,19 +97,19 @@ class _Names(NamedTuple):
 
 
 def _list_names(folders: SourceFolders, folder: str) -> _Names:
-    found = _Names([], [], [], [])
+    files, below, specials, links = found = _Names([], [], [], [])
     try:
         with os.scandir(folders.enter(folder)) as entries:
             for entry in entries:
                 if entry.is_file(follow_symlinks=False):
-                    found.files.append(entry.name)
+                    files.append(entry.name)
                 elif entry.is_symlink():
-                    found.files.append(entry.name)
-                    found.links.append(entry.name)
+                    files.append(entry.name)
+                    links.append(entry.name)
                 elif entry.is_dir(follow_symlinks=False):
-                    found.folders.append(entry.name)
+                    below.append(entry.name)
                 else:
-                    found.specials.append(entry.name)
+                    specials.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         pass  # all of it is missing
     except PermissionError:
@@ -108,33 +117,34 @@ def _list_names(folders: SourceFolders, folder: str) -> _Names:
     return found
 
 
-def _group_by_folder(files: Sequence[str]) -> dict[str, set[str]]:
-    """Return the root and each folder that leads to a file, with the names of the files that are directly in it."""
-    groups: dict[str, set[str]] = {"": set()}
+def _group_by_folder(files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the root and each folder that leads to a file, with the files that are directly in it."""
+    groups: dict[str, list[str]] = {"": []}
     last, group = "", groups[""]
     for path in files:
-        folder, _, name = path.rpartition("/")
+        folder = path.rpartition("/")[0]
         if folder != last:  # most neighbours share a folder
-            last, group = folder, groups.setdefault(folder, set())
+            last, group = folder, groups.setdefault(folder, [])
             above = folder.rpartition("/")[0]
             while above not in groups:
-                groups[above] = set()
+                groups[above] = []
                 above = above.rpartition("/")[0]
-        group.add(name)
+        group.append(path)
     return groups
 
 
+def _is_odd(folded: str) -> bool:
+    """Return whether names, joined by slashes, contain one that some systems do not allow."""
+    text = f"/{folded}/"
+    return bool(_ODD_CHARACTER.search(text) or _ODD_END.search(text) or _DEVICE.search(text))
+
+
 def _find_odd(prefix: str, names: Sequence[str]) -> list[str]:
-    together = "/".join(names)
-    if not (_CONTROLS.search(together) or _NOT_ON_WINDOWS.search(together)):
-        return []
-    return [prefix + name for name in names if _CONTROLS.search(name) or _NOT_ON_WINDOWS.search(name)]
+    return [prefix + name for name in names if _is_odd(name.casefold())]
 
 
 def _find_twins(prefix: str, names: Sequence[str]) -> list[str]:
     folded = [name.casefold() for name in names]
-    if len(set(folded)) == len(names):
-        return []
     counts = Counter(folded)
     return [prefix + name for name, key in zip(names, folded, strict=True) if counts[key] > 1]
 
@@ -146,6 +156,12 @@ def _is_packed(files: Sequence[str], path: str) -> bool:
         return True
     at = bisect_left(files, f"{path}/")
     return at < len(files) and files[at].startswith(f"{path}/")
+
+
+def _refuse_specials(prefix: str, names: Sequence[str]) -> None:
+    """Refuse FIFOs and the like that have the name of a file that git reads, or would read with other settings."""
+    if blocked := _READ_BY_GIT.intersection(names):
+        raise LocalError(f"{prefix}{min(blocked)} is not a file", "remove it, or restore it from the commit")
 
 
 def _refuse_controls(paths: Sequence[str]) -> None:

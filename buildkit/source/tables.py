@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     import ast
     from pathlib import Path
 
-MAX_BYTES = 16_000_000
+_MAX_BYTES = 16_000_000
+_MAX_CODE_BYTES = 500_000
+_MAX_NAME_LENGTH = 200
 
 
 def load_toml(source: Path, name: str) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def load_toml(source: Path, name: str) -> dict[str, Any]:
 def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     """Return what `setup.cfg` and `setup.py` say, as the `[project]` table of a `pyproject.toml` would.
 
-    `setup.py` is not run: only literals count.
+    `setup.py` is not run: only literals count. `reads` has the files that it names.
     """
     import ast
     import configparser
@@ -39,10 +42,11 @@ def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
-        parser.read_string(read_text(source, f"{folder}setup.cfg"))
-        words = _call_setup(ast.parse(read_text(source, f"{folder}setup.py")))
+        parser.read_string(read_code(source, f"{folder}setup.cfg"))
+        code = ast.parse(read_code(source, f"{folder}setup.py"))
+        words, names = _call_setup(code), _list_files(source / folder, code)
     except (configparser.Error, SyntaxError, ValueError, RecursionError, MemoryError):
-        words = {}  # the build shows what is wrong with it
+        words, names = {}, []  # the build shows what is wrong with it
     cfg = {name: dict(parser[name]) for name in parser.sections()}
     options = cfg.get("options", {})
     found["name"] = words.get("name") or cfg.get("metadata", {}).get("name")
@@ -55,6 +59,7 @@ def load_setup(source: Path, folder: str = "") -> dict[str, Any]:
     found["scripts"] = {name.strip(): target.strip() for name, _, target in pairs}
     found["scripts"] |= {PurePosixPath(script).name: "" for script in strings(words, "scripts")}
     found["uses-scm"] = "use_scm_version" in words
+    found["reads"] = names
     return found
 
 
@@ -65,11 +70,22 @@ def read_text(source: Path, name: str) -> str:
         LocalError: It cannot be read, or is not UTF-8 text.
     """
     try:
-        return read_bounded(source / name, MAX_BYTES, follow=True).decode("utf-8")
+        return read_bounded(source / name, _MAX_BYTES, follow=True).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, ValueError) as error:
-        raise LocalError(f"{name} cannot be read: {error}", f"correct {name}") from error
+    except UnicodeDecodeError as error:
+        raise LocalError(f"{name} cannot be read: {error}", f"save {name} as UTF-8 text") from error
+    except OSError as error:
+        raise LocalError(f"{name} cannot be read: {error.strerror}", f"make {name} a readable file") from error
+
+
+def read_code(source: Path, name: str) -> str:
+    """Return the text of a Python file, whatever its encoding; nothing if it cannot be read, or is very large."""
+    try:
+        data = read_bounded(source / name, _MAX_CODE_BYTES + 1, follow=True)
+    except OSError:
+        return ""
+    return data.decode("utf-8", "replace") if len(data) <= _MAX_CODE_BYTES else ""
 
 
 def table(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -148,6 +164,15 @@ def _call_setup(module: ast.Module) -> dict[str, Any]:
         name: _evaluate(known.get(node.id, node) if isinstance(node, ast.Name) else node)
         for name, node in words.items()
     }
+
+
+def _list_files(folder: Path, module: ast.Module) -> list[str]:
+    """Return the files that a program names somewhere, which it probably reads."""
+    import ast
+
+    texts = {node.value for node in ast.walk(module) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    places = {resolve(text) for text in texts if text.isprintable() and len(text) < _MAX_NAME_LENGTH}
+    return sorted(place for place in places if place and os.path.isfile(folder / place))
 
 
 def _evaluate(node: ast.expr) -> object:

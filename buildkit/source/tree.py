@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from buildkit.source.dependencies import INSTALLABLE, REQUIREMENTS
 from buildkit.source.project import find_spec, read_project
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class SourceTree:
         self._settings = settings
         self._ci = ci
         self._ours = ours
-        self._selected: SelectedFiles | None = None
+        self._checked: SelectedFiles | None = None
         self._losses: tuple[SelectedFiles, list[Problem]] | None = None
 
     @cached_property
@@ -46,7 +47,17 @@ class SourceTree:
         Raises:
             LocalError: One is invalid, or a file that the build needs is missing.
         """
-        return read_project(self.path, self._settings.requirements, is_built=self._settings.dockerfile is None)
+        project = read_project(self.path, self._settings.requirements, is_built=self._settings.dockerfile is None)
+        if project.is_package and project.dependencies.kind == REQUIREMENTS and not self._packs_project_file(project):
+            return project._replace(is_package=False, scripts={}, required=project.dependencies.files)
+        return project
+
+    def _packs_project_file(self, project: Project) -> bool:
+        """Return whether the package can be installed; an application with requirements also runs as it is."""
+        from buildkit.source.rules import PackingRules
+
+        rules = PackingRules(self.path, project, self._settings, self._ours)
+        return any((self.path / name).is_file() and rules.packs(name) for name in INSTALLABLE)
 
     def find_spec(self, named: str | None) -> str | None:
         """Return the path of the PyInstaller spec, or None if there is none, or several and none is named.
@@ -103,19 +114,19 @@ class SourceTree:
             LocalError: A required file is missing, a folder cannot be read, or a name has control characters.
             SettingError: A pattern, or a line of `.dockerignore`, is not valid.
         """
-        selected, missing = self.try_select()
-        if missing:
+        selected = self._selection.select()
+        if missing := self._selection.find_missing(selected.files):
             raise missing
         return selected
 
     def try_select(self) -> tuple[SelectedFiles, LocalError | None]:
-        """Return what is packed, and an error if the build cannot do with it.
+        """Return what is packed, and an error if the build cannot do with it; `find_changes` then starts from that.
 
         Raises:
             LocalError, SettingError: Nothing can be selected, as in `select`.
         """
-        self._selected = self._selection.select()
-        return self._selected, self._selection.find_missing(self._selected.files)
+        self._checked = self._selection.select()
+        return self._checked, self._selection.find_missing(self._checked.files)
 
     def find_losses(self, selected: SelectedFiles) -> list[Problem]:
         """Return what a selection lacks although the tree seems to have it.
@@ -147,13 +158,13 @@ class SourceTree:
         Raises:
             LocalError: As in `select`, or a file cannot be read.
         """
-        from buildkit.source.reader import Discard, TreeReader
+        from buildkit.source.reader import Sink, TreeReader
 
-        selected = self._selected or self.select()
+        selected, self._checked = self._checked or self.select(), None
         different = recall(selected) if selected.committed else {}
         if different is None:
-            reader = TreeReader(self.path, Discard(), selected.committed)
-            reader.read(selected.files)
+            reader = TreeReader(self.path, Sink(), selected.committed)
+            reader.read([path for path in selected.files if path in selected.committed])
             different = reader.different
         return self.explain_changes(selected, different)
 

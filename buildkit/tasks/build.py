@@ -45,6 +45,7 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
         NotStarted: The engine no longer responds.
     """
     from buildkit.engines.engine import BuildOptions
+    from buildkit.terminal import strip_sequences
 
     _check_attest(engine, request)
     inputs = record.load_inputs(workspace)
@@ -52,7 +53,7 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
     ui.report(f"building {images[0]} with {engine}")
     options = BuildOptions(request.push, request.network, attest=request.attest)
     with record.open_archive(workspace, inputs.context) as archive:
-        image = engine.build(archive, images, options, ui.report)
+        image = engine.build(archive, images, options, lambda line: ui.report(strip_sequences(line)))
     made_from = workspace.digests("context.json")
     built = LocalBuild(engine.name, images[0], image.image_id, image.digest, image.elapsed_s, made_from=made_from)
     workspace.save(built)

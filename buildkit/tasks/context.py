@@ -62,7 +62,7 @@ def pack_context(
     version = workspace.load(Version)
     workspace.load(Dockerfile)
     _refuse_other_commit(workspace, tree, version)
-    job = _Job(workspace, tree, version, read_generated(workspace), _choose_options(version, settings, ui), ui)
+    job = _Job(workspace, tree, version, read_generated(workspace), choose_options(version, settings, ui), ui)
     previous = load_cached(workspace)
     packed = _pack_until_stable(job, previous if use_cache else None)
     made_from = workspace.digests("version.json", "dockerfile.json", DOCKERFILE, INSTRUCTIONS, *PROGRAMS)
@@ -93,7 +93,8 @@ def _refuse_other_commit(workspace: Workspace, tree: SourceTree, version: Versio
         )
 
 
-def _choose_options(version: Version, settings: Settings, ui: Ui) -> PackingOptions:
+def choose_options(version: Version, settings: Settings, ui: Ui) -> PackingOptions:
+    """Return how the source is packed, in addition to its files."""
     from buildkit.archive.compressor import FALLBACK, find_compressor
     from buildkit.archive.stream import PackingOptions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.contract import SESSION_VARIABLES, UID
+from buildkit.contract import SESSION_VARIABLES, UID, ImageContract
 from buildkit.errors import SettingError, run
 from buildkit.models import BuildResult, Dockerfile, LocalBuild, Target
 from buildkit.reference import parse_reference
@@ -32,17 +32,18 @@ class ManifestRequest(NamedTuple):
     """What is deployed.
 
     Attributes:
-        target: The full targets get more memory, and shared memory for their browser.
+        contract: What the image promises. The full targets get more memory, and shared memory for a browser.
         image: An image reference, or None for the image that the workspace knows.
-        port: Where the server listens and the Service is reached. Many callers on Kubernetes expect 60000.
+        port: Where the server listens and the Service is reached, if the server takes `--port`; by default the image's.
+            Many callers on Kubernetes expect 60000.
         secret: `NAME/KEY`: the Secret with the session key, and the entry in it. The key is never in the manifest.
         template_dir: May contain a `manifest.yaml.j2` of the project's own.
     """
 
-    target: Target
+    contract: ImageContract
     image: str | None = None
     name: str = "agent-server"
-    port: int = 8000
+    port: int | None = None
     replicas: int = 1
     secret: str = "agent-server-session/key"  # noqa: S105 - the name of a Secret
     template_dir: Path | None = None
@@ -58,17 +59,20 @@ def render_manifest(workspace: Workspace, request: ManifestRequest) -> str:
 
     image = request.image or _find_image(workspace)
     dockerfile = workspace.find(Dockerfile)
-    target = Target(dockerfile.target) if dockerfile else request.target
+    target = Target(dockerfile.target) if dockerfile else request.contract.target
+    contract = _move(request.contract, request.port)
     _check("--name", request.name, _SERVICE_NAME, "at most 63 of a-z 0-9 -, starting with a letter")
     _check("--secret", request.secret, _SECRET, "NAME/KEY: a-z 0-9 - and dots, then A-Z a-z 0-9 - . _")
-    _parse_port(str(request.port), "--port")
+    _parse_port(str(contract.port), "--port")
     _parse_replicas(str(request.replicas), "--replicas")
     secret_name, _, secret_key = request.secret.partition("/")
     values = {
         "image": str(parse_reference(image)),
+        "address": list(contract.address),
         "desktop": not target.is_minimal,
+        "endpoints": contract.endpoints,
         "name": request.name,
-        "port": request.port,
+        "port": contract.port,
         "replicas": request.replicas,
         "secret_name": secret_name,
         "secret_key": secret_key,
@@ -79,6 +83,16 @@ def render_manifest(workspace: Workspace, request: ManifestRequest) -> str:
     text = render_template("manifest.yaml.j2", values, request.template_dir)
     workspace.write(MANIFEST, text.encode("utf-8"))
     return text
+
+
+def _move(contract: ImageContract, port: int | None) -> ImageContract:
+    """Return the contract of a server that listens on another port."""
+    if port not in (None, contract.port) and not contract.takes_address:
+        raise SettingError(
+            f"--port={port} would have no effect: SERVER_COMMAND decides the port",
+            f"write the port into SERVER_COMMAND and SERVER_PORT, or give --port {contract.port}",
+        )
+    return contract._replace(port=port or contract.port)
 
 
 def _find_image(workspace: Workspace) -> str:
@@ -101,7 +115,8 @@ def _check(flag: str, value: str, shape: re.Pattern[str], rule: str) -> None:
 
 def main(this: Run) -> Outcome:
     """Render a Kubernetes Deployment and Service for the image: prints the manifest."""
-    request = ManifestRequest(this.settings.target, this.flags["image"], template_dir=this.template_dir)
+    contract = ImageContract.from_settings(this.settings, this.settings.target, None)
+    request = ManifestRequest(contract, this.flags["image"], template_dir=this.template_dir)
     given = {name: this.flags[name] for name in ("name", "port", "replicas", "secret")}
     request = request._replace(**{name: value for name, value in given.items() if value is not None})
     with this.writing():
@@ -112,11 +127,11 @@ def main(this: Run) -> Outcome:
 TASK = Task(
     "manifest",
     main,
-    groups=("target", "templates"),
+    groups=("target", "server", "templates"),
     flags=(
         Flag("image", "image reference to start instead of the image that was built last", takes_value=True),
         Flag("name", "name of the Deployment and the Service (default: agent-server)", takes_value=True),
-        Flag("port", "port of the pods (default: 8000; many callers expect 60000)", parse=_parse_port),
+        Flag("port", "port of the pods (default: SERVER_PORT; many callers expect 60000)", parse=_parse_port),
         Flag("replicas", "number of pods (default: 1)", parse=_parse_replicas),
         Flag(
             "secret", "Secret with the session key, as NAME/KEY (default: agent-server-session/key)", takes_value=True

@@ -142,7 +142,7 @@ def _accepts_only_local_clients(host: str) -> bool:
 
 def read_options(this: Run) -> ServerOptions:
     """Return the server's options from settings and flags."""
-    from buildkit.server.contexts import Limits
+    from buildkit.server.receiver import Limits
     from buildkit.server.server import ServerOptions
 
     settings = this.settings

@@ -6,7 +6,7 @@ set -eu
 folder=$1
 shift
 is_usable() {
-    "$1" -e 'process.exit(process.versions.node.split(".")[0] < 22)' 2>/dev/null
+    "$1" -e 'process.exit(process.versions.node.split(".")[0] < 22 ? 1 : 0)' 2>/dev/null
 }
 mkdir -p "$ACP_NODE_DIR/bin" "$ACP_NODE_DIR/lib/node_modules"
 node=$(command -v node || echo none)
@@ -22,13 +22,13 @@ if [ "$npm" = none ] || ! is_usable "$node"; then
     cp "$folder/bin/node" "$node"
     cp -R "$folder/lib/node_modules/npm" "$ACP_NODE_DIR/lib/node_modules/"
 fi
-PATH=$(dirname "$node"):$PATH
+export PATH="$(dirname "$node"):$PATH" npm_config_cache="$ACP_NODE_DIR/cache" NODE_DISABLE_COMPILE_CACHE=1
 "$node" "$(readlink -f "$npm")" install --global --prefix "$ACP_NODE_DIR" --no-audit --no-fund "$@"
-rm -rf "${HOME:-/root}/.npm"
-for agent in "$ACP_NODE_DIR"/bin/*; do
-    name=$(basename "$agent")
+rm -rf "$npm_config_cache"
+cd "$ACP_NODE_DIR/bin"
+for name in *; do
     if [ "$name" != node ] && [ "$name" != npm ] && [ "$name" != npx ]; then
-        printf '#!/bin/sh\nPATH="%s:$PATH" exec "%s" "$@"\n' "$(dirname "$node")" "$agent" >"/usr/local/bin/$name"
+        printf '#!/bin/sh\nPATH="%s:$PATH" exec "%s" "$@"\n' "$(dirname "$node")" "$PWD/$name" >"/usr/local/bin/$name"
         chmod 0755 "/usr/local/bin/$name"
     fi
 done

@@ -17,6 +17,8 @@ FOLDERS = (ENVIRONMENT / ".packages/bin", ENVIRONMENT / ".venv/bin")
 # Their first argument of this form is an application: `package.module:name`.
 SERVERS = {"daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"}
 APPLICATION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?:\(.*\))?")
+# With one of these, the application is looked for in another folder.
+ELSEWHERE = {"--app-dir", "--chdir", "--working-dir"}
 TIMEOUT_S = 60
 USER = 10001
 NOT_THERE = 3
@@ -84,7 +86,7 @@ def check(program: str, *arguments: str) -> None:
         check_script(next((word for word in arguments if not word.startswith("-")), ""))
     else:
         check_program(program)
-    if program in SERVERS:
+    if program in SERVERS and not ELSEWHERE.intersection(word.partition("=")[0] for word in arguments):
         application = next(filter(None, map(APPLICATION.fullmatch, arguments)), None)
         if application:
             check_module(*application.groups())

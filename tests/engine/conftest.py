@@ -14,8 +14,8 @@ import pytest
 from buildkit.engines import find_engine
 from tests.engine.services import (
     TRUST_VARIABLES,
-    fetch_buildx,
     import_image,
+    install_buildx,
     make_base_rootfs,
     make_tiny_rootfs,
     require,
@@ -61,12 +61,20 @@ def docker(engine_folder: Path) -> Iterator[Engine]:
 @pytest.fixture
 def buildx(docker: Engine, debian_base: str, engine_folder: Path) -> Iterator[Engine]:
     """The same engine through Debian's buildx plugin, which is there for this test only."""
-    plugin = engine_folder / "docker/config/cli-plugins/docker-buildx"
-    plugin.parent.mkdir(exist_ok=True)
-    shutil.copy(fetch_buildx(docker, debian_base), plugin)
-    plugin.chmod(0o755)
-    yield find_engine("auto", ["default"])
-    plugin.unlink()
+    with install_buildx(docker, debian_base, engine_folder / "docker/config"):
+        yield find_engine("auto", ["default"])
+
+
+@pytest.fixture(scope="module")
+def docker_or_buildx(
+    request: pytest.FixtureRequest, docker: Engine, debian_base: str, engine_folder: Path
+) -> Iterator[Engine]:
+    """The engine as its parameter says, with the plugin or without it, for a module."""
+    if request.param == "docker":
+        yield docker
+        return
+    with install_buildx(docker, debian_base, engine_folder / "docker/config"):
+        yield find_engine("buildx")
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,11 @@ def build_image(
         )
 
 
+def try_inside(engine: Engine, image: str, script: str) -> bool:
+    command = ("run", "--rm", "--network=none", "--entrypoint=/bin/sh", image, "-c", script)
+    return engine.run(*command).code == 0
+
+
 def require(*programs: str) -> None:
     """Skip the test, naming the reason, where the machine cannot run it; in CI that is a failure."""
     missing = [program for program in programs if shutil.which(program) is None]
@@ -195,6 +200,19 @@ def import_image(engine: Engine, rootfs: Path, image: str, environment: Mapping[
     output = engine.run("import", *changes, str(rootfs), image, timeout_s=300)
     assert output.code == 0, output.stderr
     return image
+
+
+@contextlib.contextmanager
+def install_buildx(engine: Engine, base: str, config: Path) -> Iterator[None]:
+    """Have the buildx plugin in a docker configuration for as long as the block lasts."""
+    plugin = config / "cli-plugins/docker-buildx"
+    plugin.parent.mkdir(exist_ok=True)
+    shutil.copy(fetch_buildx(engine, base), plugin)
+    plugin.chmod(0o755)
+    try:
+        yield
+    finally:
+        plugin.unlink()
 
 
 def fetch_buildx(engine: Engine, base: str) -> Path:

@@ -24,7 +24,7 @@ from buildkit.settings import Settings
 from buildkit.tasks.verify import VerifyRequest, verify
 from buildkit.ui import Ui
 from buildkit.workspace import Workspace
-from tests.engine.services import TRUST_VARIABLES, MakeArchive, build_image, make_base_rootfs
+from tests.engine.services import TRUST_VARIABLES, MakeArchive, build_image, make_base_rootfs, try_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,7 +158,7 @@ def test_a_comment_leaves_the_executable_and_every_layer_as_they_are(run: Run, c
 def test_a_split_executable_keeps_the_contract_and_a_touched_file_pushes_the_source_alone(
     run: Run, checkout: Path, registry: str, docker: Engine
 ) -> None:
-    split = {"target": "binary-minimal", "SPLIT_EXECUTABLE": "true"}
+    split = {"target": "binary-minimal", "BUILD_ARGS": "SPLIT_EXECUTABLE=true"}
     first = push(run, registry, "split", "1", **split)
     image = f"{registry}/acme/split:1"
     verified = run("verify", "--image", image, **split)
@@ -473,11 +473,6 @@ def list_layers(engine: Engine, image: str) -> list[str]:
     output = engine.run("image", "inspect", "--format={{json .RootFS.Layers}}", image)
     layers: list[str] = json.loads(output.stdout)
     return layers
-
-
-def try_inside(engine: Engine, image: str, script: str) -> bool:
-    command = ("run", "--rm", "--network=none", "--entrypoint=/bin/sh", image, "-c", script)
-    return engine.run(*command).code == 0
 
 
 def read_state(checkout: Path, target: str, step: str) -> dict[str, Any]:

@@ -65,12 +65,20 @@ def test_65_secrets_stay_out_and_private_keys_are_a_warning(command: Command) ->
     command.run("context", "--explain", f"{SDK}/prod.env").succeed()
 
 
-@pytest.mark.parametrize("place", [".gitignore", ".git/info/exclude"])
-def test_69_a_fifo_ends_the_command_in_time(command: Command, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (".gitignore", "hangs"),
+        (".git/info/exclude", "hangs"),
+        (".gitattributes", ".gitattributes is not a file"),
+        (f"{SDK}/.gitattributes", f"{SDK}/.gitattributes is not a file"),
+    ],
+)
+def test_69_a_fifo_ends_the_command_in_time(command: Command, place: str, message: str) -> None:
     (command.checkout / place).unlink(missing_ok=True)
     os.mkfifo(command.checkout / place)
     started = time.monotonic()
-    command.run("version").fail(3, "hangs")
+    command.run("version").fail(3, message)
     assert time.monotonic() - started < 10
 
 

@@ -1,0 +1,221 @@
+"""The two ways to build many images: a Runtime API does it, or local engines do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from buildkit.bulk.disk import DiskGuard
+from buildkit.bulk.layers import PushedLayers
+from buildkit.bulk.libraries import PROBE, choose_builder_images, need_builder_image, parse_probe
+from buildkit.bulk.local import EngineOptions, LocalBuilds
+from buildkit.bulk.remote import RemoteBuilds
+from buildkit.bulk.stores import EngineStore, RegistryStore, ServerStore
+from buildkit.bulk.workers import Workers
+from buildkit.engines.docker import Buildx, Docker
+from buildkit.errors import NotStarted, SettingError
+from buildkit.runtime_api.policy import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from buildkit.bulk.entries import ImageEntry
+    from buildkit.bulk.journal import Journal
+    from buildkit.bulk.libraries import Libraries
+    from buildkit.bulk.pace import Pace
+    from buildkit.bulk.plan import Store
+    from buildkit.bulk.registry import RegistryClient
+    from buildkit.bulk.runner import Builds
+    from buildkit.engines.engine import Engine
+    from buildkit.reference import Reference
+    from buildkit.task import Run
+    from buildkit.workspace import Workspace
+
+
+class BulkRequest(NamedTuple):
+    """What the user wants of a run.
+
+    Attributes:
+        bases: A file with one base image per line; `images.toml` if None.
+        shard: `K/N`: only this share of the images.
+        stall_s: Seconds without a line of the log after which an engine's build is cancelled.
+    """
+
+    bases: str | None = None
+    shard: str | None = None
+    workers: int = 4
+    only_failed: bool = False
+    force: bool = False
+    push: bool = False
+    network: str = ""
+    keep_free_bytes: int = 0
+    stall_s: float = 900.0
+
+
+class Backend(Protocol):
+    """What builds, and where the images go."""
+
+    @property
+    def prefix(self) -> str | None:
+        """What the names of images begin with, if a server decides."""
+
+    @property
+    def links_layers(self) -> bool:
+        """Whether the Dockerfile may use `COPY --link`."""
+
+    def choose_builder_images(
+        self, entries: Sequence[ImageEntry], digests: Mapping[Reference, str]
+    ) -> list[ImageEntry]:
+        """Return the entries with the builder image of each, where one is needed and can be determined.
+
+        Args:
+            digests: Of base images, as far as they are known.
+        """
+
+    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
+        """Return where it can be asked whether an image exists."""
+
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:
+        """Return what builds, in directories of `images`."""
+
+
+class ServerBackend:
+    """A Runtime API."""
+
+    links_layers = False
+
+    def __init__(self, this: Run, request: BulkRequest, journal: Journal, pace: Pace) -> None:
+        clock = Clock(sleep=pace.sleep, back_off=pace.back_off, begin=pace.wait)
+        self._api = this.open_api(clock)
+        self._this = this
+        self._request = request
+        self._journal = journal
+        self._pace = pace
+
+    @cached_property
+    def prefix(self) -> str | None:
+        """What names begin with on this server."""
+        return self._api.registry_prefix()
+
+    def choose_builder_images(
+        self,
+        entries: Sequence[ImageEntry],
+        digests: Mapping[Reference, str],  # noqa: ARG002 - they do not tell which C library an image has
+    ) -> list[ImageEntry]:
+        """Return the entries as they are: nothing is known of images that only the server can see."""
+        if need_builder_image(entries):
+            self._this.ui.warn(
+                "BUILDER_IMAGE is not set, so the server is built once for each base image; set it to the one with the"
+                " oldest C library, and the server is built once for all"
+            )
+        return list(entries)
+
+    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:  # noqa: ARG002 - the server has its own access
+        """Return the server's own answers."""
+        store = ServerStore(self._api, self._journal, repository, self._pace)
+        if store.claims_everything:
+            self._this.ui.warn(
+                "this Runtime API claims to have images that cannot exist; only the journal says what is there"
+            )
+        return store
+
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:  # noqa: ARG002 - as above
+        """Return builds on the server."""
+        settings = self._this.settings
+        return RemoteBuilds(
+            self._api, images, self._journal, settings.upload_format, settings.build_timeout, self._request.force
+        )
+
+
+class EngineBackend:
+    """Local engines: the one that ENGINE names, or each of the builders."""
+
+    prefix: str | None = None
+
+    def __init__(self, this: Run, request: BulkRequest, journal: Journal, pace: Pace) -> None:
+        from buildkit.engines import list_engines
+
+        if (
+            request.push
+            and this.settings.image_name.registry is None
+            and "/" not in this.settings.image_name.repository
+        ):
+            raise SettingError(
+                f"--push needs a registry, and IMAGE_NAME is {this.settings.image_name}",
+                "set IMAGE_NAME=registry.example.com/team/agent-server",
+            )
+        self._this = this
+        self._request = request
+        self._journal = journal
+        self._pace = pace
+        self._engines = self._check(list_engines(this.settings.engine, this.settings.builder))
+        self.links_layers = all(engine.links_layers for engine in self._engines)
+
+    def choose_builder_images(
+        self, entries: Sequence[ImageEntry], digests: Mapping[Reference, str]
+    ) -> list[ImageEntry]:
+        """Return the entries with a builder image: where none is set, the base image with the oldest C library."""
+        bases = need_builder_image(entries)
+        exact = {base: f"{base}@{digests[base]}" if digests.get(base) else str(base) for base in bases}
+        missing = [base for base in bases if exact[base] not in self._journal.libraries]
+
+        def examine(base: Reference) -> bool:
+            engine = self._engines[bases.index(base) % len(self._engines)]
+            if libraries := parse_probe(engine.probe(str(base), PROBE)):
+                self._journal.note_libraries(exact[base], libraries)
+            return False
+
+        if missing:
+            self._this.ui.report(f"looking for the oldest C library among {len(missing)} base images")
+            Workers(self._request.workers, self._pace).run(missing, examine)
+        found = {base: self._journal.libraries.get(exact[base]) for base in bases}
+        chosen = choose_builder_images(found)
+        for kind, base in chosen.items():
+            self._this.ui.report(f"the server is built on {base} ({found[base]}), for every base image with {kind}")
+        return [_set_builder(entry, found, chosen) for entry in entries]
+
+    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
+        """Return the registry if images are pushed, and the engine otherwise."""
+        if self._request.push:
+            return RegistryStore(registry, repository)
+        return EngineStore(self._engines[0])
+
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:
+        """Return builds with these engines."""
+        request = self._request
+        guard = DiskGuard(request.keep_free_bytes, self._this.workspace.path, self._this.ui)
+        layers = PushedLayers(registry)
+        options = EngineOptions(request.push, request.network, request.stall_s, guard.check, layers.count)
+        return LocalBuilds(self._engines, images, self._journal, options)
+
+    def _check(self, engines: Sequence[Engine]) -> list[Engine]:
+        """Return the engines that respond; one of several that does not is only a warning.
+
+        Raises:
+            NotStarted: None responds.
+        """
+        checked: list[Engine] = []
+        for engine in engines:
+            try:
+                checked.append(self._prefer_buildx(engine.check()))
+            except NotStarted as refusal:
+                if not checked and engine is engines[-1]:
+                    raise
+                self._this.ui.warn(f"not used: {refusal.message}")
+        return checked
+
+    def _prefer_buildx(self, engine: Engine) -> Engine:
+        """Return the plugin instead of docker if images are pushed: it need not unpack them into docker's store."""
+        if self._request.push and type(engine) is Docker and engine.reports_json:
+            return Buildx(engine.program).check()
+        return engine
+
+
+def _set_builder(
+    entry: ImageEntry, found: Mapping[Reference, Libraries | None], chosen: Mapping[str, Reference]
+) -> ImageEntry:
+    libraries = found.get(entry.base)
+    if entry.settings.builder_image is not None or libraries is None or libraries.kind not in chosen:
+        return entry
+    return entry._replace(settings=replace(entry.settings, builder_image=chosen[libraries.kind]))
