@@ -29,7 +29,9 @@ DOCKERFILE = "Dockerfile"
 INSTRUCTIONS = "BUILD_INSTRUCTIONS.md"
 MANIFEST = "manifest.yaml"
 BUILD_LOG = "build.log"
-JOURNAL = "images.jsonl"
+# What `images` leaves: a journal and results, and two folders that have a workspace for each image and each recipe.
+JOURNAL, RESULTS, SUMMARY = "images.jsonl", "images.json", "images.md"
+IMAGES, RECIPES = "images", "recipes"
 SBOM = "sbom.cdx.json"
 ATTESTATIONS = "attestations.json"
 _SIGNATURE = b"# Created by runtime-build. Everything in this folder may be removed by it.\n"
@@ -230,6 +232,12 @@ class Workspace(Folder):
         for name in removed:
             self.remove(name)
         return removed
+
+    def list_children(self) -> Iterator[Workspace]:
+        """Yield the workspace of each image and of each recipe that `images` has left."""
+        for folder in (self.child(IMAGES), self.child(RECIPES)):
+            if folder.path.is_dir() and not folder.path.is_symlink():
+                yield from (folder.child(name) for name in sorted(os.listdir(folder.path)) if not name.startswith("."))
 
     def delete(self) -> None:
         """Remove the marker and the directory if nothing else is in it."""

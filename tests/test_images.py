@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.bulk_api import BulkApi, read_events, run_bulk_api
+from tests.checkouts import commit_all
 from tests.misbehaviour import answer
+from tests.serving import Served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.commands import Command, Ended
 
@@ -274,3 +278,52 @@ def test_without_that_feature_the_outcome_stays_unknown_until_forced(command: Co
     assert api.server.count("POST /build") == 6
     run_images(command, "--shard", "1/6", "--force").succeed()
     assert api.server.count("POST /build") == 7
+
+
+def test_clean_removes_everything_but_not_while_a_server_builds(command: Command, api: BulkApi) -> None:
+    api.polls = 1_000_000
+    running = command.start("images", "--bases", "bases.txt", "--shard", "1/6")
+    while api.server.count("GET /build_status") < 1:
+        pass
+    running.signal(signal.SIGTERM)
+    running.wait().fail(143)
+    ended = command.run("clean").succeed()
+    assert "kept the images" in ended.err
+    assert (command.output / "images.jsonl").exists()
+    api.polls = 0
+    api.settle()
+    run_images(command).succeed()
+    assert "images.jsonl" in command.run("clean").succeed().out.splitlines()
+    assert not command.output.exists()
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_the_next_one_continues(command: Command, api: BulkApi) -> None:
+    run_images(command, "--shard", "1/2").succeed()
+    journal = command.output / "images.jsonl"
+    journal.write_bytes(b"\n" * 300_000 + journal.read_bytes())  # larger than every other file
+    run_images(command, order={"file_size_limit": journal.stat().st_size + 700}).fail(
+        3, "cannot write", "images.jsonl", "free some disk"
+    )
+    assert journal.stat().st_size > 300_000
+    run_images(command).succeed()
+    assert len(set(api.started)) == len(api.started) == 6
+
+
+def test_our_own_server_gets_the_source_once(command: Command, tmp_path: Path) -> None:
+    (command.checkout / "large.bin").write_bytes(os.urandom(400_000))
+    (command.checkout / "own.Dockerfile").write_text(
+        "ARG BASE_IMAGE=debian\nFROM ${BASE_IMAGE} AS source-minimal\nRUN print 1\n"
+    )
+    commit_all(command.checkout)
+    write_bases(command, 3)
+    with Served(tmp_path / "server") as server:
+        command.secret = server.key
+        command.environment |= {"RUNTIME_API_URL": server.url, "RUNTIME_API_KEY": server.key}
+        settings = {"DOCKERFILE": "own.Dockerfile", "INCLUDE": "large.bin", "changing": ("server", "../server")}
+        first = run_images(command, **settings).succeed()
+        stored = sorted(path.stat().st_size for path in (server.data / "contexts").iterdir() if path.is_file())
+        assert run_images(command, **settings).succeed().out == first.out
+        assert "3 already there" in run_images(command, "--dry-run", **settings).succeed().err
+        command.run("wait", OUTPUT_DIR=str(command.output / "images/base-2")).succeed()
+    assert len(first.out.split()) == 3
+    assert sum(size > 300_000 for size in stored) == 1

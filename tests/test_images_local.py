@@ -158,6 +158,13 @@ def test_a_base_image_without_a_known_c_library_says_what_to_set(docker: Docker)
     docker.run().fail(2, "the C library of", "set BUILDER_IMAGE")
 
 
+def test_a_base_image_that_cannot_be_examined_says_what_to_set(docker: Docker) -> None:
+    docker.command.environment["DOCKERFILE"] = ""
+    (docker.folder / "libraries").write_text("{}")
+    ended = docker.run().fail(2, "the C library of", "set BUILDER_IMAGE")
+    assert ended.err.count("cannot run") == 3
+
+
 def test_a_signal_cancels_the_builds_and_the_next_run_continues(docker: Docker) -> None:
     docker.write("RUN on base:1 print 1", "RUN on base:2 sleep 30", "RUN on base:3 sleep 30")
     running = docker.command.start("images", "--bases", "bases.txt", changing=("engine",))

@@ -10,7 +10,7 @@ from buildkit.bulk.disk import DiskGuard
 from buildkit.bulk.layers import PushedLayers
 from buildkit.bulk.libraries import PROBE, choose_builder_images, need_builder_image, parse_probe
 from buildkit.bulk.local import EngineOptions, LocalBuilds
-from buildkit.bulk.remote import RemoteBuilds
+from buildkit.bulk.remote import FirstAlone, RemoteBuilds
 from buildkit.bulk.stores import EngineStore, RegistryStore, ServerStore
 from buildkit.bulk.workers import Workers
 from buildkit.engines.docker import Buildx, Docker
@@ -123,9 +123,8 @@ class ServerBackend:
     def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:  # noqa: ARG002 - as above
         """Return builds on the server."""
         settings = self._this.settings
-        return RemoteBuilds(
-            self._api, images, self._journal, settings.upload_format, settings.build_timeout, self._request.force
-        )
+        sending = (settings.upload_format, settings.build_timeout, self._request.force, FirstAlone())
+        return RemoteBuilds(self._api, images, self._journal, *sending)
 
 
 class EngineBackend:
@@ -156,13 +155,18 @@ class EngineBackend:
         self, entries: Sequence[ImageEntry], digests: Mapping[Reference, str]
     ) -> list[ImageEntry]:
         """Return the entries with a builder image: where none is set, the base image with the oldest C library."""
-        bases = need_builder_image(entries)
+        bases = [base for base in need_builder_image(entries) if digests.get(base) != ""]
         exact = {base: f"{base}@{digests[base]}" if digests.get(base) else str(base) for base in bases}
         missing = [base for base in bases if exact[base] not in self._journal.libraries]
 
         def examine(base: Reference) -> bool:
             engine = self._engines[bases.index(base) % len(self._engines)]
-            if libraries := parse_probe(engine.probe(str(base), PROBE)):
+            try:
+                libraries = parse_probe(engine.probe(str(base), PROBE)) if engine.runs_containers else None
+            except NotStarted as refusal:
+                self._this.ui.warn(refusal.message)
+                return False
+            if libraries:
                 self._journal.note_libraries(exact[base], libraries)
             return False
 

@@ -144,7 +144,9 @@ class Board:
             return left * elapsed_s / self._ended
         if not self._seconds:
             return None
-        return left * (sum(self._seconds) / len(self._seconds)) / max(1, min(self._workers, left))
+        running = [row.seconds for row in self._running.values()]
+        mean_s = max(sum(self._seconds) / len(self._seconds), *running, 0.0)
+        return left * mean_s / max(1, min(self._workers, left))
 
 
 class RowUi(Ui):

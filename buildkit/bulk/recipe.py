@@ -19,7 +19,7 @@ from buildkit.reference import Reference
 from buildkit.tasks.context import choose_options, pack_context
 from buildkit.tasks.dockerfile import render_dockerfile
 from buildkit.tasks.version import describe_version
-from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, STAT_CACHE
+from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, RECIPES, STAT_CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
-RECIPES = "recipes"
 BASE_IMAGE = "BASE_IMAGE"
 PLACEHOLDER = Reference("runtime-build.invalid", "base-image", None, None)
 _KEY_DIGITS = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -57,11 +58,30 @@ class JournaledWorkspace(Workspace):
         super().remove(name)
 
 
+class FirstAlone:
+    """Lets one thread go first, alone: what it sends, such as the source, the others need not send again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_done = False
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Run the block: alone until one has succeeded, and then side by side with others."""
+        with self._lock:
+            if not self._is_done:
+                yield
+                self._is_done = True
+                return
+        yield
+
+
 class RemoteBuilds(NamedTuple):
     """How images are built by a Runtime API.
 
     Attributes:
         images: The directory that has one for each image.
+        first: Held while an image is submitted.
     """
 
     api: RuntimeApi
@@ -69,7 +89,8 @@ class RemoteBuilds(NamedTuple):
     journal: Journal
     upload_format: str
     timeout_s: float
-    force: bool = False
+    force: bool
+    first: FirstAlone
 
     @property
     def place(self) -> str:
@@ -149,6 +170,7 @@ class RemoteBuilds(NamedTuple):
         context = copy_source(image.recipe, workspace, generated, ui)
         settings = image.recipe.settings
         naming = ImageNaming(settings.image_name, image.reference, image.tags)
-        submission = upload(workspace, self.api, UploadRequest(naming, self.upload_format, self.force), ui)
+        with self.first.turn():
+            submission = upload(workspace, self.api, UploadRequest(naming, self.upload_format, self.force), ui)
         workspace.remove(context.archive)
         return submission

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from buildkit.bulk.board import format_duration
 from buildkit.bulk.plan import State
 from buildkit.display import escape_controls, format_size
+from buildkit.workspace import RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from buildkit.bulk.plan import Image
 
-RESULTS, SUMMARY = "images.json", "images.md"
 # What fits into GitHub's summary of a step: 1 MiB.
 _MAX_SUMMARY_BYTES = 900_000
 _MAX_REASON = 300

@@ -13,7 +13,7 @@ from buildkit.bulk.pace import Pace
 from buildkit.bulk.plan import State, decide, name_image, resolve_bases
 from buildkit.bulk.recipe import identify, make_recipes
 from buildkit.bulk.registry import RegistryClient
-from buildkit.bulk.report import RESULTS, SUMMARY, format_results, format_summary
+from buildkit.bulk.report import format_results, format_summary
 from buildkit.bulk.runner import Runner
 from buildkit.bulk.table import draw
 from buildkit.bulk.workers import Workers
@@ -22,6 +22,7 @@ from buildkit.files import append_regular
 from buildkit.settings import read_environment
 from buildkit.signals import advising
 from buildkit.tasks.dockerfile import DockerfileRequest
+from buildkit.workspace import IMAGES, RESULTS, SUMMARY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from buildkit.bulk.recipe import Recipe
     from buildkit.task import Run
 
-IMAGES = "images"
 # Registries and servers are asked this many questions at a time.
 _QUERIES = 16
 

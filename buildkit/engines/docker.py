@@ -143,7 +143,8 @@ class Buildx(Docker):
             return super().probe(image, script)
         # The time makes it another step than that of an earlier build, which would be cached and print nothing.
         dockerfile = f"FROM {image}\nRUN : {time.time_ns()}; {script}\n"
-        words = ("buildx", "build", f"--builder={self.builder}", "--progress=plain", "--output=type=cacheonly", "-")
+        words = ["buildx", "build", *self._format_builder(), "--progress=plain", "--network=none"]
+        words += ["--output=type=cacheonly", "-"]
         return self._read_probe(self.run(*words, stdin=dockerfile, timeout_s=PROBE_TIMEOUT_S), image)
 
     def read_attestations(self, image: str) -> Attestations:

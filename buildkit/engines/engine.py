@@ -86,6 +86,7 @@ class Engine(ABC):
         command: The name of its program on the PATH.
         program: Path of the program that responded: of several on the PATH, the first one that works.
         version: What the engine reports.
+        image_format: How it lists a reference.
         hints: What to do, by a text that a failed command's log ends with.
     """
 
@@ -94,6 +95,7 @@ class Engine(ABC):
     package: ClassVar[str]
     hints: ClassVar[dict[str, str]] = {}
     runs_containers: ClassVar[bool] = True
+    image_format: ClassVar[str] = "{{.Repository}}:{{.Tag}}"
     # Whether it knows `COPY --link`; set by `check`.
     links_layers = False
     can_attest: ClassVar[bool] = False
@@ -149,7 +151,7 @@ class Engine(ABC):
 
     def list_images(self) -> set[str]:
         """Return the references in the engine's own store, as they are given to it."""
-        listed = self._ask("images", "--format={{.Repository}}:{{.Tag}}").splitlines()
+        listed = self._ask("images", f"--format={self.image_format}").splitlines()
         return {line.removeprefix("localhost/") for line in listed} | set(listed)
 
     def find_data_folder(self) -> str | None:

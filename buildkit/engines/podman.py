@@ -54,6 +54,7 @@ class Buildah(Podman):
     command = "buildah"
     package = "buildah"
     runs_containers = False
+    image_format: ClassVar[str] = "{{.Name}}:{{.Tag}}"
 
     def _read_version(self) -> str:
         self._ask("info")
