@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 _PREFIX = "[runtime-build] "
 _PLAIN_INTERVAL_S = 10.0
-# Of a terminal with fewer columns, a bar would take what the words need.
-_NARROW = 70
-_COLOURS = {"PENDING": "yellow", "QUEUED": "yellow"}  # of builds that do not run yet
 
 
 class Ui:
@@ -112,13 +109,13 @@ class Ui:
 
         Messages scroll above it.
         """
-        if sys.stderr is None or not sys.stderr.isatty():
+        console = _find_console()
+        if console is None:
             yield
             return
-        from rich.console import Console as RichConsole
         from rich.live import Live
 
-        with Live(get_renderable=draw, console=RichConsole(stderr=True), transient=True, refresh_per_second=4) as live:
+        with Live(get_renderable=draw, console=console, transient=True, refresh_per_second=4) as live:
             self._console = live.console
             try:
                 yield
@@ -130,7 +127,9 @@ class Ui:
         """Give a function to call with the bytes done and, if it is known, their total (otherwise 0)."""
         console = _find_console()
         if console:
-            with _draw_progress(label, console) as update:
+            from buildkit.drawing import draw_progress
+
+            with draw_progress(f"{_PREFIX}{label}", console) as update:
                 yield update
         else:
             yield _PlainProgress(label, self.report)
@@ -140,7 +139,9 @@ class Ui:
         """Give a function to call with a status and a detail, which are a line on a terminal, and nothing elsewhere."""
         console = _find_console()
         if console:
-            with _draw_live(label, console) as show:
+            from buildkit.drawing import draw_live
+
+            with draw_live(label, console) as show:
                 yield show
         else:
             yield lambda *_: None
@@ -180,45 +181,6 @@ def _find_console() -> Console | None:
 
     console = RichConsole(stderr=True)
     return None if console.is_dumb_terminal else console
-
-
-@contextmanager
-def _draw_progress(label: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-    from rich.table import Column
-
-    text = TextColumn(f"{_PREFIX.strip()} {label}", markup=False)
-    size = DownloadColumn(table_column=Column(no_wrap=True))
-    columns = (text, size) if console.width < _NARROW else (text, BarColumn(), size, TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=None)
-
-        def update(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total or None)
-
-        yield update
-
-
-@contextmanager
-def _draw_live(label: str, console: Console) -> Iterator[Callable[[str, str], None]]:
-    from rich.markup import escape
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.table import Column
-
-    is_unicode = console.encoding.startswith("utf")
-    column = Column(no_wrap=True, overflow="ellipsis" if is_unicode else "crop")
-    spinner = SpinnerColumn("dots" if is_unicode else "line")
-    # Without a width of its own, the time would be shortened together with a long text.
-    elapsed = TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=len("0:00:00")))
-    columns = (spinner, elapsed, TextColumn("{task.description}", table_column=column))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(escape(label), total=None)
-
-        def show(status: str, detail: str) -> None:
-            colour = _COLOURS.get(status, "blue")
-            progress.update(task, description=f"{escape(label)} [{colour}]{escape(status)}[/] {escape(detail)}")
-
-        yield show
 
 
 def _annotate(kind: str, text: str) -> str:

@@ -109,7 +109,7 @@ def test_a_requirements_file_that_requires_nothing_is_not_used_beside_a_project(
     ],
 )
 def test_the_names_that_each_format_has(tmp_path: Path, path: str, text: str, names: set[str]) -> None:
-    write(tmp_path, path)
+    write(tmp_path, "pyproject.toml")  # which uv and Poetry read along with their locks
     (tmp_path / path).write_bytes(text.encode())
     assert list_named(tmp_path, read(tmp_path), read_package(tmp_path).project) == names
 

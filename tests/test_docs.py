@@ -54,8 +54,10 @@ OTHER_VARIABLES = {
     "GITHUB_OUTPUT",
     "GITHUB_STEP_SUMMARY",
     "HTTPS_PROXY",
+    "NO_COLOR",
     "NO_PROXY",
     "REQUESTS_CA_BUNDLE",
+    "TERM",
 }
 BUILD_ARGUMENTS = dict(
     re.findall(

@@ -102,8 +102,10 @@ def find_dependencies(source: Path, settings: Mapping[str, Any], requirements: s
         return _read_requirements(source, path)
     for kind in LOCKS:
         if (source / kind).is_file():
-            used = project_files[:1] if project_files[:1] == ("pyproject.toml",) else ()
-            return Dependencies(kind, str(kind), tuple(sorted({str(kind), *used})))
+            # Whoever wrote the others reads the project file along with them.
+            uses_project = kind is not DependencyKind.PYLOCK or "pyproject.toml" in project_files
+            files = (str(kind), "pyproject.toml") if uses_project else (str(kind),)
+            return Dependencies(kind, str(kind), tuple(sorted(files)))
     if (source / _REQUIREMENTS_FILE).is_file():
         found = _read_requirements(source, _REQUIREMENTS_FILE)
         if not project_files or any(_find_required(source, path) for path in found.files):

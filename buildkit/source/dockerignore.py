@@ -77,8 +77,12 @@ class DockerignoreRules:
 
     def excludes(self, path: str) -> bool:
         """Return whether the file at `path` is left out."""
-        matched = self._match(path, self._match_folder(path.rpartition("/")[0]))
-        return bool(matched) and next(reversed(matched.values()))
+        above = self._match_folder(path.rpartition("/")[0])
+        excluded = False
+        for number, run in enumerate(self._runs):  # as `_match`, without a record of it: this is for every file
+            if number in above or (run.excludes is not excluded and run.match(path)):
+                excluded = run.excludes
+        return excluded
 
     def prunes(self, folder: str) -> bool:
         """Return whether nothing below `folder` is kept, so that it need not be walked."""
@@ -92,13 +96,14 @@ class DockerignoreRules:
         return self._runs[next(reversed(matched))].find_last(path) if matched else None
 
     def _match_folder(self, folder: str) -> _Matched:
-        if folder not in self._folders:
-            above: _Matched = {}
+        matched = self._folders.get(folder)
+        if matched is None:
+            matched = {}
             for place in _list_places(folder):
                 if place not in self._folders:
-                    self._folders[place] = self._match(place, above)
-                above = self._folders[place]
-        return self._folders[folder]
+                    self._folders[place] = self._match(place, matched)
+                matched = self._folders[place]
+        return matched
 
     def _match(self, path: str, above: _Matched) -> _Matched:
         """Return the runs that match `path`, given those that match the folder it is in."""

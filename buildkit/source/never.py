@@ -89,7 +89,7 @@ _FILES = (
 _TEMPLATES = frozenset({"example", "sample", "template", "dist"})
 _PUBLIC_KEY = ".pub"
 _BACKUPS = ("~", ".bak", ".backup", ".old", ".orig", ".save")
-_MAYBE_PRIVATE_KEY = frozenset({".pem", ".key"})
+_MAYBE_PRIVATE_KEY = frozenset({"pem", "key"})
 
 
 def find_never_folder(path: str) -> NeverPacked | None:
@@ -104,7 +104,7 @@ def find_never_file(path: str) -> NeverPacked | None:
 
 def may_be_private_key(path: str) -> bool:
     """Return whether only the content of a file of that name tells whether it is a private key."""
-    return path[-4:].lower() in _MAYBE_PRIVATE_KEY
+    return path[-4:-3] == "." and path[-3:].lower() in _MAYBE_PRIVATE_KEY
 
 
 class _Rules:

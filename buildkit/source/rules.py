@@ -74,7 +74,7 @@ class PackingRules:
 
     def packs(self, path: str) -> bool:
         """Return whether the file at `path` is packed, for a path that git does not ignore."""
-        folder = path.rpartition("/")[0]
+        folder = path[: max(path.rfind("/"), 0)]
         if folder != self._folder:
             self._folder = folder
             self._folder_closed = self.closes(folder)

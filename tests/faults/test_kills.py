@@ -34,7 +34,7 @@ KILLS = 168
 BATCHES = 8
 # What a run writes from its settings and the source alone, and so always with the same bytes.
 FIXED = {"version.json", "dockerfile.json", "Dockerfile", "BUILD_INSTRUCTIONS.md", "context.json", ".gitignore"}
-FIXED |= {"check_server.py", "copy_python.py", "health.sh"}
+FIXED |= {"agents.sh", "check_server.py", "copy_python.py", "health.sh"}
 CHANGING = ("upload.json", "wait.json", ".context-cache")
 INSIDE = "openhands-sdk/openhands/sdk"
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.fault
 
-# Of the small workspace, with the Dockerfile, the instructions and the two programs of a source target.
-PACKED = 24
+# Of the small workspace, with the Dockerfile, the instructions and the four programs of the full source target.
+PACKED = 26
 
 TASKS = ["version", "all", "clean"]
 
