@@ -514,6 +514,8 @@ def test_what_git_does_not_track_is_left_out_of_it_and_told(service: Path) -> No
 
 
 def test_what_the_build_needs_is_packed_although_git_does_not_track_it(service: Path) -> None:
+    (service / "pyproject.toml").write_text('[project]\nname = "app"\n')
+    commit_all(service)
     put(service, "uv.lock")
     selected = select(service)
     assert ("uv.lock" in selected.files, selected.warnings) == (True, [])

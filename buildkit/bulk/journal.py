@@ -110,7 +110,8 @@ class Journal:
 
     def list_seconds(self) -> list[float]:
         """Return how long each image took that was built, as far as that is known."""
-        return [record.seconds for record in self._records.values() if record.event == BUILT and record.seconds]
+        built = [record for record in self._records.values() if record.event == BUILT]
+        return [record.seconds for record in built if record.seconds is not None]
 
     def note_submission(self, name: str, submission: Submission) -> None:
         """Append what is known of a build on a server: before it is sent, and again when it has an ID."""

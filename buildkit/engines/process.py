@@ -151,8 +151,9 @@ def _read_lines(process: subprocess.Popen[bytes], cancelled: Event | None, trans
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while cancelled is None or not cancelled.is_set():
-            if not selector.select(_POLL_S):
-                if process.poll() is not None:
+            has_ended = process.poll() is not None  # asked first: all that it has written can then be read
+            if not selector.select(0 if has_ended else _POLL_S):
+                if has_ended:
                     break
                 continue
             piece = os.read(process.stdout.fileno(), _READ_BYTES)
