@@ -174,7 +174,7 @@ class _PlainProgress:
 
 
 def _find_console() -> Console | None:
-    """Return the terminal that stderr is, or None if it is none, or one that cannot draw over a line (TERM=dumb)."""
+    """Return the terminal on stderr, or None if stderr is not one, or if it cannot draw over a line (TERM=dumb)."""
     if sys.stderr is None or not sys.stderr.isatty():
         return None
     from rich.console import Console as RichConsole

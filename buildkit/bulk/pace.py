@@ -28,7 +28,7 @@ class Pace:
 
     @property
     def left_s(self) -> float:
-        """Seconds until the pause ends; 0 if there is none."""
+        """Seconds until the pause ends, or 0 outside a pause."""
         return max(0.0, self._until - time.monotonic())
 
     def fork(self) -> Pace:

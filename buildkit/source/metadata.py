@@ -56,7 +56,7 @@ class Package(NamedTuple):
 
     @property
     def backend(self) -> str:
-        """The build backend; empty if there is none, or the default one."""
+        """The build backend, or an empty text for the default one."""
         return str(table(self.settings, "build-system").get("build-backend", ""))
 
     @property

@@ -89,7 +89,7 @@ def read_code(source: Path, name: str) -> str:
 
 
 def table(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """Return the table at a path of keys; an empty one if there is none."""
+    """Return the table at a path of keys, or an empty one."""
     for key in keys:
         value = settings.get(key, {})
         settings = value if isinstance(value, dict) else {}
