@@ -30,7 +30,7 @@ END
 SCANNER_DOCKERFILE = 'FROM scratch\nADD tiny.tar /\nCOPY scan /scan\nENTRYPOINT ["/bin/sh", "/scan"]\n'
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def builder(engine_folder: Path) -> Iterator[Engine]:
     """A BuildKit of today behind a builder called `attesting`."""
     folder = engine_folder / "attest"

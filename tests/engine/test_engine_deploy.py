@@ -127,7 +127,7 @@ def test_the_image_builds_on_a_buildkit_elsewhere_pushes_and_stops(
     docker: Engine, served: tuple[Served, str], registry: str
 ) -> None:
     server, container = served
-    name = f"{registry}/team/app:1"
+    name = f"{registry}/team/deployed:1"
     context = pack({"hello": f"built at {time.time_ns()}"}, "FROM scratch\nCOPY hello /hello\n")
     answer = server.post(format_multipart(context, name))
     assert answer.status == 202, answer
