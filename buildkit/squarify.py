@@ -59,7 +59,7 @@ def _lay_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
     thickness = sum(areas) / side if side else 0.0
     boxes, offset = [], 0.0
     for area in areas:
-        length = area / thickness if thickness else 0.0
+        length = min(area / thickness, side - offset) if thickness else 0.0  # rounding must not lead out of the box
         if is_column:
             boxes.append(Box(box.x, box.y + offset, thickness, length))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from buildkit.squarify import Box, squarify
@@ -15,6 +15,7 @@ SIDES = st.floats(1, 2000)
 
 
 @settings(max_examples=200, deadline=None)
+@example([10**12, 64], 1.0, 1.0000013054881136)
 @given(SIZES, SIDES, SIDES)
 def test_every_size_has_its_share_of_the_box_and_nothing_overlaps(
     sizes: list[int], width: float, height: float
