@@ -55,11 +55,12 @@ def _end_row(areas: Sequence[float], start: int, side: float) -> int:
 def _lay_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
     """Return the boxes of one row along the shorter side, and what is left of `box`."""
     is_column = box.width >= box.height
-    side = box.height if is_column else box.width
-    thickness = sum(areas) / side if side else 0.0
+    side, depth = (box.height, box.width) if is_column else (box.width, box.height)
+    # Rounding must not lead out of the box.
+    thickness = min(sum(areas) / side, depth) if side else 0.0
     boxes, offset = [], 0.0
     for area in areas:
-        length = min(area / thickness, side - offset) if thickness else 0.0  # rounding must not lead out of the box
+        length = min(area / thickness, side - offset) if thickness else 0.0
         if is_column:
             boxes.append(Box(box.x, box.y + offset, thickness, length))
         else:
