@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +18,6 @@ from tests.serving import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from buildkit.engines.engine import Engine
 
@@ -30,10 +31,10 @@ END
 SCANNER_DOCKERFILE = 'FROM scratch\nADD tiny.tar /\nCOPY scan /scan\nENTRYPOINT ["/bin/sh", "/scan"]\n'
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def builder(engine_folder: Path) -> Iterator[Engine]:
     """A BuildKit of today behind a builder called `attesting`."""
-    folder = engine_folder / "attest"
+    folder = Path(tempfile.mkdtemp(prefix="attest-", dir=engine_folder))
     environment = make_environment(folder)
     create_builder(folder / "attesting", environment)
     with (
