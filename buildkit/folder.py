@@ -62,14 +62,8 @@ class Folder:
         Raises:
             LocalError: The disk is full, the file is too large, the directory is not writable.
         """
-        try:
-            with self._opened(name) as folder, files.replacing(name, folder) as file:
-                yield file
-        except OSError as error:
-            raise LocalError(
-                f"cannot write {self.show(name)}: {error.strerror or error}",
-                f"free some disk space, or make {self.path} writable",
-            ) from error
+        with self._naming_failures(name), self._opened(name) as folder, files.replacing(name, folder) as file:
+            yield file
 
     @contextmanager
     def growing(self, name: str) -> Iterator[IO[bytes]]:
@@ -78,9 +72,14 @@ class Folder:
         Raises:
             LocalError: It cannot be written, or is not a regular file.
         """
+        with self._naming_failures(name), self._opened(name) as folder, files.open_growing(name, folder) as file:
+            yield file
+
+    @contextmanager
+    def _naming_failures(self, name: str) -> Iterator[None]:
+        """Raise LocalError, which names the file, where writing in the block fails."""
         try:
-            with self._opened(name) as folder, files.open_growing(name, folder) as file:
-                yield file
+            yield
         except OSError as error:
             raise LocalError(
                 f"cannot write {self.show(name)}: {error.strerror or error}",

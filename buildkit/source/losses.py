@@ -10,7 +10,8 @@ from buildkit.models import Problem
 from buildkit.source.fingerprint import refuse_escape
 from buildkit.source.folders import SourceFolders
 from buildkit.source.imports import find_absent_imports, read_start
-from buildkit.source.selection import EXCLUDE, has_any, make_pattern
+from buildkit.source.selection import EXCLUDE, make_pattern
+from buildkit.source.survey import has_any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

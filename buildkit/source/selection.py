@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from bisect import bisect_left
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -15,7 +14,7 @@ from buildkit.source import checkout
 from buildkit.source.candidates import Candidates
 from buildkit.source.listing import Status
 from buildkit.source.rules import VENV_MARK, PackingRules, Verdict
-from buildkit.source.survey import survey_names
+from buildkit.source.survey import has_any, survey_names
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
@@ -195,12 +194,3 @@ class FileSelection:
 def make_pattern(path: str) -> str:
     r"""Return the gitignore pattern that matches one path: `docs/[a].md` gives `/docs/\[a].md`."""
     return "/" + _WILDCARD.sub(r"\\\1", path)
-
-
-def has_any(files: Sequence[str], path: str) -> bool:
-    """Return whether `path` is one of the sorted `files`, or a folder with one in it."""
-    at = bisect_left(files, path)
-    if at < len(files) and files[at] == path:
-        return True
-    at = bisect_left(files, f"{path}/")
-    return at < len(files) and files[at].startswith(f"{path}/")

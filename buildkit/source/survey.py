@@ -77,14 +77,23 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
             names = [*found.files, *found.folders]
             folded = "/".join(names).casefold()
             if _is_odd(folded):
-                odd += [path for path in _find_odd(prefix, names) if _is_packed(files, path)]
+                odd += [path for path in _find_odd(prefix, names) if has_any(files, path)]
             if len(set(folded.split("/"))) < len(names):
-                twins += [path for path in _find_twins(prefix, names) if _is_packed(files, path)]
+                twins += [path for path in _find_twins(prefix, names) if has_any(files, path)]
     _refuse_controls([path for path in odd if _CONTROLS.search(path)])
     warnings = [f"skipped {path}: not a file, folder or link" for path in sorted(specials)]
     if odd:
         warnings.append(f"names that not every system allows: {', '.join(sorted(odd)[:_MAX_NAMED])}")
     return Survey(sorted(missing), warnings + _describe_twins(twins), sorted(links), sorted(modules))
+
+
+def has_any(files: Sequence[str], path: str) -> bool:
+    """Return whether `path` is one of the sorted `files`, or a folder with one in it."""
+    at = bisect_left(files, path)
+    if at < len(files) and files[at] == path:
+        return True
+    at = bisect_left(files, f"{path}/")
+    return at < len(files) and files[at].startswith(f"{path}/")
 
 
 class _Names(NamedTuple):
@@ -147,15 +156,6 @@ def _find_twins(prefix: str, names: Sequence[str]) -> list[str]:
     folded = [name.casefold() for name in names]
     counts = Counter(folded)
     return [prefix + name for name, key in zip(names, folded, strict=True) if counts[key] > 1]
-
-
-def _is_packed(files: Sequence[str], path: str) -> bool:
-    """Return whether `path` is one of the sorted `files` or a folder with one in it."""
-    at = bisect_left(files, path)
-    if at < len(files) and files[at] == path:
-        return True
-    at = bisect_left(files, f"{path}/")
-    return at < len(files) and files[at].startswith(f"{path}/")
 
 
 def _refuse_specials(prefix: str, names: Sequence[str]) -> None:
