@@ -190,7 +190,7 @@ def run_pyinstaller(spec: str, work: Path) -> None:
 
 
 def analyse(spec: str, module: str) -> None:
-    """Write the list of data files, and the resolved spec or the reason why there is none."""
+    """Write the list of data files, and the resolved spec, or else the reason why it cannot be resolved."""
     omit = ["*.spec", *os.environ.get("BINARY_OMIT", "").split()]
     data = select_data(find_packages(Path.cwd(), module), omit)
     RESOLVED.mkdir()
