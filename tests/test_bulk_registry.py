@@ -8,22 +8,26 @@ import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from buildkit.bulk.credentials import choose_scheme
+from buildkit.bulk.journal import Ending, Journal
 from buildkit.bulk.pace import Pace
 from buildkit.bulk.registry import RegistryClient, RegistryRefused, locate
 from buildkit.bulk.stores import RegistryStore
 from buildkit.errors import NotStarted
 from buildkit.reference import Reference, parse_reference
+from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 DIGEST = "sha256:" + "a" * 64
+BUILT_DIGEST = "sha256:" + "b" * 64
 
 
 class Registry(ThreadingHTTPServer):
@@ -71,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             realm = f'Bearer realm="http://{self.server.host}/token",service="s",scope="repository:team/server:pull"'
             basic = 'Basic realm="Registry Realm"'
             self.say(401, {"Www-Authenticate": basic if self.server.challenge == "basic" else realm})
+        elif self.path.startswith("/v2/team/server/tags/list?"):
+            self.list_tags(self.path.partition("?")[2])
         elif self.path.rpartition("/")[2] in self.server.tags:
             self.say(200, {"Docker-Content-Digest": DIGEST}, b'{"layers": []}')
         else:
@@ -90,6 +96,12 @@ class Handler(BaseHTTPRequestHandler):
     def give_token(self, given: str) -> None:
         user = "ann" if given == format_basic("ann", "secret") else "all"
         self.say(200, {"Content-Type": "application/json"}, json.dumps({"token": f"t-for-{user}"}).encode())
+
+    def list_tags(self, query: str) -> None:
+        """Answer with one tag for each page."""
+        tags = [tag for tag in sorted(self.server.tags) if tag > query.partition("last=")[2]]
+        more = {"Link": f'<http://elsewhere.invalid/v2/other/tags/list?n=1&last={tags[0]}>; rel="next"'}
+        self.say(200, more if len(tags) > 1 else {}, json.dumps({"name": "x", "tags": tags[:1]}).encode())
 
     def say(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.send_response(status)
@@ -131,6 +143,14 @@ def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
 def make_client() -> RegistryClient:
     return RegistryClient({}, Pace())
+
+
+def make_journal(folder: Path) -> Journal:
+    return Journal(Workspace(folder))
+
+
+def make_image(name: str, reference: Reference) -> Any:
+    return SimpleNamespace(name=name, reference=reference)
 
 
 def test_a_digest_takes_one_head_request(registry: Registry) -> None:
@@ -212,10 +232,46 @@ def test_a_strange_answer_means_neither_there_nor_absent(
         make_client().find(registry.name("there"))
 
 
-def test_a_registry_that_has_everything_is_not_believed(registry: Registry) -> None:
+def test_a_registry_that_has_everything_is_not_believed(registry: Registry, tmp_path: Path) -> None:
     registry.answers = [(200, {"Docker-Content-Digest": DIGEST})]
     with pytest.raises(RegistryRefused, match="cannot exist"):
-        RegistryStore(make_client(), registry.name("any"))
+        RegistryStore(make_client(), make_journal(tmp_path), registry.name("any"))
+
+
+def test_one_list_of_tags_answers_for_the_images_that_the_journal_knows(registry: Registry, tmp_path: Path) -> None:
+    journal = make_journal(tmp_path)
+    names = {"here": "there", "unknown": "there", "gone": "missing", "other": "there"}
+    for name, tag in names.items():
+        if name != "unknown":
+            reference = str(registry.name("of-another-context" if name == "other" else tag))
+            journal.note_ending(name, reference, Ending(1.0, digest=BUILT_DIGEST))
+    store = RegistryStore(make_client(), journal, registry.name("any"))
+    before = len(registry.seen)
+    found = {name: store.find(make_image(name, registry.name(tag))) for name, tag in names.items()}
+    assert found == {"here": BUILT_DIGEST, "unknown": DIGEST, "gone": None, "other": DIGEST}
+    assert [seen[:2] for seen in registry.seen[before:]] == [
+        ("HEAD", "/v2/team/server/manifests/there"),
+        ("HEAD", "/v2/team/server/manifests/missing"),
+        ("HEAD", "/v2/team/server/manifests/there"),
+    ]
+
+
+def test_a_list_of_tags_has_pages_which_are_never_asked_for_elsewhere(registry: Registry) -> None:
+    registry.tags = {"a", "b", "c"}
+    assert make_client().list_tags(registry.name("any")) == {"a", "b", "c"}
+    assert [seen[1] for seen in registry.seen] == [
+        "/v2/team/server/tags/list?n=1000",
+        "/v2/team/server/tags/list?n=1&last=a",
+        "/v2/team/server/tags/list?n=1&last=b",
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer", [(404, {}), (403, {}), (200, {}), (302, {"Location": "http://elsewhere.invalid/"}), (405, {})]
+)
+def test_a_registry_without_a_list_of_tags_lists_none(registry: Registry, answer: tuple[int, dict[str, str]]) -> None:
+    registry.answers = [answer]
+    assert make_client().list_tags(registry.name("any")) == frozenset()
 
 
 def test_all_threads_obey_one_429(registry: Registry) -> None:

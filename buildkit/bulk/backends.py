@@ -182,7 +182,7 @@ class EngineBackend:
     def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
         """Return the registry if images are pushed, and the engine otherwise."""
         if self._request.push:
-            return RegistryStore(registry, repository)
+            return RegistryStore(registry, self._journal, repository)
         return EngineStore(self._engines[0])
 
     def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:

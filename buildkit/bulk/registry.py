@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildkit.bulk.credentials import authorize, choose_scheme
 from buildkit.errors import NotStarted
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request
-from buildkit.runtime_api.response import parse_retry_after
+from buildkit.runtime_api.response import InvalidResponse, parse_object, parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,9 @@ _ACCEPT = {
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DOCKER_HUB, _DOCKER_HUB_HOST = "docker.io", "registry-1.docker.io"
 _BUSY_TRIES, _LOST_TRIES = 6, 3
+# The next page of a list: only its query is followed, never to another place.
+_NEXT = re.compile(r'<[^<>?]*\?([!-;=?-~]+)>; *rel="?next\b')
+_PAGE, _MAX_PAGES = 1000, 50
 _MAX_RETRY_AFTER_S = 300.0
 _TIMEOUT_S = 30.0
 _NETWORK_FIX = "check the name of the registry and the network, then run the same command again"
@@ -68,9 +71,8 @@ class RegistryClient:
         Raises:
             RegistryRefused: The registry does not say.
         """
-        host, repository = locate(image)
-        url = f"{choose_scheme(host)}://{host}/v2/{repository}/manifests/{image.digest or image.tag or 'latest'}"
-        response = self._ask(host, repository, Request(url, _TIMEOUT_S, total_s=_TIMEOUT_S, method=method))
+        host, _ = locate(image)
+        response = self._ask(image, f"manifests/{image.digest or image.tag or 'latest'}", method)
         if response.status == HTTPStatus.NOT_FOUND:
             return None
         digest = response.headers.get("Docker-Content-Digest", "")
@@ -82,8 +84,29 @@ class RegistryClient:
             fix = f"log in with `{' '.join(filter(None, ['docker login', image.registry]))}`, or check the name"
         raise RegistryRefused(f"the registry {host} does not say whether it has {image}: {said}", fix)
 
-    def _ask(self, host: str, repository: str, request: Request) -> Response:
+    def list_tags(self, repository: Reference) -> frozenset[str]:
+        """Return the tags that a repository is said to have; a list may be incomplete, or there may be none."""
+        tags: set[str] = set()
+        query = f"?n={_PAGE}"
+        for _ in range(_MAX_PAGES):
+            try:
+                response = self._ask(repository, f"tags/list{query}", "GET")
+                fields = parse_object(response) if response.status == HTTPStatus.OK else {}
+            except (RegistryRefused, InvalidResponse):
+                break
+            listed = fields.get("tags")
+            tags.update(tag for tag in (listed if isinstance(listed, list) else []) if isinstance(tag, str))
+            link = _NEXT.match(response.headers.get("Link", ""))
+            if link is None:
+                break
+            query = f"?{link[1]}"
+        return frozenset(tags)
+
+    def _ask(self, image: Reference, path: str, method: str) -> Response:
         """Return a response that is final; a busy registry makes every thread pause, not only this one."""
+        host, repository = locate(image)
+        url = f"{choose_scheme(host)}://{host}/v2/{repository}/{path}"
+        request = Request(url, _TIMEOUT_S, total_s=_TIMEOUT_S, method=method)
         pace, tries = self._paces.setdefault(host, self._pace.fork()), 0
         while True:
             tries += 1

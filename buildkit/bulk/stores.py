@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from buildkit.bulk.journal import BUILT
 from buildkit.bulk.registry import RegistryRefused
 from buildkit.reference import Reference
 from buildkit.runtime_api.policy import RequestFailed
@@ -26,22 +25,31 @@ _TRIES = 5
 
 
 class RegistryStore:
-    """The registry that images are pushed to.
+    """The registry that images are pushed to. One list of tags answers for the images that the journal knows.
 
     Raises:
         RegistryRefused: It claims to have everything.
     """
 
-    def __init__(self, registry: RegistryClient, repository: Reference) -> None:
+    def __init__(self, registry: RegistryClient, journal: Journal, repository: Reference) -> None:
         self._registry = registry
+        self._journal = journal
         if registry.find(_invent(repository)):
             raise RegistryRefused(
                 f"the registry of {repository} claims to have images that cannot exist",
                 "check IMAGE_NAME and any proxy in between; `--force` builds without asking",
             )
 
+        self._tags = registry.list_tags(repository)
+
     def find(self, image: Image) -> str | None:
-        """Return the digest of the image, or None if it is not there."""
+        """Return the digest of the image, or None if it is not there.
+
+        The registry is asked for the image itself if its tag is not on the list, or if the journal has no digest.
+        """
+        built = self._journal.find_built(image.name, image.reference)
+        if built and built.digest and image.reference.tag in self._tags:
+            return built.digest
         found = self._registry.find(image.reference)
         return found.digest if found else None
 
@@ -74,12 +82,10 @@ class ServerStore:
 
     def find(self, image: Image) -> str | None:
         """Return the digest that the journal has, or an empty one, if the image is there."""
-        record = self._journal.find(image.name)
-        is_built = record is not None and record.event == BUILT and record.reference == str(image.reference)
-        if self._is_believed:
-            said = self._ask(image.reference)
-            is_built = is_built if said is None else said
-        return ((record.digest if record else None) or "") if is_built else None
+        built = self._journal.find_built(image.name, image.reference)
+        said = self._ask(image.reference) if self._is_believed else None
+        is_there = built is not None if said is None else said
+        return ((built and built.digest) or "") if is_there else None
 
     def _ask(self, image: Reference) -> bool | None:
         """Return what the server says; what may pass is waited out, because it says nothing about the image."""
