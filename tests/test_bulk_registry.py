@@ -10,16 +10,18 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import pytest
 
-from buildkit.bulk.credentials import choose_scheme
 from buildkit.bulk.journal import Ending, Journal
 from buildkit.bulk.pace import Pace
-from buildkit.bulk.registry import RegistryClient, RegistryRefused, locate
+from buildkit.bulk.registry import PatientRegistry
 from buildkit.bulk.stores import RegistryStore
 from buildkit.errors import NotStarted
 from buildkit.reference import Reference, parse_reference
+from buildkit.registry.client import RegistryRefused, locate
+from buildkit.registry.credentials import choose_scheme
 from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -84,6 +86,16 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the name that the standard library wants
 
+    def do_POST(self) -> None:
+        """Give a token for a refresh token, as https://distribution.github.io/distribution/spec/auth/oauth/ says."""
+        form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with self.server.lock:
+            self.server.seen.append((self.command, f"{self.path}?{form}", self.headers.get("Authorization", "")))
+        fields = dict(parse_qsl(form))
+        if fields.get("grant_type") == "refresh_token" and fields.get("refresh_token") == "r/for=ann":
+            return self.say(200, {}, b'{"access_token": "t-for-ann", "refresh_token": "another"}')
+        return self.say(401, {})
+
     def is_allowed(self, given: str) -> bool:
         wanted = {
             "": "",
@@ -108,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, text in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, text)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
@@ -141,8 +153,16 @@ def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return write
 
 
-def make_client() -> RegistryClient:
-    return RegistryClient({}, Pace())
+def write_helper(folder: Path, monkeypatch: pytest.MonkeyPatch, stored: dict[str, str]) -> None:
+    """Have a credential helper on the PATH that has these credentials."""
+    helper = folder / "docker-credential-ours"
+    helper.write_text(f"#!/bin/sh\nread host\necho '{json.dumps(stored)}'\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def make_client() -> PatientRegistry:
+    return PatientRegistry({}, Pace())
 
 
 def make_journal(folder: Path) -> Journal:
@@ -155,10 +175,8 @@ def make_image(name: str, reference: Reference) -> Any:
 
 def test_a_digest_takes_one_head_request(registry: Registry) -> None:
     client = make_client()
-    found = client.find(registry.name("there"))
-    assert found
-    assert found.digest == DIGEST
-    assert client.find(registry.name("missing")) is None
+    assert client.find_digest(registry.name("there")) == DIGEST
+    assert client.find_digest(registry.name("missing")) is None
     assert [seen[:2] for seen in registry.seen] == [
         ("HEAD", "/v2/team/server/manifests/there"),
         ("HEAD", "/v2/team/server/manifests/missing"),
@@ -168,8 +186,8 @@ def test_a_digest_takes_one_head_request(registry: Registry) -> None:
 def test_public_images_need_a_token_for_everybody(registry: Registry) -> None:
     registry.challenge = "open"
     client = make_client()
-    assert client.find(registry.name("there"))
-    assert client.find(registry.name("missing")) is None
+    assert client.find_digest(registry.name("there"))
+    assert client.find_digest(registry.name("missing")) is None
     assert [seen[0] for seen in registry.seen] == ["HEAD", "GET", "HEAD", "HEAD"]
 
 
@@ -178,8 +196,8 @@ def test_credentials_come_from_docker_login(registry: Registry, docker_config: A
     registry.challenge = challenge
     docker_config({"auths": {registry.host: {"auth": base64.b64encode(b"ann:secret").decode()}}})
     client = make_client()
-    assert client.find(registry.name("there"))
-    assert client.find(registry.name("missing")) is None
+    assert client.find_digest(registry.name("there"))
+    assert client.find_digest(registry.name("missing")) is None
 
 
 @pytest.mark.parametrize("kind", ["credsStore", "credHelpers"])
@@ -188,19 +206,44 @@ def test_credentials_come_from_a_helper(
 ) -> None:
     registry.challenge = "bearer"
     docker_config({"credsStore": "ours"} if kind == "credsStore" else {"credHelpers": {registry.host: "ours"}})
-    helper = tmp_path / "docker-credential-ours"
-    stored = json.dumps({"ServerURL": registry.host, "Username": "ann", "Secret": "secret"})
-    helper.write_text(f"#!/bin/sh\nread host\necho '{stored}'\n")
-    helper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert make_client().find(registry.name("there"))
+    write_helper(tmp_path, monkeypatch, {"ServerURL": registry.host, "Username": "ann", "Secret": "secret"})
+    assert make_client().find_digest(registry.name("there"))
+
+
+@pytest.mark.parametrize("is_from_helper", [False, True])
+def test_an_identity_token_is_exchanged_for_one_that_lasts_for_minutes(
+    registry: Registry, docker_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_from_helper: bool
+) -> None:
+    registry.challenge = "bearer"
+    if is_from_helper:
+        docker_config({"credHelpers": {registry.host: "ours"}})
+        write_helper(tmp_path, monkeypatch, {"Username": "<token>", "Secret": "r/for=ann"})
+    else:
+        docker_config({"auths": {registry.host: {"auth": "bm9ib2R5Og==", "identitytoken": "r/for=ann"}}})
+    assert make_client().find_digest(registry.name("there"))
+    sent = next(path for method, path, _ in registry.seen if method == "POST")
+    assert dict(parse_qsl(sent.partition("?")[2])) == {
+        "grant_type": "refresh_token",
+        "refresh_token": "r/for=ann",
+        "client_id": "runtime-build",
+        "service": "s",
+        "scope": "repository:team/server:pull",
+    }
+
+
+def test_an_identity_token_that_has_been_revoked_does_not_mean_absent(registry: Registry, docker_config: Any) -> None:
+    registry.challenge = "bearer"
+    docker_config({"auths": {registry.host: {"identitytoken": "revoked"}}})
+    with pytest.raises(RegistryRefused, match="401") as caught:
+        make_client().find_digest(registry.name("missing"))
+    assert caught.value.needs_login
 
 
 def test_a_helper_that_fails_is_named(registry: Registry, docker_config: Any) -> None:
     registry.challenge = "bearer"
     docker_config({"credsStore": "that-does-not-exist"})
     with pytest.raises(NotStarted, match="credentials for 127") as caught:
-        make_client().find(registry.name("there"))
+        make_client().find_digest(registry.name("there"))
     assert "docker login" in caught.value.fix
 
 
@@ -209,7 +252,7 @@ def test_no_access_does_not_mean_absent(registry: Registry, docker_config: Any, 
     registry.challenge = challenge
     docker_config({})
     with pytest.raises(RegistryRefused, match=r"does not say whether it has .*401") as caught:
-        make_client().find(registry.name("missing"))
+        make_client().find_digest(registry.name("missing"))
     assert f"docker login {registry.host}" in caught.value.fix
 
 
@@ -229,7 +272,7 @@ def test_a_strange_answer_means_neither_there_nor_absent(
 ) -> None:
     registry.answers = [answer]
     with pytest.raises(RegistryRefused, match="does not say"):
-        make_client().find(registry.name("there"))
+        make_client().find_digest(registry.name("there"))
 
 
 def test_a_registry_that_has_everything_is_not_believed(registry: Registry, tmp_path: Path) -> None:
@@ -277,7 +320,7 @@ def test_a_registry_without_a_list_of_tags_lists_none(registry: Registry, answer
 def test_all_threads_obey_one_429(registry: Registry) -> None:
     client = make_client()
     registry.answers = [(429, {"Retry-After": "1"})]
-    client_threads = [threading.Thread(target=client.find, args=(registry.name("there"),)) for _ in range(4)]
+    client_threads = [threading.Thread(target=client.find_digest, args=(registry.name("there"),)) for _ in range(4)]
     client_threads[0].start()
     while not registry.seen:
         time.sleep(0.001)
@@ -293,10 +336,10 @@ def test_all_threads_obey_one_429(registry: Registry) -> None:
 
 def test_a_busy_registry_is_asked_again_and_not_for_ever(registry: Registry) -> None:
     registry.answers = [(503, {"Retry-After": "0"})] * 3
-    assert make_client().find(registry.name("there"))
+    assert make_client().find_digest(registry.name("there"))
     registry.answers = [(429, {"Retry-After": "0"})] * 20
     with pytest.raises(RegistryRefused, match="429"):
-        make_client().find(registry.name("there"))
+        make_client().find_digest(registry.name("there"))
     assert len(registry.answers) == 14
 
 
@@ -305,7 +348,7 @@ def test_a_registry_that_nobody_runs_is_asked_once(registry: Registry) -> None:
     nobody = parse_reference("127.0.0.1:1/x:1")
     for _ in range(2):
         with pytest.raises(RegistryRefused, match="does not respond: Connection refused"):
-            client.find(nobody)
+            client.find_digest(nobody)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from buildkit.bulk.libraries import Libraries
     from buildkit.bulk.pace import Pace
     from buildkit.bulk.plan import Store
-    from buildkit.bulk.registry import RegistryClient
     from buildkit.bulk.runner import Builds
     from buildkit.engines.engine import Engine
     from buildkit.reference import Reference
+    from buildkit.registry.client import RegistryClient
     from buildkit.task import Run
     from buildkit.workspace import Workspace
 

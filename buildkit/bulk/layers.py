@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from buildkit.bulk.registry import RegistryRefused
+from buildkit.registry.client import RegistryRefused
 
 if TYPE_CHECKING:
-    from buildkit.bulk.registry import RegistryClient
     from buildkit.reference import Reference
+    from buildkit.registry.client import RegistryClient
 
 
 class PushedLayers:
@@ -38,12 +36,5 @@ class PushedLayers:
 
     def _list_layers(self, image: Reference) -> dict[str, int]:
         """Return the compressed size of each layer, by digest."""
-        manifest = self._read(image)
-        if "manifests" in manifest:  # an index: that of the platform comes first, before its attestations
-            manifest = self._read(replace(image, tag=None, digest=str(manifest["manifests"][0]["digest"])))
+        manifest = self._registry.read_manifest(image) or {}
         return {str(layer["digest"]): int(layer["size"]) for layer in manifest["layers"]}
-
-    def _read(self, image: Reference) -> dict[str, Any]:
-        found = self._registry.find(image, "GET")
-        parsed: dict[str, Any] = json.loads(found.body) if found else {}
-        return parsed

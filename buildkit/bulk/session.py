@@ -12,7 +12,7 @@ from buildkit.bulk.local import LocalBuilds
 from buildkit.bulk.pace import Pace
 from buildkit.bulk.plan import State, decide, name_image, resolve_bases
 from buildkit.bulk.recipe import identify, make_recipes
-from buildkit.bulk.registry import RegistryClient
+from buildkit.bulk.registry import PatientRegistry
 from buildkit.bulk.report import format_results, format_summary
 from buildkit.bulk.runner import Runner
 from buildkit.bulk.table import draw
@@ -45,7 +45,7 @@ class Session:
         self._request = request
         self._pace = Pace()
         self._queries = Workers(_QUERIES, self._pace)
-        self._registry = RegistryClient(read_environment(), self._pace)
+        self._registry = PatientRegistry(read_environment(), self._pace)
         self._entries = self._read_entries()
         self._journal = Journal(this.workspace)
         if self._journal.damaged:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from buildkit.bulk.registry import RegistryRefused
 from buildkit.reference import Reference
+from buildkit.registry.client import RegistryRefused
 from buildkit.runtime_api.policy import RequestFailed
 
 if TYPE_CHECKING:
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.pace import Pace
     from buildkit.bulk.plan import Image
-    from buildkit.bulk.registry import RegistryClient
     from buildkit.engines.engine import Engine
+    from buildkit.registry.client import RegistryClient
     from buildkit.runtime_api.client import RuntimeApi
 
 # Each of them is several requests already.
@@ -34,7 +34,7 @@ class RegistryStore:
     def __init__(self, registry: RegistryClient, journal: Journal, repository: Reference) -> None:
         self._registry = registry
         self._journal = journal
-        if registry.find(_invent(repository)):
+        if registry.find_digest(_invent(repository)):
             raise RegistryRefused(
                 f"the registry of {repository} claims to have images that cannot exist",
                 "check IMAGE_NAME and any proxy in between; `--force` builds without asking",
@@ -50,8 +50,7 @@ class RegistryStore:
         built = self._journal.find_built(image.name, image.reference)
         if built and built.digest and image.reference.tag in self._tags:
             return built.digest
-        found = self._registry.find(image.reference)
-        return found.digest if found else None
+        return self._registry.find_digest(image.reference)
 
 
 class EngineStore:
