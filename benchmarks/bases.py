@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.rebuilds import stop, tell
-from tests.engine.buildkits import create_builder, run_buildkit
+from tests.engine.buildkits import run_buildkit
 from tests.engine.services import TRUST_VARIABLES, find_cache, run_registry, unmount_below
 
 if TYPE_CHECKING:
@@ -21,11 +20,13 @@ COMPLETE = "bash ca-certificates curl git procps sudo tar tini tmux xz-utils"
 _VARIANTS = {
     "plain": "",
     "python": "python3 python3-venv",
-    "node": "nodejs",
     "tools": "ca-certificates curl git less vim-tiny",
-    "compiler": "gcc libc6-dev make",
     "complete": COMPLETE,
+    "node": "nodejs",
+    "compiler": "gcc libc6-dev make",
 }
+# Large, and so only of every other distribution.
+_LARGE = frozenset({"node", "compiler"})
 _INSTALL = "apt-get update && apt-get install -y --no-install-recommends {} && rm -rf /var/lib/apt/lists/*"
 _BUILDERS = 4
 
@@ -47,44 +48,53 @@ def make_bases(rootfs: Sequence[Path], builder: Path, folder: Path, environment:
 
     They are made once, by an engine of their own, and kept between runs.
     """
-    names = [f"bases/{path.stem}:{variant}" for path in rootfs for variant in _VARIANTS]
-    bases = Bases(names, [f"bases/builder:{number}" for number in range(_BUILDERS)])
+    varied = {
+        f"bases/{path.stem}:{variant}": _format_dockerfile(path, packages)
+        for number, path in enumerate(rootfs)
+        for variant, packages in _VARIANTS.items()
+        if variant not in _LARGE or number % 2 == 0
+    }
+    builders = {
+        f"bases/builder:{number}": f"FROM localhost/rootfs:{builder.stem}\nRUN echo {number} >/etc/base-number\n"
+        for number in range(_BUILDERS)
+    }
     files = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (*rootfs, builder)]
-    identity = hashlib.sha256(repr((files, _VARIANTS, _BUILDERS)).encode()).hexdigest()[:16]
+    identity = hashlib.sha256(repr((files, varied, builders)).encode()).hexdigest()[:16]
     kept = find_cache() / f"bases-{identity}"
-    if not kept.exists():
-        maker = folder / "maker"
-        maker.mkdir()
-        _push_all(maker, environment, rootfs, builder)
-        shutil.copytree(maker / "registry", kept)
-        unmount_below(maker)
-        shutil.rmtree(maker)
-    subprocess.run(["cp", "-al", kept, folder / "registry"], check=True)  # a registry replaces files, it changes none
-    return bases
+    kept.mkdir(exist_ok=True)
+    if not (kept / "complete").exists():
+        _push_all(folder / "maker", kept, environment, (*rootfs, builder), varied | builders)
+    subprocess.run(["cp", "-al", kept / "registry", folder], check=True)  # a registry replaces files, it changes none
+    return Bases(list(varied), list(builders))
 
 
-def _push_all(folder: Path, environment: Mapping[str, str], rootfs: Sequence[Path], builder: Path) -> None:
-    create_builder(folder / "engine", dict(environment))
-    own = {**environment, "DOCKER_HOST": f"unix://{folder}/engine/d.sock"}
-    with run_buildkit(folder / "engine", dict(environment)), run_registry(folder) as registry:
-        for path in (*rootfs, builder):
-            changes = [f"--change=ENV {name}={value}" for name, value in TRUST_VARIABLES.items()]
-            run_docker(own, "import", *changes, str(path), f"localhost/rootfs:{path.stem}")
-        for path in rootfs:
-            for variant, packages in _VARIANTS.items():
-                step = _INSTALL.format(packages) if packages else "true"
-                _push(
-                    own, f"FROM localhost/rootfs:{path.stem}\nRUN {step}\n", f"{registry}/bases/{path.stem}:{variant}"
-                )
-        for number in range(_BUILDERS):
-            dockerfile = f"FROM localhost/rootfs:{builder.stem}\nRUN echo {number} >/etc/base-number\n"
-            _push(own, dockerfile, f"{registry}/bases/builder:{number}")
+def _format_dockerfile(rootfs: Path, packages: str) -> str:
+    return f"FROM localhost/rootfs:{rootfs.stem}\nRUN {_INSTALL.format(packages) if packages else 'true'}\n"
 
 
-def _push(environment: Mapping[str, str], dockerfile: str, image: str) -> None:
-    run_docker(environment, "build", "--network=host", f"--tag={image}", "-", stdin=dockerfile)
-    run_docker(environment, "push", image)
-    tell(f"made {image.partition('/')[2]}")
+def _push_all(
+    folder: Path, kept: Path, environment: Mapping[str, str], rootfs: Sequence[Path], dockerfiles: Mapping[str, str]
+) -> None:
+    """Make the base images that are not there yet, and keep them."""
+    own = {**environment, "DOCKER_HOST": f"unix://{folder}/d.sock"}
+    try:
+        with run_buildkit(folder, dict(environment)), run_registry(kept) as registry:
+            for path in rootfs:
+                changes = [f"--change=ENV {name}={value}" for name, value in TRUST_VARIABLES.items()]
+                run_docker(own, "import", *changes, str(path), f"localhost/rootfs:{path.stem}")
+            for name, dockerfile in dockerfiles.items():
+                repository, _, tag = name.partition(":")
+                if not (
+                    kept / "registry/docker/registry/v2/repositories" / repository / "_manifests/tags" / tag
+                ).exists():
+                    image = f"{registry}/{name}"
+                    run_docker(own, "build", "--network=host", f"--tag={image}", "-", stdin=dockerfile)
+                    run_docker(own, "push", image)
+                    tell(f"made {name}")
+        (kept / "complete").touch()
+    finally:
+        unmount_below(folder)
+        subprocess.run(["rm", "-rf", folder], check=False)
 
 
 def run_docker(environment: Mapping[str, str], *arguments: str, stdin: str = "") -> str:
