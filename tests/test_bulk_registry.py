@@ -15,9 +15,8 @@ from urllib.parse import parse_qsl
 import pytest
 
 from buildkit.bulk.journal import Ending, Journal
-from buildkit.bulk.pace import Pace
-from buildkit.bulk.registry import PatientRegistry
-from buildkit.bulk.stores import RegistryStore
+from buildkit.bulk.stores import PatientRegistry, RegistryStore
+from buildkit.bulk.workers import Pace
 from buildkit.errors import NotStarted
 from buildkit.reference import Reference, parse_reference
 from buildkit.registry.client import RegistryRefused, locate
