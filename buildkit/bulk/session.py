@@ -26,11 +26,13 @@ from buildkit.workspace import IMAGES, RESULTS, SUMMARY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from buildkit.bulk.backends import Backend, BulkRequest
+    from buildkit.bulk.backends import BulkRequest
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.plan import Image
     from buildkit.bulk.recipe import Recipe
     from buildkit.task import Run
+
+    Backend = ServerBackend | EngineBackend
 
 # Registries and servers are asked this many questions at a time.
 _QUERIES = 16
@@ -60,7 +62,7 @@ class Session:
         """
         this, journal = self._this, self._journal
         kind = ServerBackend if this.settings.runtime_api_url else EngineBackend
-        backend: Backend = kind(this, self._request, journal, self._pace)
+        backend = kind(this, self._request, journal, self._pace)
         digests = resolve_bases(self._entries, self._registry, self._queries)
         entries = backend.choose_builder_images(self._entries, digests)
         recipes = self._make_recipes(entries, backend)
