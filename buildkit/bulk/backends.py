@@ -153,9 +153,8 @@ class EngineBackend:
         refusals: list[str] = []
 
         def examine(base: Reference) -> bool:
-            engine = next(engines)
             try:
-                libraries = parse_probe(engine.probe(str(base), PROBE)) if engine.runs_containers else None
+                libraries = parse_probe(next(engines).probe(str(base), PROBE))
             except NotStarted as refusal:
                 refusals.append(refusal.message)
                 return False
@@ -163,10 +162,12 @@ class EngineBackend:
                 self._journal.note_libraries(bases[base], libraries)
             return False
 
-        if bases:
+        engines = cycle(self._engines)
+        if bases and self._engines[0].runs_containers:
             self._this.ui.report(f"looking for the oldest C library among {len(bases)} base images")
-            engines = cycle(self._engines)
             Workers(self._request.workers, self._pace).run(bases, examine)
+        elif bases:
+            refusals.append(f"{self._engines[0].name} runs no containers, so that it cannot look into base images")
         for message in refusals[:_SHOWN_REFUSALS]:
             self._this.ui.warn(message)
 
