@@ -20,7 +20,8 @@ from invoke.tasks import Task as InvokeTask
 from buildkit import values
 from buildkit.errors import PROGRAM, LocalError, RuntimeBuildError, SettingError, run
 from buildkit.models import StepResult
-from buildkit.settings import Settings, find_root, hide_from_children, load_settings, read_ci, read_environment
+from buildkit.precedence import find_root, load_settings
+from buildkit.settings import Settings, hide_from_children, read_ci, read_environment
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
 from buildkit.task import Flag, Outcome, Run, Task

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from buildkit.models import StepResult
+    from buildkit.precedence import LoadedSettings
     from buildkit.runtime_api.client import RuntimeApi
     from buildkit.runtime_api.policy import Clock
-    from buildkit.settings import CiEnvironment, Group, LoadedSettings
+    from buildkit.settings import CiEnvironment, Group
     from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
 
