@@ -28,9 +28,11 @@ from buildkit.task import Flag, Outcome, Run, Task
 from buildkit.ui import Ui, escape_what_the_streams_lack, flush_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from invoke.context import Context
+
+    from buildkit.task import Given
 
     Field = dataclasses.Field[Any]
 
@@ -108,20 +110,27 @@ def make_task(task: Task) -> InvokeTask[Any]:
     fields = [item for item in dataclasses.fields(Settings) if item.metadata["group"] in {"everywhere", *task.groups}]
     flags = [*(flag for item in fields for flag in _list_flags(item)), *task.flags, _JSON]
 
-    def execute(c: Context, **given: Any) -> None:  # noqa: ANN401 - flags of every type
+    def execute(c: Context, **given: Given) -> None:
         if code := _execute(task, fields, given, dict(c.config.get(_CONFIG, {}))):
             raise SystemExit(code)
 
-    _sign(execute, flags)
     execute.__doc__ = task.run.__doc__
+    vars(execute)["__signature__"] = _make_signature(flags)
     help_texts = {flag.name.replace("_", "-"): flag.meaning for flag in flags}
     optional = [flag.name for flag in flags if flag.is_optional]
     return InvokeTask(execute, name=task.name, auto_shortflags=False, help=help_texts, optional=optional)
 
 
-def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> int:
+def _make_signature(flags: Sequence[Flag]) -> inspect.Signature:
+    """Return the signature from which invoke reads the flags of a task."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    read = [inspect.Parameter(flag.name, kind, default=flag.default) for flag in flags]
+    return inspect.Signature([inspect.Parameter("c", kind), *read])
+
+
+def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Given], own: Mapping[str, Any]) -> int:
     """Return the exit code of a task: the one place where errors become two lines and a code."""
-    as_json = given["json"]
+    as_json = bool(given["json"])
     ui = Ui(program=own.get("program", PROGRAM), annotates=read_ci(read_environment()).annotates)
     try:
         with raise_on_signal():
@@ -155,7 +164,7 @@ def _fail(ui: Ui, message: str, fix: str, code: int, as_json: bool) -> int:
     return code
 
 
-def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> Run:
+def _open_run(fields: Sequence[Field], given: Mapping[str, Given], own: Mapping[str, Any]) -> Run:
     """Return the run of a task, with every setting checked.
 
     Raises:
@@ -193,11 +202,11 @@ def _list_flags(item: Field) -> list[Flag]:
     return [Flag(item.name, meaning), Flag(f"no_{item.name}", f"{item.name.upper()}=false")]
 
 
-def _read_flag(item: Field, given: Mapping[str, Any]) -> str | None:
+def _read_flag(item: Field, given: Mapping[str, Given]) -> str | None:
     """Return what was typed for a setting, as text."""
     if not _is_switch(item):
-        text: str | None = given[item.name]
-        return text
+        text = given[item.name]
+        return text if isinstance(text, str) else None
     if given[item.name] and given[f"no_{item.name}"]:
         flag = item.name.replace("_", "-")
         raise SettingError(f"--{flag} and --no-{flag} were both given", "give one of them")
@@ -206,13 +215,6 @@ def _read_flag(item: Field, given: Mapping[str, Any]) -> str | None:
 
 def _is_switch(item: Field) -> bool:
     return item.metadata["parse"] is values.parse_flag
-
-
-def _sign(execute: Callable[..., None], flags: Sequence[Flag]) -> None:
-    """Give `execute` the signature from which invoke reads its flags."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    read = [inspect.Parameter(flag.name, kind, default=flag.default) for flag in flags]
-    execute.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *read])  # type: ignore[attr-defined]  # which invoke reads flags from
 
 
 def _format_json(outcome: Outcome) -> str:

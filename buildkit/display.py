@@ -8,6 +8,8 @@ from functools import cache
 # Cc: ESC, CR, BEL, C1 controls. Cf: bidirectional overrides, zero-width. Cs: names that are not UTF-8.
 # Zl, Zp: line breaks that only some programs see.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_UNDECODED = range(0xDC80, 0xDD00)  # bytes that are not UTF-8, as os.fsdecode keeps them
+_KILO = 1000
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
@@ -28,9 +30,9 @@ def format_size(size_bytes: int) -> str:
     """Return a size for people, in powers of 1000: `14 B`, `3.2 MB`."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:  # noqa: PLR2004 - a kilobyte
+        if size < _KILO:
             return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
+        size /= _KILO
     return f"{size:.1f} TB"
 
 
@@ -50,6 +52,6 @@ def _make_escapes(keep: str) -> _Escapes:
 
 def _escape(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - a byte that is not UTF-8, as os.fsdecode keeps it
+    if code in _UNDECODED:
         return f"\\x{code - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")

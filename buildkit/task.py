@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
 
+    Given = str | bool | None  # what was typed for a flag
+
 NO_API = "RUNTIME_API_URL and RUNTIME_API_KEY are not set"
 
 
@@ -45,14 +47,13 @@ class Flag(NamedTuple):
         """The value of the flag if it is not given."""
         return None if self.takes_value or self.parse else False
 
-    def read(self, given: Any) -> Any:  # noqa: ANN401 - flags of every type
+    def read(self, given: Given) -> object:
         """Return the typed value of what was given.
 
         Raises:
             SettingError: It is invalid.
         """
-        is_text = given is not None and given is not True
-        return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and is_text else given
+        return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and isinstance(given, str) else given
 
 
 class Outcome(NamedTuple):
