@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ from buildkit.envfile import InvalidLine, names_any, read_env_file
 from buildkit.errors import SettingError, run
 from buildkit.secret import ApiKey
 from buildkit.settings import KEY_NAME, NAMES, Settings
-from buildkit.values import parse_stage
+from buildkit.values import is_loopback, parse_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 _OUR_PREFIX = "RUNTIME_API_"
 _CLOSE_ENOUGH = 0.85
-_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
 
 # Settings of earlier releases, and what takes their place.
 _REMOVED = {
@@ -172,7 +170,7 @@ def _check_api(settings: Settings) -> None:
         raise SettingError(f"{given} is set, but {missing} is not", f"set {missing} as well, or unset {given}")
     if settings.runtime_api_url:
         parts = urlsplit(settings.runtime_api_url)
-        if parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname or "") and not settings.allow_http:
+        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not settings.allow_http:
             raise SettingError(
                 f"RUNTIME_API_URL would send the key without TLS: {settings.runtime_api_url!r}",
                 "use https://, or set ALLOW_HTTP=true",

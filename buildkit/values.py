@@ -28,6 +28,7 @@ _RESERVED = {
 _SECRET_NAME = re.compile(
     r"(^|_)(api_?key|auth|credentials?|key|pass|password|passwd|passphrase|pword|secret|token)s?(_|$)", re.IGNORECASE
 )
+_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[?::1\]?", re.ASCII)
 _USERINFO = re.compile(r"://[^/\s@]*@")
 
 
@@ -189,6 +190,11 @@ def parse_url(value: str, name: str) -> str:
     if parts.query or parts.fragment or value.endswith(("?", "#")):
         raise SettingError(f"{name} has a query or a fragment: {shown!r}", f"set {name}=https://host[/path]")
     return value.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, by its name or address alone."""
+    return _LOOPBACK.fullmatch(host) is not None
 
 
 def _check_argument(key: str, text: str, name: str) -> None:

@@ -128,6 +128,8 @@ def _start(command: Sequence[str], stdin: int, stdout: int, stderr: int) -> Iter
             command, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(), start_new_session=True
         )
     except OSError as error:
+        if shutil.which(command[0]) is None and os.sep not in command[0]:
+            raise NotStarted(f"{command[0]} is not installed", f"install {command[0]}") from error
         raise NotStarted(f"{command[0]} cannot be run: {error.strerror}", f"reinstall {command[0]}") from error
     try:
         yield process

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from buildkit.errors import SettingError, run
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.values import parse_integer, parse_number
+from buildkit.values import is_loopback, parse_integer, parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,23 +121,12 @@ def read_address(this: Run) -> Address:
     certificate, key = (str(this.locate(flags[name])) if flags[name] else None for name in ("tls_cert", "tls_key"))
     if bool(certificate) != bool(key):
         raise SettingError("one of --tls-cert and --tls-key is missing", "give both, or neither")
-    if not (certificate or flags["behind_proxy"] or _accepts_only_local_clients(host)):
+    if not (certificate or flags["behind_proxy"] or is_loopback(host)):
         raise SettingError(
             f"SERVE_HOST={host} would send keys without TLS",
             "give --tls-cert and --tls-key, or --behind-proxy if a proxy adds TLS",
         )
     return Address(host, this.settings.serve_port, certificate, key, flags["behind_proxy"])
-
-
-def _accepts_only_local_clients(host: str) -> bool:
-    import ipaddress
-
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def read_options(this: Run) -> ServerOptions:
