@@ -1,7 +1,8 @@
-"""Text from files and servers, made safe to show on a terminal."""
+"""Text from files, logs and servers, made safe to show on a terminal."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cache
 
@@ -10,6 +11,14 @@ from functools import cache
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _UNDECODED = range(0xDC80, 0xDD00)  # bytes that are not UTF-8, as os.fsdecode keeps them
 _KILO = 1000
+# Terminal sequences (ECMA-48): colours, cursor movements, window titles. `codes` are those of a colour or a style.
+# Every part is bounded, so that no text takes long.
+SEQUENCE = re.compile(
+    r"\x1b\[(?P<codes>[0-9;]{0,64})m"
+    r"|\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]"
+    r"|\x1b[\]P_^][^\x07\x1b\n]{0,2048}(?:\x07|\x1b\\)"
+    r"|\x1b[@-Z\\^_]"
+)
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
@@ -24,6 +33,30 @@ def escape_controls(text: str, *, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return text.translate(_make_escapes(keep))
+
+
+def strip_sequences(text: str) -> str:
+    r"""Return `text` without terminal sequences; escaped, they would hide the words.
+
+    >>> strip_sequences("\x1b[2K\x1b[32mok\x1b[0m")
+    'ok'
+    """
+    return SEQUENCE.sub("", text) if "\x1b" in text else text
+
+
+def keep_colours(text: str) -> str:
+    r"""Return `text` with colours as its only sequences, and with every other control character written as an escape.
+
+    >>> keep_colours("\x1b[2K\x1b[32mok\x07")
+    '\x1b[32mok\\x07'
+    """
+    parts, start = list[str](), 0
+    for match in SEQUENCE.finditer(text) if "\x1b" in text else ():
+        parts.append(escape_controls(text[start : match.start()]))
+        if match["codes"] is not None:
+            parts.append(match[0])
+        start = match.end()
+    return "".join([*parts, escape_controls(text[start:])])
 
 
 def format_size(size_bytes: int) -> str:

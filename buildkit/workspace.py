@@ -46,11 +46,7 @@ class Workspace(OwnedFolder):
         return Workspace(self.path / name)
 
     def save(self, result: StepResult) -> None:
-        """Write `<step>.json`, whole or not at all.
-
-        Raises:
-            LocalError: It cannot be written.
-        """
+        """Write `<step>.json`, whole or not at all."""
         self.write(f"{result.step}.json", format_state(result).encode("ascii"))
 
     def load(self, kind: type[Result], *, trace: bool = True) -> Result:
@@ -77,11 +73,7 @@ class Workspace(OwnedFolder):
         return result
 
     def find(self, kind: type[Result]) -> Result | None:
-        """Return the contents of `<step>.json`, or None if there is no such file.
-
-        Raises:
-            LocalError: As in `load`, except for a missing file.
-        """
+        """Return the contents of `<step>.json` as `load` does, or None if there is no such file."""
         return self.load(kind) if self.exists(f"{kind.step}.json") else None
 
     def list_children(self) -> Iterator[Workspace]:

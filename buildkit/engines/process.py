@@ -13,9 +13,9 @@ import tempfile
 from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from buildkit.display import keep_colours
 from buildkit.errors import NotStarted
 from buildkit.settings import make_child_environment
-from buildkit.terminal import keep_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

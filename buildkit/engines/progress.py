@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from buildkit.display import escape_controls
+from buildkit.display import escape_controls, strip_sequences
 from buildkit.engines.process import format_line
-from buildkit.terminal import strip_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -44,8 +44,8 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
         BuildFailed: The build or the push failed; the message has the end of the log.
         NotStarted: The engine no longer responds.
     """
+    from buildkit.display import strip_sequences
     from buildkit.engines.engine import BuildOptions
-    from buildkit.terminal import strip_sequences
 
     _check_attest(engine, request)
     inputs = record.load_inputs(workspace)

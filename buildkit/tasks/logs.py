@@ -34,9 +34,9 @@ def read_logs(api: RuntimeApi, build_id: str, ui: Ui) -> Iterator[str]:
 
 def main(this: Run) -> Outcome:
     """Show the log of a build, if the Runtime API has it."""
-    this.require_api()
+    api = this.open_api()
     build_id = this.flags["build_id"] or record.load_submission(this.workspace).build_id or ""
-    lines = read_logs(this.open_api(), build_id, this.ui)
+    lines = read_logs(api, build_id, this.ui)
     return Outcome(lines, {"lines": lines})
 
 
