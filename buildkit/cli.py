@@ -165,11 +165,7 @@ def _fail(ui: Ui, message: str, fix: str, code: int, as_json: bool) -> int:
 
 
 def _open_run(fields: Sequence[Field], given: Mapping[str, Given], own: Mapping[str, Any]) -> Run:
-    """Return the run of a task, with every setting checked.
-
-    Raises:
-        SettingError: One is invalid.
-    """
+    """Return the run of a task, with every setting checked."""
     _refuse_system()
     environment = read_environment()
     root = Path(own["root"]) if "root" in own else find_root(Path.cwd())
@@ -185,11 +181,7 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Given], own: Mapping[
 
 
 def _refuse_system() -> None:
-    """Refuse a system that cannot open files relative to a folder: there, a link could lead anywhere.
-
-    Raises:
-        LocalError: This is such a system.
-    """
+    """Refuse a system that cannot open files relative to a folder: there, a link could lead anywhere."""
     if os.open not in os.supports_dir_fd:
         raise LocalError(f"{PROGRAM} does not run on {sys.platform}", "use Linux, WSL 2 or a container")
 

@@ -147,11 +147,7 @@ class OwnedFolder(Folder):
             return False
 
     def _check_files(self) -> None:
-        """Refuse a link, a FIFO, a device or a folder with the name of one of our files: we never write any of these.
-
-        Raises:
-            LocalError: There is one; it is named.
-        """
+        """Refuse a link, a FIFO, a device or a folder with the name of one of our files: we never write these."""
         for name in self._list_ours():
             if not stat.S_ISREG((self.path / name).lstat().st_mode):
                 raise LocalError(

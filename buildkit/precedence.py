@@ -85,11 +85,7 @@ def load_settings(
 
 
 def _read_env_file(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return what `.env` sets, and a note if the file is unusable but is not about us: an application's own.
-
-    Raises:
-        SettingError: It is unusable and has one of our names, or cannot be read.
-    """
+    """Return what `.env` sets, and a note if the file is unusable but is not about us: an application's own."""
     try:
         return read_env_file(path, environment), []
     except InvalidLine as error:

@@ -115,9 +115,6 @@ def check_tag(tag: str, position: int = 1, setting: str = "CUSTOM_TAGS") -> str:
 
     Args:
         position: Of the tag in its list, from 1; named in the error.
-
-    Raises:
-        SettingError: A registry would reject it.
     """
     if _TAG.fullmatch(tag):
         return tag

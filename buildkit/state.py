@@ -61,11 +61,7 @@ def _parse_record(record: Mapping[str, object], kind: type[Record]) -> Record:
 
 
 def _parse_value(value: object, hint: object) -> object:
-    """Return a value of the type `hint`.
-
-    Raises:
-        TypeError: It has another type.
-    """
+    """Return a value of the type `hint`."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is list and isinstance(value, list):
         return [_parse_value(item, parts[0]) for item in value]

@@ -46,11 +46,7 @@ class Flag(NamedTuple):
         return None if self.takes_value or self.parse else False
 
     def read(self, given: Given) -> object:
-        """Return the typed value of what was given.
-
-        Raises:
-            SettingError: It is invalid.
-        """
+        """Return the typed value of what was given."""
         return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and isinstance(given, str) else given
 
 
@@ -136,9 +132,6 @@ class Run:
 
         Args:
             clock: Instead of the real one.
-
-        Raises:
-            SettingError: They name none.
         """
         url, key = self.settings.runtime_api_url, self.settings.runtime_api_key
         if url is None or key is None:

@@ -94,11 +94,7 @@ def add_key(folder: DataFolder, name: str) -> Outcome:
 
 
 def check_extra() -> None:
-    """Refuse to serve without the packages of the extra.
-
-    Raises:
-        SettingError: One is not installed.
-    """
+    """Refuse to serve without the packages of the extra."""
     from importlib.util import find_spec
 
     missing = [name for name in _NEEDED if find_spec(name) is None]
@@ -110,11 +106,7 @@ def check_extra() -> None:
 
 
 def read_address(this: Run) -> Address:
-    """Return where to listen; beyond this machine only with TLS, or behind a proxy that has it.
-
-    Raises:
-        SettingError: Neither is given.
-    """
+    """Return where to listen; beyond this machine only with TLS, or behind a proxy that has it."""
     from buildkit.server.listen import Address
 
     host, flags = this.settings.serve_host, this.flags
