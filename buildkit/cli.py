@@ -120,6 +120,7 @@ def make_task(task: Task) -> InvokeTask[Any]:
 
 def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> int:
     """Return the exit code of a task: the one place where errors become two lines and a code."""
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # invoke sets it, so that `tasks.py` leaves no trace
     as_json = given["json"]
     ui = Ui(program=own.get("program", PROGRAM), annotates=read_ci(read_environment()).annotates)
     try:
