@@ -227,11 +227,7 @@ def _explain(error: Exception, cause: BaseException | None, proxy: str | None) -
 
 
 def _decode(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield a body without the compression that a server may add although it was asked not to.
-
-    Raises:
-        ExchangeFailed: The connection fails, or the body is not compressed as the server says.
-    """
+    """Yield a body without the compression that a server may add although it was asked not to."""
     encodings = [name for part in encoding.lower().split(",") if (name := part.strip()) not in {"", "identity"}]
     if not _COMPRESSIONS.issuperset(encodings):
         raise ExchangeFailed("its encoding is unknown")

@@ -62,9 +62,9 @@ def main(this: Run) -> Outcome:
     if this.flags["build_id"] is None and _was_built_here(this):
         lines = read_engine_log(this.workspace)
     else:
-        this.require_api()
+        api = this.open_api()
         build_id = this.flags["build_id"] or record.load_submission(this.workspace).build_id or ""
-        lines = read_logs(this.open_api(), build_id, this.ui)
+        lines = read_logs(api, build_id, this.ui)
     return Outcome(lines, {"lines": lines})
 
 
