@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.libraries import Libraries
-    from buildkit.bulk.plan import Store
-    from buildkit.bulk.runner import Builds
     from buildkit.bulk.workers import Pace
     from buildkit.engines.engine import Engine
     from buildkit.reference import Reference
@@ -90,7 +88,7 @@ class ServerBackend:
             )
         return list(entries)
 
-    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:  # noqa: ARG002 - the server has its own access
+    def open_store(self, repository: Reference, registry: RegistryClient) -> ServerStore:  # noqa: ARG002 - the server has its own access
         """Return the server's own answers."""
         store = ServerStore(self._api, self._journal, repository, self._pace)
         if store.claims_everything:
@@ -99,7 +97,7 @@ class ServerBackend:
             )
         return store
 
-    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:  # noqa: ARG002 - as above
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> RemoteBuilds:  # noqa: ARG002 - as above
         """Return builds on the server."""
         settings = self._this.settings
         sending = (settings.upload_format, settings.build_timeout, self._request.force, FirstAlone())
@@ -171,13 +169,13 @@ class EngineBackend:
         for message in refusals[:_SHOWN_REFUSALS]:
             self._this.ui.warn(message)
 
-    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
+    def open_store(self, repository: Reference, registry: RegistryClient) -> RegistryStore | EngineStore:
         """Return the registry if images are pushed, and the engine otherwise."""
         if self._request.push:
             return RegistryStore(registry, self._journal, repository)
         return EngineStore(self._engines[0])
 
-    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> LocalBuilds:
         """Return builds with these engines."""
         request = self._request
         guard = DiskGuard(request.keep_free_bytes, self._this.workspace.path, self._this.ui)

@@ -110,12 +110,9 @@ class Session:
     def estimate(self, images: Sequence[Image]) -> str:
         """Return what is to be done, and how long that takes if earlier builds tell."""
         counts = {state: sum(image.state is state for image in images) for state in State}
-        words = [f"{count} {state}" for state, count in counts.items() if count]
-        text = ", ".join(words) or "nothing to do"
-        seconds = self._journal.list_seconds()
-        todo = counts[State.BUILD] + counts[State.WAITING]
-        if seconds and todo:
-            left_s = todo * sum(seconds) / len(seconds) / min(self._request.workers, todo)
+        text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing to do"
+        left_s = Board(images, self._request.workers, self._journal.list_seconds()).look().left_s
+        if left_s:
             text += f"; about {format_duration(round(left_s))} with {self._request.workers} workers"
         return text
 
