@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from buildkit.models import StepResult
     from buildkit.precedence import LoadedSettings
     from buildkit.runtime_api.client import RuntimeApi
-    from buildkit.runtime_api.policy import Clock
+    from buildkit.runtime_api.retry import Clock
     from buildkit.settings import CiEnvironment, Group
     from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
@@ -140,7 +140,7 @@ class Run:
             )
         from buildkit.runtime_api.client import RuntimeApi
         from buildkit.runtime_api.http import Network
-        from buildkit.runtime_api.policy import Clock
+        from buildkit.runtime_api.retry import Clock
         from buildkit.settings import read_environment
 
         network = Network(environment=read_environment())

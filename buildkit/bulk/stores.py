@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from buildkit.bulk.journal import BUILT
 from buildkit.bulk.registry import RegistryRefused
 from buildkit.reference import Reference
-from buildkit.runtime_api.policy import RequestFailed
+from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:
     from buildkit.bulk.journal import Journal

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 from buildkit.errors import run
 from buildkit.runtime_api.events import open_events
 from buildkit.runtime_api.log import MAX_LOG_BYTES, TOO_LONG, format_line
-from buildkit.runtime_api.policy import NOT_FOUND, RequestFailed, choose_backoff
+from buildkit.runtime_api.policy import NOT_FOUND
 from buildkit.runtime_api.protocol import FOLLOW
 from buildkit.runtime_api.response import InvalidResponse
+from buildkit.runtime_api.retry import RequestFailed, choose_backoff
 
 if TYPE_CHECKING:
     from buildkit.runtime_api.client import RuntimeApi
