@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 from buildkit.errors import run
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.fields import read_builds, read_status
 from buildkit.runtime_api.http import Request
-from buildkit.runtime_api.response import InvalidResponse, read_builds, read_status
+from buildkit.runtime_api.response import InvalidResponse
 from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:

@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from buildkit.display import escape_controls
 from buildkit.errors import SettingError, run
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.fields import read_features, read_status
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
 from buildkit.runtime_api.log import split_lines
 from buildkit.runtime_api.policy import ACCEPTED
-from buildkit.runtime_api.response import (
-    InvalidResponse,
-    extract_detail,
-    parse_object,
-    parse_origin,
-    read_features,
-    read_status,
-    shorten,
-)
+from buildkit.runtime_api.response import InvalidResponse, extract_detail, parse_object, parse_origin, shorten
 from buildkit.runtime_api.retry import TRANSIENT, Clock, RequestFailed, repeat
 
 if TYPE_CHECKING:

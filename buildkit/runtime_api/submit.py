@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from buildkit.display import format_size
 from buildkit.errors import LocalError, OutcomeUnknown
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.fields import read_build_id, read_replica
 from buildkit.runtime_api.http import Request
 from buildkit.runtime_api.policy import SourceMissing
 from buildkit.runtime_api.protocol import StartedBuild
-from buildkit.runtime_api.response import InvalidResponse, parse_object, read_build_id, read_replica
+from buildkit.runtime_api.response import InvalidResponse, parse_object
 from buildkit.runtime_api.retry import TRANSIENT, RequestFailed
 from buildkit.runtime_api.upload import SourceUpload
 
