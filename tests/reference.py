@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildkit import models
-from buildkit.cli import TASKS
 from buildkit.models import StepResult
 from buildkit.settings import Settings
 from buildkit.state import SCHEMA
+from buildkit.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
