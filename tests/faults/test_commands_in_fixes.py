@@ -19,6 +19,7 @@ from invoke.program import Program
 import buildkit
 from buildkit import cli
 from buildkit.models import StepResult
+from buildkit.tasks import TASKS
 from tests.misbehaviour import answer
 
 if TYPE_CHECKING:
