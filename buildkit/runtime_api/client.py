@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NETWORK, _CLOCK = Network(), Clock()
-_EVENTS = "text/event-stream"
 _MIN_TOTAL_S = 0.1
 _FEATURES_S = 10.0
 
