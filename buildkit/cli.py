@@ -112,6 +112,7 @@ def _make_signature(flags: Sequence[Flag]) -> inspect.Signature:
 
 def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Given], own: Mapping[str, Any]) -> int:
     """Return the exit code of a task: the one place where errors become two lines and a code."""
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # invoke sets it, so that `tasks.py` leaves no trace
     as_json = bool(given["json"])
     ui = Ui(program=own.get("program", PROGRAM), annotates=read_ci(read_environment()).annotates)
     try:

@@ -19,6 +19,7 @@ SEQUENCE = re.compile(
     r"|\x1b[\]P_^][^\x07\x1b\n]{0,2048}(?:\x07|\x1b\\)"
     r"|\x1b[@-Z\\^_]"
 )
+_MINUTE, _HOUR = 60, 3600
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
@@ -67,6 +68,26 @@ def format_size(size_bytes: int) -> str:
             return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= _KILO
     return f"{size:.1f} TB"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> [format_duration(seconds) for seconds in (0.42, 5, 12.3, 192, 3600)]
+    ['0.4 s', '5 s', '12 s', '3 min 12 s', '1 h']
+    """
+    whole = round(seconds)
+    if seconds < 10:  # noqa: PLR2004 - below that, tenths matter
+        return f"{round(seconds, 1):g} s"
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return _join(whole // _MINUTE, "min", whole % _MINUTE, "s")
+    return _join(whole // _HOUR, "h", whole % _HOUR // _MINUTE, "min")
+
+
+def _join(large: int, large_unit: str, small: int, small_unit: str) -> str:
+    return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
 
 
 class _Escapes(dict[int, str]):

@@ -192,8 +192,7 @@ class Server:
 
         Raises:
             InvalidBody: It is not an image name, or not below the prefix.
-            NotStarted: No engine responds.
-            RegistryUnavailable: The registry does not say.
+            NotStarted: No engine responds, or the registry does not say.
         """
         prefix = self.options.registry_prefix
         find = find_local_image if prefix is None else find_registry_image
