@@ -100,22 +100,16 @@ def _find_pending(
     previous = record.find_submission(workspace)
     if previous is None:
         return None
-    if previous.build_id is None and not (
-        _KEY.fullmatch(previous.idempotency_key or "")
-        and IDEMPOTENCY in api.features()
-        and _is_same(previous, api, request, inputs)
-    ):
+    is_same = record.is_same_build(previous, inputs, api.url, request.naming)
+    if previous.build_id is not None:
+        return previous if is_same and not record.has_ended(workspace, previous) else None
+    if not (is_same and _KEY.fullmatch(previous.idempotency_key or "") and IDEMPOTENCY in api.features()):
         raise OutcomeUnknown(
             f"an earlier upload to {previous.runtime_api_url} may have started a build of {previous.target_image}, "
             "but its ID never arrived",
             f"look on the server for that build; {run('upload', '--force')} submits it again",
         )
-    is_open = previous.build_id is None or not record.has_ended(workspace, previous)
-    return previous if is_open and _is_same(previous, api, request, inputs) else None
-
-
-def _is_same(previous: Submission, api: RuntimeApi, request: UploadRequest, inputs: PackedInputs) -> bool:
-    return record.is_same_build(previous, inputs, api.url, request.naming.name_images(inputs))
+    return previous
 
 
 def _describe_intent(workspace: Workspace, api: RuntimeApi, inputs: PackedInputs, images: Sequence[str]) -> Submission:
@@ -152,7 +146,7 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: Up
     """Return the started build. The intent stays on record unless it is certain that nothing was started."""
     from buildkit.runtime_api.submit import start_build
 
-    earlier = _read_earlier(workspace)
+    earlier = workspace.read(UPLOAD_STATE) if workspace.exists(UPLOAD_STATE) else None
     try:
         workspace.save(intent)
         return start_build(api, attempt, ui)
@@ -165,19 +159,6 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: Up
         else:
             workspace.write(UPLOAD_STATE, earlier)
         raise
-
-
-def _read_earlier(workspace: Workspace) -> bytes | None:
-    """Return what is on record about an earlier submission, whatever its state, or None."""
-    try:
-        return workspace.read(UPLOAD_STATE)
-    except FileNotFoundError:
-        return None
-    except OSError as error:  # it is a link, a FIFO or a folder
-        raise LocalError(
-            f"{workspace.show(UPLOAD_STATE)} cannot be read: {error.strerror}",
-            "remove it, then run the same command again",
-        ) from error
 
 
 def _save_started(workspace: Workspace, intent: Submission, started: StartedBuild, ui: Ui) -> Submission:
