@@ -146,7 +146,7 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: Up
     """Return the started build. The intent stays on record unless it is certain that nothing was started."""
     from buildkit.runtime_api.submit import start_build
 
-    earlier = workspace.read(UPLOAD_STATE) if workspace.exists(UPLOAD_STATE) else None
+    earlier = _read_earlier(workspace)
     try:
         workspace.save(intent)
         return start_build(api, attempt, ui)
@@ -159,6 +159,19 @@ def _send(workspace: Workspace, api: RuntimeApi, intent: Submission, attempt: Up
         else:
             workspace.write(UPLOAD_STATE, earlier)
         raise
+
+
+def _read_earlier(workspace: Workspace) -> bytes | None:
+    """Return what is on record about an earlier submission, whatever its state, or None."""
+    try:
+        return workspace.read(UPLOAD_STATE)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # it is a link, a FIFO or a folder
+        raise LocalError(
+            f"{workspace.show(UPLOAD_STATE)} cannot be read: {error.strerror}",
+            "remove it, then run the same command again",
+        ) from error
 
 
 def _save_started(workspace: Workspace, intent: Submission, started: StartedBuild, ui: Ui) -> Submission:
