@@ -24,8 +24,7 @@ from buildkit.precedence import find_root, load_settings
 from buildkit.settings import Settings, hide_from_children, read_ci, read_environment
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
-from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.tasks import TASKS
+from buildkit.task import TASKS, Flag, Outcome, Run, Task
 from buildkit.ui import Ui, escape_what_the_streams_lack, flush_streams
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What every task is given and what it returns: a `Run` in, an `Outcome` out."""
+"""The tasks by name; what every task is given and what it returns: a `Run` in, an `Outcome` out."""
 
 from __future__ import annotations
 
@@ -24,6 +24,26 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
 
     Given = str | bool | None  # what was typed for a flag
+
+# In the order in which `--list` shows them; each is a module of `buildkit.tasks` with a `TASK`.
+TASKS = (
+    "version",
+    "dockerfile",
+    "context",
+    "upload",
+    "wait",
+    "all",
+    "build",
+    "images",
+    "verify",
+    "manifest",
+    "logs",
+    "builds",
+    "cancel",
+    "serve",
+    "clean",
+    "doctor",
+)
 
 
 class Flag(NamedTuple):

@@ -15,7 +15,7 @@ from buildkit import models
 from buildkit.models import StepResult
 from buildkit.settings import Settings
 from buildkit.state import SCHEMA
-from buildkit.tasks import TASKS
+from buildkit.task import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

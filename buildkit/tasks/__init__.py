@@ -11,26 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from invoke.collection import Collection
 
-# In the order in which `--list` shows them; each is a module here with a `TASK`.
-TASKS = (
-    "version",
-    "dockerfile",
-    "context",
-    "upload",
-    "wait",
-    "all",
-    "build",
-    "images",
-    "verify",
-    "manifest",
-    "logs",
-    "builds",
-    "cancel",
-    "serve",
-    "clean",
-    "doctor",
-)
-
 
 def make_collection(tasks_file: str | None = None, **defaults: str | float) -> Collection:
     """Return the tasks for a project.

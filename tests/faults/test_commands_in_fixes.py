@@ -19,7 +19,7 @@ from invoke.program import Program
 import buildkit
 from buildkit import cli
 from buildkit.models import StepResult
-from buildkit.tasks import TASKS
+from buildkit.task import TASKS
 from tests.misbehaviour import answer
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def test_81_open_submission_is_explained(command: Command, server: RuntimeApiSer
 
 DEFECT = """
 from buildkit import cli
-from buildkit.tasks import TASKS
+from buildkit.task import TASKS
 from buildkit.errors import BuildFailed
 from buildkit.task import Outcome, Run, Task
 
