@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from buildkit.workspace import Workspace
 from tests.checkouts import PROJECTS, commit_all
@@ -20,6 +22,14 @@ from tests.steps import VERSION, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A machine that is busy with something else makes no example wrong.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+# The tests start hundreds of Python processes, each of which would compile all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell starts background jobs with SIGINT ignored, and the commands that the tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -67,9 +67,6 @@ def expand(argument: ast.expr) -> list[list[str]]:
     return [[VALUE]]
 
 
-SUGGESTIONS = sorted(set(find_suggestions()))
-
-
 @cache
 def make_parser(program: str) -> Parser:
     """Return invoke's own parser of the command line."""
@@ -77,18 +74,20 @@ def make_parser(program: str) -> Parser:
     return Parser(initial=Program(namespace=collection).initial_context, contexts=collection.to_contexts())
 
 
-def test_81_there_are_suggestions() -> None:
-    assert len({suggestion.words for suggestion in SUGGESTIONS}) > 20
-
-
 @pytest.mark.parametrize("program", ["runtime-build", "invoke"])
-@pytest.mark.parametrize("suggestion", SUGGESTIONS, ids=lambda one: f"{one.place} {' '.join(one.words)}")
-def test_81_suggested_command_exists(program: str, suggestion: Suggestion) -> None:
+def test_81_every_suggested_command_exists(program: str) -> None:
+    suggestions = set(find_suggestions())
+    assert len({suggestion.words for suggestion in suggestions}) > 20
+    assert not [suggestion for suggestion in sorted(suggestions) if not exists(program, suggestion.words)]
+
+
+def exists(program: str, words: tuple[str, ...]) -> bool:
+    """Return whether invoke takes the words as a command line of ours."""
     try:
-        parsed = make_parser(program).parse_argv(list(suggestion.words))
-    except ParseError as error:
-        pytest.fail(f"{suggestion.place} suggests {suggestion.words}: {error}")
-    assert any(context.name for context in parsed) or suggestion.words[0] in {"--list", "--help"}
+        parsed = make_parser(program).parse_argv(list(words))
+    except ParseError:
+        return False
+    return any(context.name for context in parsed) or words[0] in {"--list", "--help"}
 
 
 def test_81_no_command_is_written_out_by_hand() -> None:
