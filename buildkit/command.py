@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import NamedTuple
 
-PROGRAMS_FOLDER = "/agent-server/.venv/bin"
+from buildkit.errors import SettingError
+from buildkit.values import parse_text
+
+_PROGRAMS_FOLDER = "/agent-server/.venv/bin"
+_OPERATORS = frozenset({"&", "&&", "|", "||", ";", ">", ">>", "<", "2>&1"})
 
 
 class StartCommand(NamedTuple):
@@ -35,4 +40,24 @@ class StartCommand(NamedTuple):
     @property
     def words(self) -> tuple[str, ...]:
         """The command as it is started in the image of a source target."""
-        return (f"{PROGRAMS_FOLDER}/{self.program}", *self.arguments)
+        return (f"{_PROGRAMS_FOLDER}/{self.program}", *self.arguments)
+
+
+def parse_command(value: str, name: str) -> StartCommand:
+    """Return a command as words, as a shell would split it; no shell runs it."""
+    try:
+        words = shlex.split(parse_text(value, name))
+    except ValueError as error:
+        raise SettingError(f"{name} cannot be split into words: {value!r}: {error}", "close its quotes") from error
+    if shell := next((word for word in words if word in _OPERATORS or "$" in word), None):
+        raise SettingError(
+            f"{name} contains {shell!r}, which only a shell would understand, and none runs it: {value!r}",
+            f"write the values into {name}, or start a script of the project",
+        )
+    program = (words or [""])[0].removeprefix(f"{_PROGRAMS_FOLDER}/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", program):
+        raise SettingError(
+            f"{name} does not start with the name of a program: {value!r}",
+            f"set {name} to a program that the packages install, such as `uvicorn app.main:app`",
+        )
+    return StartCommand("python" if program == "python3" else program, tuple(words[1:]))

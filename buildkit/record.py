@@ -65,11 +65,7 @@ class ImageNaming(NamedTuple):
 
 
 def load_inputs(workspace: Workspace) -> PackedInputs:
-    """Return what the local tasks left, with the archive as it was packed.
-
-    Raises:
-        LocalError: Something is missing or has changed since.
-    """
+    """Return what the local tasks left, with the archive as it was packed."""
     inputs = PackedInputs(workspace.load(Version), workspace.load(Dockerfile), workspace.load(BuildContext))
     archive = inputs.context.archive
     if workspace.digest(archive) != inputs.context.archive_sha256:
@@ -79,11 +75,7 @@ def load_inputs(workspace: Workspace) -> PackedInputs:
 
 @contextmanager
 def open_archive(workspace: Workspace, context: BuildContext) -> Iterator[int]:
-    """Give a descriptor for reading the archive.
-
-    Raises:
-        LocalError: It cannot be opened.
-    """
+    """Give a descriptor for reading the archive."""
     try:
         descriptor = workspace.open(context.archive)
     except OSError as error:
@@ -131,12 +123,7 @@ def load_submission(workspace: Workspace) -> Submission:
 
 
 def find_open_submission(workspace: Workspace) -> Submission | None:
-    """Return the submission on record if it is not known how its build ended, or None.
-
-    Raises:
-        OutcomeUnknown: The upload was sent, and no build ID came back.
-        LocalError: The record is damaged.
-    """
+    """Return the submission on record if it is not known how its build ended, or None."""
     submission = find_submission(workspace)
     if submission is None or has_ended(workspace, submission):
         return None

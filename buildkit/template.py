@@ -82,11 +82,7 @@ def render_template(name: str, values: Mapping[str, Any], template_dir: Path | N
 
 
 def read_program(name: str, template_dir: Path | None = None) -> bytes:
-    """Return a program that the Dockerfile runs: the file `programs/<name>`, as it is.
-
-    Raises:
-        SettingError: It cannot be read.
-    """
+    """Return a program that the Dockerfile runs: the file `programs/<name>`, as it is."""
     try:
         return _find_file(f"programs/{name}", template_dir)[0]
     except jinja2.TemplateNotFound as error:

@@ -10,10 +10,7 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,15 +224,6 @@ def test_links_and_pictures_lead_somewhere(page: str) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     navigation = re.findall(r'= "([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text("utf-8"))
     assert sorted(f"docs/{page}" for page in navigation) == sorted(set(PAGES) - {"README.md"})
-
-
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    shutil.copy(ROOT / "zensical.toml", tmp_path)
-    subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, check=True, timeout=120)
-    searched = (tmp_path / "site/search.json").read_text("utf-8")
-    for words in ("429", "dockerignore", "private key"):
-        assert words in searched
 
 
 def test_the_picture_of_a_terminal_is_of_a_real_run(command: Command, runtime_api: RuntimeApiServer) -> None:

@@ -80,6 +80,24 @@ def test_one_archive_is_built_on_every_base_image(docker: Docker) -> None:
     assert len(docker.read("begun")) == 6
 
 
+def test_single_tasks_work_in_the_directory_of_any_image(docker: Docker) -> None:
+    docker.write("RUN print 1", "RUN on base:2 fail")
+    docker.run().fail(6, "missing: base-2")
+    own = {"OUTPUT_DIR": str(docker.command.output / "images/base-2"), "changing": ("engine",)}
+    log = docker.command.run("logs", **own).succeed().out
+    assert "RUN on base:2 fail" in log
+    assert log.splitlines() == (docker.command.output / "images/base-2/build.log").read_text().splitlines()
+    # The log of a build on a server, once there is one, comes from there.
+    docker.command.run("logs", "--build-id", "b-1", **own).fail(2, "RUNTIME_API_URL")
+    own["OUTPUT_DIR"] = str(docker.command.output / "images/base-1")
+    image = docker.results()["base-1"]["reference"]
+    assert f'image: "{image}"' in docker.command.run("manifest", **own).succeed().out
+    docker.command.run("context", **own).succeed()
+    assert docker.command.run("build", **own).succeed().result.endswith("-source-minimal")
+    dockerfile = (docker.command.output / "images/base-1/Dockerfile").read_text()
+    assert f'ARG BASE_IMAGE="{BASE}:1"' in dockerfile
+
+
 def test_a_step_that_fails_is_not_tried_again_and_stops_no_other(docker: Docker) -> None:
     docker.write("RUN on base:2 fail")
     ended = docker.run().fail(6, "1 of 3 images are missing: base-2")

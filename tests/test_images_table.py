@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from buildkit.bulk.board import Running, Snapshot
-from buildkit.bulk.table import draw, format_running, format_totals
+from buildkit.bulk.report import LiveTable, format_running, format_totals
 from tests.bulk_api import run_bulk_api
 from tests.commands import PROGRAM
 
@@ -30,7 +30,7 @@ def make_snapshot(running: int = 2) -> Snapshot:
 
 def render(snapshot: Snapshot, width: int) -> str:
     out = StringIO()
-    Console(file=out, width=width, force_terminal=False).print(draw(snapshot, 12.0))
+    Console(file=out, width=width, force_terminal=False).print(LiveTable(snapshot, 12.0))
     return out.getvalue()
 
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.display import escape_controls
-from buildkit.terminal import keep_colours, strip_sequences
+from buildkit.display import escape_controls, keep_colours, strip_sequences
 
 texts = st.lists(st.one_of(st.text(), st.sampled_from(["\x1b[1;31m", "\x1b[0m", "\x1b[2K", "\x1b]0;t\x07", "\x1b["])))
 

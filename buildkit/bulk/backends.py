@@ -6,12 +6,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from buildkit.bulk.disk import DiskGuard
-from buildkit.bulk.layers import PushedLayers
 from buildkit.bulk.libraries import PROBE, choose_builder_images, need_builder_image, parse_probe
-from buildkit.bulk.local import EngineOptions, LocalBuilds
+from buildkit.bulk.local import DiskGuard, EngineOptions, LocalBuilds
 from buildkit.bulk.remote import FirstAlone, RemoteBuilds
-from buildkit.bulk.stores import EngineStore, RegistryStore, ServerStore
+from buildkit.bulk.stores import EngineStore, PushedLayers, RegistryStore, ServerStore
 from buildkit.bulk.workers import Workers
 from buildkit.engines.docker import Buildx, Docker
 from buildkit.errors import NotStarted, SettingError
@@ -23,12 +21,12 @@ if TYPE_CHECKING:
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.libraries import Libraries
-    from buildkit.bulk.pace import Pace
     from buildkit.bulk.plan import Store
-    from buildkit.bulk.registry import RegistryClient
     from buildkit.bulk.runner import Builds
+    from buildkit.bulk.workers import Pace
     from buildkit.engines.engine import Engine
     from buildkit.reference import Reference
+    from buildkit.registry.client import RegistryClient
     from buildkit.task import Run
     from buildkit.workspace import Workspace
 
@@ -182,7 +180,7 @@ class EngineBackend:
     def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
         """Return the registry if images are pushed, and the engine otherwise."""
         if self._request.push:
-            return RegistryStore(registry, repository)
+            return RegistryStore(registry, self._journal, repository)
         return EngineStore(self._engines[0])
 
     def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:

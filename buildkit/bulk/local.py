@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
-from buildkit.bulk.failures import Interruption, Stalled
 from buildkit.bulk.journal import Ending
 from buildkit.bulk.recipe import BASE_IMAGE, write_image
+from buildkit.bulk.runner import DiskFull, Interruption, Stalled
+from buildkit.display import format_size
 from buildkit.engines.docker import Buildx
 from buildkit.engines.engine import BuildOptions
 from buildkit.errors import BuildFailed, NotStarted, run
@@ -19,12 +21,14 @@ from buildkit.workspace import BUILD_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from buildkit.bulk.board import Running
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.plan import Image
     from buildkit.engines.engine import BuiltImage, Engine
     from buildkit.reference import Reference
+    from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
 # What the end of a log says if the network, a registry's limit or the disk has ended a build, and not one of its steps.
@@ -34,6 +38,8 @@ _TEMPORARY = (
     "unexpected EOF", "connection refused", "Temporary failure in name resolution", "no space left on device",
     "context deadline exceeded",
 )  # fmt: skip
+# Steps of our Dockerfiles, as BuildKit describes them; the cache of anything else is never touched.
+_OURS = "/agent-server|openhands|[.]runtime-build|/opt/(uv|init)/|/lock/|curl=..command -v curl|^.base-(minimal|full) "
 # And if it is the base image that is wrong: what to call it.
 _WRONG_BASE = {
     "no match for platform in manifest": "is not for this platform",
@@ -168,6 +174,48 @@ class LocalBuilds:
             if text in failure.message and "failed to " in failure.message:
                 return BuildFailed(f"its base image {image.entry.base} {problem}: {failure.message}", failure.fix)
         return failure
+
+
+class DiskGuard:
+    """Looks at the disk before each build.
+
+    Args:
+        keep_free_bytes: 0 if nothing is to be kept free.
+        folder: On the disk that counts if the engine does not say where its own folder is.
+    """
+
+    def __init__(self, keep_free_bytes: int, folder: Path, ui: Ui) -> None:
+        self._keep_free_bytes = keep_free_bytes
+        self._folder = folder
+        self._ui = ui
+        self._lock = threading.Lock()
+
+    def check(self, engine: Engine) -> None:
+        """Return if there is room for a build.
+
+        Raises:
+            DiskFull: There is not, even after the engine's build cache has been pruned.
+        """
+        if not self._keep_free_bytes:
+            return
+        with self._lock:  # one prunes, and the others see the result
+            folder = engine.find_data_folder() or str(self._folder)
+            free = shutil.disk_usage(folder).free
+            if free >= self._keep_free_bytes:
+                return
+            self._ui.report(f"{format_size(free)} are free on the disk of {folder}: pruning the build cache")
+            is_pruned = engine.prune_cache(_OURS)
+            free = shutil.disk_usage(folder).free
+            if free < self._keep_free_bytes:
+                done = (
+                    "although our build cache has been pruned" if is_pruned else "and the engine cannot prune our cache"
+                )
+                raise DiskFull(
+                    f"{format_size(free)} are free on the disk of {folder}, less than"
+                    f" {format_size(self._keep_free_bytes)}, {done}",
+                    "remove images that are no longer needed, or give a smaller --keep-free; then run the same command"
+                    " again: it continues where it stopped",
+                )
 
 
 def name_engine(engine: Engine) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from buildkit.bulk.registry import RegistryRefused
 from buildkit.errors import SettingError
 from buildkit.reference import Reference, check_tag, parse_reference
+from buildkit.registry.client import RegistryRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.recipe import Recipe
-    from buildkit.bulk.registry import RegistryClient
     from buildkit.bulk.workers import Workers
+    from buildkit.registry.client import RegistryClient
 
 
 class State(StrEnum):
@@ -85,11 +86,8 @@ def resolve_bases(entries: Sequence[ImageEntry], registry: RegistryClient, worke
         if base.digest:
             digests[base] = base.digest
             return False
-        try:
-            found = registry.find(base)
-            digests[base] = found.digest if found else ""
-        except RegistryRefused:
-            pass  # the name counts instead, and the plan says so
+        with suppress(RegistryRefused):  # the name counts instead, and the plan says so
+            digests[base] = registry.find_digest(base) or ""
         return False
 
     workers.run(dict.fromkeys(entry.base for entry in entries), resolve)

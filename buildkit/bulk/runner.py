@@ -6,18 +6,17 @@ import errno
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from buildkit.bulk.failures import DiskFull, Interruption, Stalled
 from buildkit.bulk.journal import Ending
 from buildkit.bulk.plan import State
-from buildkit.bulk.table import format_running, format_totals
-from buildkit.errors import NotStarted, OutcomeUnknown, RuntimeBuildError, StoppedWatching
+from buildkit.bulk.report import format_running, format_totals
+from buildkit.errors import LocalError, NotStarted, OutcomeUnknown, RuntimeBuildError, StoppedWatching
 from buildkit.runtime_api.policy import KEY_REFUSED, NOT_FOUND, RequestFailed
 
 if TYPE_CHECKING:
     from buildkit.bulk.board import Board, Running
     from buildkit.bulk.journal import Journal
-    from buildkit.bulk.pace import Pace
     from buildkit.bulk.plan import Image
+    from buildkit.bulk.workers import Pace
     from buildkit.ui import Ui
 
 _MAX_ATTEMPTS = 5
@@ -28,6 +27,20 @@ _MAX_FAILURES = 8
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # A server that refuses the key, or does not build at all, will do so for every image.
 _REFUSED = KEY_REFUSED | {NOT_FOUND, 407}
+
+
+class Interruption(RuntimeBuildError):
+    """The build ended for a reason that is not its own."""
+
+    exit_code = 6
+
+
+class Stalled(Interruption):
+    """The build had logged nothing for too long, and was cancelled."""
+
+
+class DiskFull(LocalError):
+    """There is too little room for any build."""
 
 
 class Builds(Protocol):

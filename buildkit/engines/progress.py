@@ -1,22 +1,33 @@
-"""BuildKit's JSON progress (`--progress=rawjson`), written as the lines that `--progress=plain` would give."""
+"""BuildKit's progress: JSON as the lines that `--progress=plain` would give, and what the end of these lines says."""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from buildkit.display import escape_controls
+from buildkit.display import escape_controls, strip_sequences
 from buildkit.engines.process import format_line
-from buildkit.terminal import strip_sequences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _LONGEST_RECORD = 16 << 20
 _LONGEST_TITLE = 16_384
+_SHOWN_LINES = 5
+# BuildKit repeats whole RUN instructions; what failed is at the end of the line.
+_LINE_BEGINNING, _LINE_END = 60, 140
+_FAILED_STEP = re.compile(r"(#\d+ )ERROR: ")
+_DIGEST_LINE = re.compile(r"#\d+ sha256:\w+")
+# What BuildKit's clients say last when they cannot connect, or lose the connection in the middle of a build; steps say
+# nothing after it. A step that takes too long is not among them: its error begins with `failed to solve`.
+_CONNECTION_LOST = re.compile(
+    r"(?:ERROR|error): (?:[\w ]+: )*(?:rpc error: code = )?Unavailable\b.*|error during connect: .*"
+    r"|ERROR: (?:failed to build: )?context deadline exceeded"
+)
 
 
 @dataclass
@@ -40,8 +51,8 @@ class _Vertex:
 class JsonProgress:
     """A translation for one build; a line that is not JSON, such as the client's own error, stays as it is.
 
-    The client writes one SolveStatus of BuildKit after another, each on one line or indented over several lines
-    (https://github.com/moby/buildkit/blob/master/client/graph.go).
+    With `--progress=rawjson`, the client writes one SolveStatus of BuildKit after another, each on one line or
+    indented over several lines (https://github.com/moby/buildkit/blob/master/client/graph.go).
     """
 
     def __init__(self) -> None:
@@ -140,3 +151,24 @@ def _parse_time(text: str) -> datetime:
 
 def _subtract(text: str, started: datetime | None) -> float:
     return max(0.0, (_parse_time(text) - started).total_seconds()) if started else 0.0
+
+
+def shorten_log(last_lines: Sequence[str]) -> str:
+    """Return the last output of the failing step; after it, BuildKit only repeats the step and its exit code."""
+    lines = [line for line in map(strip_sequences, last_lines) if line.strip() and not _DIGEST_LINE.fullmatch(line)]
+    failed = next((match for line in lines if (match := _FAILED_STEP.match(line))), None)
+    if failed:
+        step = [line for line in lines if line.startswith(failed[1])]
+        lines = step[: step.index(failed.string) + 1]
+    return " | ".join(map(_shorten_line, lines[-_SHOWN_LINES:]))
+
+
+def _shorten_line(line: str) -> str:
+    if len(line) <= _LINE_BEGINNING + _LINE_END:
+        return line
+    return f"{line[:_LINE_BEGINNING]} … {line[-_LINE_END:]}"
+
+
+def find_lost_connection(last_lines: Sequence[str]) -> str | None:
+    """Return the line with which a client says that it has lost its engine, or None."""
+    return last_lines[-1] if last_lines and _CONNECTION_LOST.fullmatch(last_lines[-1]) else None

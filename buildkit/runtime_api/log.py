@@ -7,11 +7,10 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING
 
-from buildkit.display import escape_controls
+from buildkit.display import escape_controls, strip_sequences
 from buildkit.errors import RuntimeBuildError
 from buildkit.runtime_api.http import ExchangeFailed
 from buildkit.runtime_api.response import describe, shorten
-from buildkit.terminal import strip_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -54,7 +54,7 @@ REFUSED = frozenset(
 KEY_REFUSED = frozenset({401, 403})
 ABSENT = frozenset({404, 405, 501})
 NO_CONTENT = 204
-NOT_FOUND, TOO_MANY, SERVER_ERROR, UNAVAILABLE = 404, 429, 500, 503
+REDIRECTION, NOT_FOUND, TOO_MANY, SERVER_ERROR, UNAVAILABLE = 300, 404, 429, 500, 503
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425})
 # What a server may say to an upload that names a source which it does not have.
@@ -170,7 +170,7 @@ def classify_response(request: Request, response: Response, detail: str) -> Runt
         return OutcomeUnknown(f"{title}, so a build may or may not have started{detail}", UNKNOWN_FIX)
     if upload:
         return _classify_refusal(upload, title + detail, status)
-    is_transient = status in _TRANSIENT or status >= SERVER_ERROR or status < 300  # noqa: PLR2004 - RFC 9110
+    is_transient = status in _TRANSIENT or status >= SERVER_ERROR or status < REDIRECTION
     fix = _KEY_FIX if status in KEY_REFUSED else _REACH_FIX
     return RequestFailed(title + detail, fix, status=status, retry=TRANSIENT if is_transient else NEVER)
 

@@ -127,11 +127,7 @@ def _read_detail(step: object, position: object, clean: Callable[[str], str]) ->
 
 
 def read_builds(fields: Mapping[str, Any], clean: Callable[[str], str]) -> list[ListedBuild]:
-    """Return the builds that a server lists; an entry without a usable build ID is left out.
-
-    Raises:
-        InvalidResponse: There is no list.
-    """
+    """Return the builds that a server lists; an entry without a usable build ID is left out."""
     listed = fields.get("builds")
     if not isinstance(listed, list):
         raise InvalidResponse("it has no list of builds")

@@ -213,12 +213,7 @@ def main(this: Run) -> Outcome:
 
 
 def prepare_sbom(this: Run) -> Sbom | None:
-    """Return the SBOM if `--sbom` was given, to be saved after packing; otherwise remove that of an earlier context.
-
-    Raises:
-        SettingError: The library that writes it is not installed.
-        LocalError: The tree locks no versions.
-    """
+    """Return the SBOM if `--sbom` was given, to be saved after packing; otherwise remove that of an earlier context."""
     if not this.flags.get(LIST_PACKAGES.name):
         this.workspace.remove(SBOM)
         return None

@@ -156,12 +156,7 @@ def _derive(tree: SourceTree, request: DockerfileRequest, version: Version, ui: 
 
 
 def _read_own(source: Path, path: str) -> str:
-    """Return the text of the Dockerfile at `path` in the source, with its line ends.
-
-    Raises:
-        SettingError: `path` leads out of the source.
-        LocalError: It cannot be read, or is not UTF-8 text.
-    """
+    """Return the text of the Dockerfile at `path` in the source, with its line ends."""
     from buildkit.files import read_bounded
 
     file = source / path

@@ -207,9 +207,9 @@ def _save_started(workspace: Workspace, intent: Submission, started: StartedBuil
 
 def main(this: Run) -> Outcome:
     """Send the archive to the Runtime API, which builds it: prints the build ID."""
-    this.require_api()
+    api = this.open_api()
     with this.writing():
-        submission = upload(this.workspace, this.open_api(), UploadRequest.from_run(this), this.ui)
+        submission = upload(this.workspace, api, UploadRequest.from_run(this), this.ui)
     return Outcome(str(submission.build_id), submission)
 
 

@@ -17,8 +17,8 @@ import pytest
 from e2b_dockerfile_utils import PatternMatcher
 
 from buildkit.errors import SettingError
+from buildkit.precedence import load_settings
 from buildkit.reference import check_tag, parse_reference
-from buildkit.settings import load_settings
 from buildkit.source.dockerignore import parse_dockerignore
 from buildkit.source.gitignore import parse_gitignore
 from tests.misbehaviour import send
