@@ -20,6 +20,7 @@ import buildkit
 from buildkit import cli
 from buildkit.models import StepResult
 from tests.misbehaviour import answer
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +146,7 @@ OFTEN = pytest.mark.parametrize(
 
 
 @OFTEN
-@pytest.mark.parametrize("task", ["dockerfile", "context", "upload", "wait", "logs"])
+@pytest.mark.parametrize("task", rest_is_slow(["upload", "logs", "dockerfile", "context", "wait"], 2))
 def test_81_missing_steps_can_be_made_up_one_by_one(
     command: Command, server: RuntimeApiServer, program: str, task: str
 ) -> None:
@@ -180,6 +181,7 @@ def test_81_damaged_file_is_made_again_by_the_suggested_task(
     pytest.fail("upload never succeeds")
 
 
+@OFTEN
 def test_81_unknown_outcome_is_submitted_again(command: Command, server: RuntimeApiServer, program: str) -> None:
     command.use(server)
     server.script("POST /build", answer(504))
@@ -198,6 +200,7 @@ def test_81_watching_is_resumed(command: Command, server: RuntimeApiServer, prog
     assert done.succeed().result == server.builds[0].target_image
 
 
+@OFTEN
 def test_81_log_of_a_failed_build_is_shown(command: Command, server: RuntimeApiServer, program: str) -> None:
     command.use(server)
     server.statuses[0] = "FAILURE"
@@ -205,6 +208,7 @@ def test_81_log_of_a_failed_build_is_shown(command: Command, server: RuntimeApiS
     assert done.succeed().out == "step 1\nstep 2\n"
 
 
+@OFTEN
 @pytest.mark.parametrize("status", [401, 404, 413, 415])
 def test_81_refused_upload_is_looked_into(
     command: Command, server: RuntimeApiServer, program: str, status: int
@@ -215,14 +219,12 @@ def test_81_refused_upload_is_looked_into(
         done.succeed()
 
 
-def test_81_typing_error_leads_to_help(command: Command, program: str) -> None:
-    ended = command.run("contxt")
-    if program == "invoke":
-        return  # invoke's own message: it has not reached ours
-    for words in list_commands(ended.fail(2), program):
+def test_81_typing_error_leads_to_help(command: Command) -> None:
+    for words in list_commands(command.run("contxt").fail(2), "runtime-build"):
         command.run(*[word.replace("TASK", "context") for word in words]).succeed()
 
 
+@OFTEN
 def test_81_open_submission_is_explained(command: Command, server: RuntimeApiServer, program: str) -> None:
     command.use(server)
     command.run("all", "--no-wait").succeed()
@@ -264,7 +266,7 @@ STATEMENTS = {
 }
 
 
-@pytest.mark.parametrize("defect", STATEMENTS)
+@pytest.mark.parametrize("defect", rest_is_slow(STATEMENTS, 4))
 def test_70_defect_of_ours_is_two_lines_and_exit_70(command: Command, defect: str) -> None:
     (command.checkout / "tasks.py").write_text(DEFECT.format(statement=STATEMENTS[defect]))
     command.program = (sys.executable, "-m", "invoke")
