@@ -350,7 +350,7 @@ def read_archive(archive: Path) -> dict[str, tuple[str, bytes | str, bool]]:
     return tree
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), st.sampled_from(["m.py", "n.py"])), max_size=4))
 def test_never_a_stale_archive_however_fast_the_tree_changes(steps: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

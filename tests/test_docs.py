@@ -14,7 +14,6 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jsonschema
 import pytest
 import yaml
 from invoke.collection import Collection
@@ -122,6 +121,8 @@ def test_every_key_of_a_state_file_is_documented(record: type[StepResult]) -> No
 
 
 def test_state_files_match_their_schemas(command: Command, runtime_api: RuntimeApiServer) -> None:
+    import jsonschema  # here, because it takes seconds
+
     command.use(runtime_api)
     command.run("all").succeed()
     for name in ("version", "dockerfile", "context", "upload", "wait"):
