@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
-PROGRAMS_FOLDER = "/agent-server/.venv/bin"
+SOURCE_FOLDER = "/agent-server"
+PROGRAMS_FOLDER = f"{SOURCE_FOLDER}/.venv/bin"
 
 
 class StartCommand(NamedTuple):
-    """A program that is installed with the packages of the image, and its arguments."""
+    """A program that is installed with the packages of the image, its arguments, and the folder where it starts."""
 
     program: str
     arguments: tuple[str, ...] = ()
+    folder: str = "/"
 
     @classmethod
     def of_module(cls, module: str) -> StartCommand:
@@ -20,7 +22,8 @@ class StartCommand(NamedTuple):
         return cls("python", ("-m", module))
 
     def __str__(self) -> str:
-        return shlex.join([self.program, *self.arguments])
+        change = f"cd {shlex.quote(self.folder)} && " if self.folder != "/" else ""
+        return change + shlex.join([self.program, *self.arguments])
 
     @property
     def module(self) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import posixpath
 import re
 import shlex
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from buildkit import reference
-from buildkit.command import PROGRAMS_FOLDER, StartCommand
+from buildkit.command import PROGRAMS_FOLDER, SOURCE_FOLDER, StartCommand
 from buildkit.errors import SettingError
 from buildkit.models import FEATURES, Target, is_archive_name
 from buildkit.secret import ApiKey
@@ -151,23 +152,30 @@ def parse_stage(value: str, name: str) -> Target:
 
 
 def parse_command(value: str, name: str) -> StartCommand:
-    """Return a command as words, as a shell would split it; no shell runs it."""
+    """Return a command as words, as a shell would split it; no shell runs it.
+
+    It may begin with `cd FOLDER &&`; a relative folder is one of the source.
+    """
     try:
         words = shlex.split(parse_text(value, name))
     except ValueError as error:
         raise SettingError(f"{name} cannot be split into words: {value!r}: {error}", "close its quotes") from error
+    folder = "/"
+    if words[:1] == ["cd"] and words[2:3] == ["&&"]:
+        where = _match(r"[A-Za-z0-9_./+@-]+", words[1], name, "a command such as `cd /agent-server && uvicorn app:app`")
+        folder, words = posixpath.normpath(posixpath.join(SOURCE_FOLDER, where)), words[3:]
     if shell := next((word for word in words if word in _OPERATORS or "$" in word), None):
         raise SettingError(
             f"{name} contains {shell!r}, which only a shell would understand, and none runs it: {value!r}",
             f"write the values into {name}, or start a script of the project",
         )
     program = (words or [""])[0].removeprefix(f"{PROGRAMS_FOLDER}/")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", program):
+    if program == "cd" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", program):
         raise SettingError(
             f"{name} does not start with the name of a program: {value!r}",
             f"set {name} to a program that the packages install, such as `uvicorn app.main:app`",
         )
-    return StartCommand("python" if program == "python3" else program, tuple(words[1:]))
+    return StartCommand("python" if program == "python3" else program, tuple(words[1:]), folder)
 
 
 def parse_url_path(value: str, name: str) -> str:

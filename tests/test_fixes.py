@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LISTS = {"INCLUDE", "EXCLUDE"}
-SETTING = re.compile(r"(?:set )?([A-Z_]+=(?:'[^']*'|\S)+)")
-ADDED = re.compile(r"add (\S+) to (INCLUDE|EXCLUDE)")
+SETTING = re.compile(r"(?:set )?([A-Z_]+=(?:'[^']*'|[^\s;])+)")
+ADDED = re.compile(r"(?:add|and) (\S+) to ([A-Z_]+)\b")
 REMOVED = re.compile(r"remove ('.*') from EXCLUDE")
 DELETED = re.compile(r"delete (\S+)|remove it")
 
@@ -104,6 +104,8 @@ def depend_without_a_lock(source: Path) -> None:
 
 PAIR = {"SERVER_COMMAND": "pair"}
 TINY = {"SERVER_MODULE": "tiny_server"}
+WEB = {"SERVER_COMMAND": "tidy-web"}
+OLD_PYTHON = {"BASE_IMAGE": "python:3.10"}
 CASES = {
     "module": Case("requirements-app", nothing, {}, "server"),
     "module of a package": Case("poetry-app", nothing, {"SERVER_MODULE": "cook_book"}, "server"),
@@ -121,6 +123,18 @@ CASES = {
         "requirements-app",
         writing(requirements__web_dot_txt="django\n", src__manage_dot_py="", app__main_dot_py=""),
         {},
+        "server",
+    ),
+    "pages of Streamlit": Case("streamlit-pages", nothing, {}, "server"),
+    "files of an application": Case("relative-files", nothing, {}, "server"),
+    "script with options": Case("old-lock", nothing, OLD_PYTHON, "server"),
+    "no wheels": Case("old-lock", nothing, WEB | {"BASE_IMAGE": "python:3.13"}, "Python"),
+    "no wheels beside a builder": Case("old-lock", nothing, WEB | {"BUILDER_IMAGE": "python:3.13"}, "Python"),
+    "header": Case("old-lock", nothing, WEB | OLD_PYTHON, "packages"),
+    "executable": Case(
+        "relative-files",
+        nothing,
+        {"TARGET": "binary", "SERVER_COMMAND": "cd /agent-server && uvicorn main:app"},
         "server",
     ),
     "script": Case("requirements-app", nothing, {"TARGET": "binary", "SERVER_COMMAND": "python /x.py"}, "spec"),
@@ -196,9 +210,11 @@ def read_problems(command: Command) -> dict[str, str]:
 
 def split_ways(fix: str) -> list[str]:
     """Return the ways that a fix offers; what needs a human is left out."""
+    fix, _, also = fix.partition("; also ")
     ways = re.split(r",? or (?=add |set |[A-Z_]+=)|, or (?=BUILD_ARGS)", fix)
     known = (SETTING, ADDED, REMOVED, DELETED, re.compile("run `"))
-    return [way for way in ways if any(pattern.search(way) for pattern in known) and "path/of" not in way]
+    ways = [way for way in ways if any(pattern.search(way) for pattern in known) and "path/of" not in way]
+    return [f"{way}; {also}" if also else way for way in ways]
 
 
 def apply(command: Command, way: str, problem: str) -> None:
@@ -207,16 +223,18 @@ def apply(command: Command, way: str, problem: str) -> None:
     if commands := re.findall(r"`([^`]+)`", way):
         for text in commands:
             run_command(command, text)
-    elif match := ADDED.search(way):
-        settings[match[2]] = ",".join(filter(None, [settings.get(match[2], ""), match[1]]))
+    elif added := ADDED.findall(way):
+        for word, name in added:
+            settings[name] = ",".join(filter(None, [settings.get(name, ""), word]))
     elif match := REMOVED.search(way):
         patterns = match[1].strip("'").split("' and '")
         settings["EXCLUDE"] = ",".join(word for word in settings["EXCLUDE"].split(",") if word not in patterns)
     elif match := DELETED.search(way):
         (command.checkout / (match[1] or problem.split()[1])).unlink()
-    elif match := SETTING.search(way):
-        name, _, value = "".join(shlex.split(match[1])).partition("=")
-        settings[name] = value
+    else:
+        for match in SETTING.finditer(way):
+            name, _, value = "".join(shlex.split(match[1])).partition("=")
+            settings[name] = value
 
 
 def run_command(command: Command, text: str) -> None:

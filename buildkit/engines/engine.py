@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from buildkit.advice import advise_build
 from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.errors import BuildFailed, NotStarted, run
 from buildkit.terminal import strip_sequences
@@ -240,6 +241,8 @@ class Engine(ABC):
                 raise NotStarted(f"{self.name} was lost during {purpose}: {last_lines[-1]}", "run it again")
             end = _shorten_log(last_lines)
             fix = next((better for text, better in self.hints.items() if text in end), fix)
+            if fix == _BUILD_FIX:
+                fix = advise_build("\n".join(map(strip_sequences, last_lines))) or fix
             raise BuildFailed(f"{self.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)
 
 

@@ -1,0 +1,73 @@
+"""What to do about what a log says: that of a build that failed, or of a server that does not respond."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from buildkit.native import LIBRARIES, suggest
+
+_BUILD, _EXTRA = "BUILD_PACKAGES", "EXTRA_PACKAGES"
+_HEADER = re.compile(r"fatal error: ([\w./+-]+\.h(?:pp)?): No such file")
+_LIBRARY = re.compile(r"(lib[\w+-]+\.so[\w.]*): cannot open shared object file")
+# Words of failures: a build that went well up to its last step names headers and libraries, too.
+_FAILURE = re.compile(r"not found|not find|No such|missing|not installed|[Ee]rror|cannot|[Uu]nable|Unknown|required")
+# What argparse, click and their like say about a command line that they reject.
+_REJECTED = re.compile(
+    r"unrecognized arguments|the following arguments are required|invalid choice|No such (?:option|command)"
+    r"|Missing (?:argument|option|command)|unexpected extra argument|^usage: ",
+    re.IGNORECASE | re.MULTILINE,
+)
+# A file that is there when the server is started from the source's folder.
+_NO_FILE = re.compile(
+    r"No such file or directory: '(?!/)[\w.-]+|(?:Directory|File|Path) '(?!/)[\w./-]+' does not exist", re.IGNORECASE
+)
+
+
+class _Advice(NamedTuple):
+    """What to do if the log of a build has a line like this."""
+
+    line: re.Pattern[str]
+    fix: str
+
+
+_OF_BUILDS = (
+    _Advice(
+        re.compile(r"since poetry\.lock was last generated|poetry\.lock is not up to date"),
+        "run `poetry lock`, and commit poetry.lock",
+    ),
+    _Advice(
+        re.compile(r"server cannot start: .*cannot import name"),
+        "the installed versions do not suit the code: lock those that it was written for, for example with"
+        " `uv pip compile --exclude-newer` and the date of the code",
+    ),
+    _Advice(
+        re.compile(r"server cannot start: .*No module named"),
+        "add the package that has this module to the dependencies, or name the extra that has it with"
+        " BUILD_ARGS=SYNC_OPTIONS='--extra NAME'",
+    ),
+)
+
+
+def advise_build(log: str) -> str | None:
+    """Return what gives a failed build what it lacks, or None if its log does not say that."""
+    lines = "\n".join(line for line in log.splitlines() if _FAILURE.search(line))
+    if library := next((found for found in LIBRARIES if found.missing and re.search(found.missing, lines)), None):
+        return suggest(library)
+    if header := _HEADER.search(lines):
+        return f"add the system package that has the header {header[1]} to {_BUILD}"
+    return next((advice.fix for advice in _OF_BUILDS if advice.line.search(log)), None)
+
+
+def advise_start(log: str) -> str | None:
+    """Return what gives a server what it lacks to start, or None if its log does not say that."""
+    lines = "\n".join(line for line in log.splitlines() if _FAILURE.search(line))
+    if library := next((found for found in LIBRARIES if found.unloadable and re.search(found.unloadable, lines)), None):
+        return f"add {library.runtime.replace(' ', ',')} (its name on Debian) to {_EXTRA}"
+    if shared := _LIBRARY.search(lines):
+        return f"add the system package that has {shared[1]} to {_EXTRA}"
+    if _NO_FILE.search(lines):
+        return "if this file is in the source, let SERVER_COMMAND begin with `cd /agent-server &&`"
+    if _REJECTED.search(log):
+        return "correct SERVER_COMMAND (or SERVER_MODULE, which is given --host and --port): the log says what it takes"
+    return None
