@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from buildkit.contract import WORKSPACE
 from buildkit.native import LIBRARIES, suggest
 
 _BUILD, _EXTRA = "BUILD_PACKAGES", "EXTRA_PACKAGES"
@@ -15,7 +16,7 @@ _FAILURE = re.compile(r"not found|not find|No such|missing|not installed|[Ee]rro
 # What argparse, click and their like say about a command line that they reject.
 _REJECTED = re.compile(
     r"unrecognized arguments|the following arguments are required|invalid choice|No such (?:option|command)"
-    r"|Missing (?:argument|option|command)|unexpected extra argument|^usage: ",
+    r"|Missing (?:argument|option|command|required)|unexpected extra argument|^usage: ",
     re.IGNORECASE | re.MULTILINE,
 )
 # A file that is there when the server is started from the source's folder.
@@ -25,13 +26,27 @@ _NO_FILE = re.compile(
 
 
 class _Advice(NamedTuple):
-    """What to do if the log of a build has a line like this."""
+    """What to do if a log has a line like this."""
 
     line: re.Pattern[str]
     fix: str
 
 
+# https://docs.python.org/3/whatsnew/3.12.html#removed and https://peps.python.org/pep-0594/
+_OLD_PYTHON = (
+    _Advice(
+        re.compile(r"No module named '(?:asynchat|asyncore|distutils|imp|smtpd)\b"),
+        "the code needs Python 3.11 or older: set BASE_IMAGE to an image that has it",
+    ),
+    _Advice(
+        re.compile(
+            r"No module named '(?:aifc|audioop|cgi|cgitb|chunk|crypt|imghdr|nntplib|pipes|sndhdr|telnetlib|uu|xdrlib)'"
+        ),
+        "the code needs Python 3.12 or older: set BASE_IMAGE to an image that has it",
+    ),
+)
 _OF_BUILDS = (
+    *_OLD_PYTHON,
     _Advice(
         re.compile(r"since poetry\.lock was last generated|poetry\.lock is not up to date"),
         "run `poetry lock`, and commit poetry.lock",
@@ -45,6 +60,23 @@ _OF_BUILDS = (
         re.compile(r"server cannot start: .*No module named"),
         "add the package that has this module to the dependencies, or name the extra that has it with"
         " BUILD_ARGS=SYNC_OPTIONS='--extra NAME'",
+    ),
+)
+_OF_STARTS = (
+    *_OLD_PYTHON,
+    _Advice(
+        re.compile(r"(?:Permission denied|Read-only file system|unable to open database file)"),
+        f"the user of the image may write to {WORKSPACE}: keep the server's data there (an option in SERVER_COMMAND)",
+    ),
+    _Advice(_NO_FILE, "if this file is in the source, let SERVER_COMMAND begin with `cd /agent-server &&`"),
+    _Advice(
+        _REJECTED,
+        "correct SERVER_COMMAND (or SERVER_MODULE, which is given --host and --port): the log says what it takes",
+    ),
+    _Advice(
+        # https://docs.djangoproject.com/en/stable/ref/contrib/staticfiles/#manifeststaticfilesstorage
+        re.compile(r"Missing staticfiles manifest entry"),
+        "collect Django's static files: RUN `collectstatic` in the block `final` of a Dockerfile.j2 in TEMPLATE_DIR",
     ),
 )
 
@@ -66,8 +98,4 @@ def advise_start(log: str) -> str | None:
         return f"add {library.runtime.replace(' ', ',')} (its name on Debian) to {_EXTRA}"
     if shared := _LIBRARY.search(lines):
         return f"add the system package that has {shared[1]} to {_EXTRA}"
-    if _NO_FILE.search(lines):
-        return "if this file is in the source, let SERVER_COMMAND begin with `cd /agent-server &&`"
-    if _REJECTED.search(log):
-        return "correct SERVER_COMMAND (or SERVER_MODULE, which is given --host and --port): the log says what it takes"
-    return None
+    return next((advice.fix for advice in _OF_STARTS if advice.line.search(log)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from buildkit.command import SOURCE_FOLDER
 from buildkit.errors import LocalError
 from buildkit.models import Problem
 from buildkit.pythons import check_libraries, check_python
-from buildkit.source.dependencies import LOCKS, DependencyKind, list_declared, list_named, normalize
+from buildkit.source.dependencies import LOCKS, DependencyKind, list_declared, list_named, names_versions, normalize
 from buildkit.source.metadata import read_package
 from buildkit.startup import StartChecker
 
@@ -85,6 +86,11 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
 def find_unlocked(tree: SourceTree) -> Problem | None:
     """Return a warning if a build chooses the versions of the dependencies, so that no two images are the same."""
     found, project = tree.project.dependencies, read_package(tree.path).project
+    if found.kind is DependencyKind.REQUIREMENTS and not names_versions(tree.path, found):
+        detail = f"{found.path} names no versions: the newest of everything are installed"
+        command = f"uv pip compile {shlex.quote(found.path)} -o {shlex.quote(found.path)}"
+        fix = f"run `{command}` (with `--exclude-newer` and a date if the code is old), and commit what it writes"
+        return Problem("dependencies", detail, fix, is_error=False)
     if found.kind not in _UNLOCKED or project.get("dependencies") == []:
         return None
     detail = f"no lock file: the newest versions that {found.path} allows are installed"
@@ -120,7 +126,7 @@ def _check_spec(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
     command = settings.server_command
     if command and PurePosixPath(command.folder).is_relative_to(SOURCE_FOLDER):
         detail = f"SERVER_COMMAND starts in {command.folder}, but the image of an executable has no source"
-        yield Problem("server", detail, "set TARGET=source, or leave the folder out")
+        yield Problem("server", detail, "set TARGET=source or leave the folder out")
     if spec is None and command and command.program == "python" and command.module is None:
         detail = f"no executable can be made of SERVER_COMMAND, which runs a script: {command}"
         yield Problem("spec", detail, "set TARGET=source, or BUILD_ARGS=PYINSTALLER_SPEC=path/of/a.spec in the source")

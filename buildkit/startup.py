@@ -140,4 +140,4 @@ class StartChecker:
             return "set SERVER_MODULE to a module that `python -m` can run, or SERVER_COMMAND to a command"
         health = examples.find_health() if settings.health_path == HEALTH else None
         also = f"; also set HEALTH_PATH={health} because no file mentions {HEALTH}" if health else ""
-        return f"set what starts the server: {' or '.join(ways)}{also}"
+        return f"set what starts the server, on 0.0.0.0:{settings.server_port}: {' or '.join(ways)}{also}"

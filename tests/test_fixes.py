@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -102,6 +103,17 @@ def depend_without_a_lock(source: Path) -> None:
     (source / "uv.lock").unlink()
 
 
+def require_a_wheel(source: Path) -> None:
+    """Name a distribution without a version; uv finds it in the tree."""
+    write(source, "requirements.txt", "--no-index\n--find-links vendor\nfoo\n")
+    metadata = "Metadata-Version: 2.1\nName: foo\nVersion: 1\n"
+    (source / "vendor").mkdir()
+    with zipfile.ZipFile(source / "vendor/foo-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("foo-1.dist-info/METADATA", metadata)
+        wheel.writestr("foo-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("foo-1.dist-info/RECORD", "")
+
+
 PAIR = {"SERVER_COMMAND": "pair"}
 TINY = {"SERVER_MODULE": "tiny_server"}
 WEB = {"SERVER_COMMAND": "tidy-web"}
@@ -145,6 +157,7 @@ CASES = {
     "empty lock beside another": Case("empty-lock", nothing, {"SERVER_MODULE": "empty_lock"}, "dependencies"),
     "empty lock": Case("single-package", depend_on_a_path, TINY, "dependencies"),
     "no lock": Case("single-package", depend_without_a_lock, TINY, "dependencies"),
+    "no versions": Case("requirements-app", require_a_wheel, {"SERVER_MODULE": "http.server"}, "dependencies"),
     "lock of a workspace": Case("workspace-today", lambda source: (source / "uv.lock").unlink(), {}, "source"),
     "projects further down": Case(
         "setup-py",
@@ -220,7 +233,7 @@ def split_ways(fix: str) -> list[str]:
 def apply(command: Command, way: str, problem: str) -> None:
     """Do what a message says, word for word."""
     settings = command.environment
-    if commands := re.findall(r"`([^`]+)`", way):
+    if commands := re.findall(r"`([^-`][^`]*)`", way):
         for text in commands:
             run_command(command, text)
     elif added := ADDED.findall(way):

@@ -132,7 +132,7 @@ def _judge(container: Container, place: tuple[int, str], status: str, log: str) 
     if _ALIVE.fullmatch(status):
         return report(subject, True, status, "")
     if _STATUS.fullmatch(status):
-        reason, fix = f"HTTP {status}", _explain_response(container, port, status)
+        reason, fix = f"HTTP {status}", _explain_response(container, port, status, log)
     elif container.is_running():
         addresses = _list_addresses(container)
         reason = f"{status}; the server listens on {', '.join(addresses) or 'no port'}"
@@ -143,10 +143,10 @@ def _judge(container: Container, place: tuple[int, str], status: str, log: str) 
     return report(subject, False, f"{reason}; log: {shown or 'empty'}", fix)
 
 
-def _explain_response(container: Container, port: int, status: str) -> str:
+def _explain_response(container: Container, port: int, status: str, log: str) -> str:
     """Return what to do about a server that responds, but not as it should."""
     if status.startswith("5"):
-        return f"read the log; {_configure()}"
+        return _explain_end(log)
     if status == "400":
         return f"the server rejects requests to `localhost`; if it has a list of allowed hosts, {_configure()}"
     if _ALIVE.fullmatch(found := _ask(container, port, "/")):
@@ -166,7 +166,7 @@ def _explain_silence(addresses: list[str], port: int, log: str) -> str:
 
 
 def _explain_end(log: str) -> str:
-    """Return what to do about a server that does not get as far as listening."""
+    """Return what to do about what the log says."""
     return advise_start(log) or f"read the log; {_configure()}"
 
 
