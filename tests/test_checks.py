@@ -345,6 +345,17 @@ def test_a_dockerfile_that_is_missing_or_has_no_such_stage_is_reported(tree: Pat
     assert find(tree, dockerfile="Dockerfile.own", target=Target("first")) == []
 
 
+@project("setup-py")
+def test_projects_are_looked_for_in_two_levels(tree: Path) -> None:
+    (tree / "services/web").mkdir(parents=True)
+    (tree / "setup.py").rename(tree / "services/web/setup.py")
+    commit_all(tree)
+    assert find_one(tree, server_command="tinyd").fix == "set SOURCE_DIR=services/web"
+    write(tree, "api/requirements.txt", "six\n")
+    commit_all(tree)
+    assert find_one(tree, server_command="tinyd").fix == "set SOURCE_DIR=api"
+
+
 @project("scm-package")
 def test_a_package_whose_project_file_is_left_out_is_not_installed(tree: Path) -> None:
     write(tree, ".dockerignore", "pyproject.toml\n")
