@@ -63,13 +63,16 @@ def check_libraries(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
     """Yield a warning for each package that is always compiled with a library whose package no setting adds."""
     dependencies = tree.project.dependencies
     added = {*settings.build_packages, *settings.extra_packages}
+    named = sorted(list_named(tree.path, dependencies, read_package(tree.path).project))
+    needed = [(name, library) for name in named for library in list_libraries(name)]
+    needed = [(name, library) for name, library in needed if not added.intersection(library.build.split())]
+    if not needed:
+        return
     wheels = list_wheels(read_text(tree.path, dependencies.path)) if dependencies.kind.is_locked else {}
-    for name in sorted(list_named(tree.path, dependencies, read_package(tree.path).project)):
-        for library in list_libraries(name):
-            if not wheels.get(name) and not added.intersection(library.build.split()):
-                message = f"{name} is compiled in the build, which needs {library.build.replace(' ', ' and ')}"
-                fix = f"if the base image lacks that, {suggest(library)}"
-                yield Problem("packages", message, fix, is_error=False)
+    for name, library in needed:
+        if not wheels.get(name):
+            message = f"{name} is compiled in the build, which needs {library.build.replace(' ', ' and ')}"
+            yield Problem("packages", message, f"if the base image lacks that, {suggest(library)}", is_error=False)
 
 
 def _check_wheels(tree: SourceTree, python: StatedPython, accepted: Collection[int]) -> Iterator[Problem]:
