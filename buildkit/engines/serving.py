@@ -11,12 +11,10 @@ from buildkit.advice import advise_start
 from buildkit.contract import SESSION_VARIABLES
 from buildkit.engines.checks import report
 from buildkit.engines.container import start_container
-from buildkit.errors import BuildFailed, SettingError, run
-from buildkit.files import read_bounded
+from buildkit.errors import BuildFailed, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from buildkit.contract import ImageContract
     from buildkit.engines.container import Container, ImageConfig
@@ -29,7 +27,6 @@ _STOP_LIMIT_S = 2.0
 _ALIVE = re.compile(r"[23]\d\d|401|403")
 _STATUS = re.compile(r"[1-5]\d\d")
 _SHOWN_LOG = 600
-_MAX_VARIABLES_BYTES = 1_000_000
 _SHORTEST_SECRET = 8
 # The local address of a socket in state 0A (https://docs.kernel.org/networking/proc_net_tcp.html).
 _LISTENING = re.compile(r"^ *\d+: ([0-9A-F]+):([0-9A-F]+) [0-9A-F:]+ 0A ", re.MULTILINE)
@@ -81,28 +78,6 @@ def serve(candidate: Candidate, port: int, *arguments: str) -> Served:
     stopped = stop_s <= _STOP_LIMIT_S and code in (0, 143)
     findings.append(report(f"stop on port {port}", stopped, f"{stop_s} s, exit code {code}", fix))
     return Served(findings, health_s if findings[0].ok else None, stop_s)
-
-
-def read_variables(path: Path) -> dict[str, str]:
-    """Return the variables in a file as `docker run --env-file` reads it: a value is what follows `=`, quotes included.
-
-    Raises:
-        SettingError: It cannot be read, or has a line that is not an assignment.
-    """
-    try:
-        lines = read_bounded(path, _MAX_VARIABLES_BYTES, follow=True).decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(
-            f"--env-file {path} cannot be read: {error}", "name a text file with NAME=value lines"
-        ) from error
-    found = {}
-    for number, line in enumerate(map(str.lstrip, lines), 1):
-        name, equals, value = line.partition("=")
-        if line and not line.startswith("#"):
-            if not equals or not name or re.search(r"\s", name):
-                raise SettingError(f"--env-file {path}: line {number} is not NAME=value", "correct this line")
-            found[name] = value
-    return found
 
 
 def _await_status(container: Container, port: int, path: str, deadline: float) -> str:
@@ -186,7 +161,7 @@ def _list_addresses(container: Container) -> list[str]:
 
 def _mask(log: str, values: Iterable[str]) -> str:
     """Return a log without the values of variables, which may be secrets; short ones are no secrets."""
-    for value in values:
+    for value in sorted(values, key=len, reverse=True):
         log = log.replace(value, "***") if len(value) >= _SHORTEST_SECRET else log
     return log
 

@@ -132,7 +132,7 @@ def _probe_inside(candidate: Candidate) -> Iterator[Finding]:
 def main(this: Run) -> Outcome:
     """Check an image against the contract, in a real container: prints the image reference."""
     from buildkit.engines import find_engine
-    from buildkit.engines.serving import read_variables
+    from buildkit.envfile import read_variables
 
     file = this.flags["env_file"]
     request = VerifyRequest(
