@@ -10,6 +10,9 @@ from buildkit.native import LIBRARIES, suggest
 
 _BUILD, _EXTRA = "BUILD_PACKAGES", "EXTRA_PACKAGES"
 _HEADER = re.compile(r"fatal error: ([\w./+-]+\.h(?:pp)?): No such file")
+# Compilers that do not find what newer versions of Python no longer have.
+_OLD_CODE = re.compile(r"\.\w+:\d+:\d+: (?:fatal )?error: .*(?:\b_?Py[A-Z]\w+|longintrepr\.h|ob_digit)")
+_FAILED_PACKAGE = re.compile(r"Failed to build `([^`]+)`")
 _LIBRARY = re.compile(r"(lib[\w+-]+\.so[\w.]*): cannot open shared object file")
 # Words of failures: a build that went well up to its last step names headers and libraries, too.
 _FAILURE = re.compile(r"not found|not find|No such|missing|not installed|[Ee]rror|cannot|[Uu]nable|Unknown|required")
@@ -84,6 +87,12 @@ _OF_STARTS = (
 def advise_build(log: str) -> str | None:
     """Return what gives a failed build what it lacks, or None if its log does not say that."""
     lines = "\n".join(line for line in log.splitlines() if _FAILURE.search(line))
+    if _OLD_CODE.search(lines):
+        failed = _FAILED_PACKAGE.search(lines)
+        package = failed[1] if failed else "a package"
+        return (
+            f"{package} does not compile with this Python: lock a newer version, or set BASE_IMAGE to an older Python"
+        )
     if library := next((found for found in LIBRARIES if found.missing and re.search(found.missing, lines)), None):
         return suggest(library)
     if header := _HEADER.search(lines):

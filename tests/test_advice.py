@@ -20,6 +20,8 @@ BUILDS = {
     "fatal error: Python.h: No such file or directory": "add python3-dev to BUILD_PACKAGES",
     "error: command 'gcc' failed: No such file or directory": "add build-essential to BUILD_PACKAGES",
     "unable to execute 'x86_64-linux-gnu-gcc': No such file or directory": "add build-essential to BUILD_PACKAGES",
+    "c/_cffi_backend.c:6112:9: error: implicit declaration of function '_PyErr_WriteUnraisableMsg'": "lock a newer",
+    "uvloop/loop.c:17:10: fatal error: longintrepr.h: No such file or directory": "lock a newer",
     "../meson.build:1:0: ERROR: Unknown compiler(s): [['cc'], ['gcc'], ['clang']]": "add build-essential",
     "error: can't find Rust compiler": "add cargo,rustc to BUILD_PACKAGES",
     "RuntimeError: npm is missing": "add npm to BUILD_PACKAGES",
