@@ -36,17 +36,19 @@ class _Advice(NamedTuple):
 
 
 # https://docs.python.org/3/whatsnew/3.12.html#removed and https://peps.python.org/pep-0594/
-_OLD_PYTHON = (
-    _Advice(
-        re.compile(r"No module named '(?:asynchat|asyncore|distutils|imp|smtpd)\b"),
-        "the code needs Python 3.11 or older: set BASE_IMAGE to an image that has it",
-    ),
-    _Advice(
-        re.compile(
+_OLD_PYTHON = tuple(
+    _Advice(re.compile(line), f"the code needs Python {version} or older: set BASE_IMAGE to an image that has it")
+    for version, line in {
+        "3.9": r"cannot import name '\w+' from 'collections'",
+        "3.11": r"No module named '(?:(?:asynchat|asyncore|distutils|imp|smtpd)\b|[\w.]+\.six\.moves)",
+        "3.12": (
             r"No module named '(?:aifc|audioop|cgi|cgitb|chunk|crypt|imghdr|nntplib|pipes|sndhdr|telnetlib|uu|xdrlib)'"
         ),
-        "the code needs Python 3.12 or older: set BASE_IMAGE to an image that has it",
-    ),
+    }.items()
+)
+_NEW_VERSIONS = (
+    "the installed versions do not suit the code: lock those that it was written for, for example with"
+    " `uv pip compile --exclude-newer` and the date of the code"
 )
 _OF_BUILDS = (
     *_OLD_PYTHON,
@@ -54,11 +56,7 @@ _OF_BUILDS = (
         re.compile(r"since poetry\.lock was last generated|poetry\.lock is not up to date"),
         "run `poetry lock`, and commit poetry.lock",
     ),
-    _Advice(
-        re.compile(r"server cannot start: .*cannot import name"),
-        "the installed versions do not suit the code: lock those that it was written for, for example with"
-        " `uv pip compile --exclude-newer` and the date of the code",
-    ),
+    _Advice(re.compile(r"server cannot start: .*cannot import name"), _NEW_VERSIONS),
     _Advice(
         re.compile(r"server cannot start: .*No module named"),
         "add the package that has this module to the dependencies, or name the extra that has it with"
@@ -71,6 +69,7 @@ _OF_STARTS = (
         re.compile(r"(?:Permission denied|Read-only file system|unable to open database file)"),
         f"the user of the image may write to {WORKSPACE}: keep the server's data there (an option in SERVER_COMMAND)",
     ),
+    _Advice(re.compile(r"ImportError: cannot import name"), _NEW_VERSIONS),
     _Advice(_NO_FILE, "if this file is in the source, let SERVER_COMMAND begin with `cd /agent-server &&`"),
     _Advice(
         _REJECTED,
@@ -90,9 +89,8 @@ def advise_build(log: str) -> str | None:
     if _OLD_CODE.search(lines):
         failed = _FAILED_PACKAGE.search(lines)
         package = failed[1] if failed else "a package"
-        return (
-            f"{package} does not compile with this Python: lock a newer version, or set BASE_IMAGE to an older Python"
-        )
+        fix = "lock a newer version of it, or set BASE_IMAGE to an image with an older Python"
+        return f"{package} does not compile with this Python: {fix}"
     if library := next((found for found in LIBRARIES if found.missing and re.search(found.missing, lines)), None):
         return suggest(library)
     if header := _HEADER.search(lines):

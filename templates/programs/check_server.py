@@ -18,7 +18,7 @@ ENVIRONMENT = Path("/agent-server")
 FOLDER = os.environ.get("SERVER_FOLDER", "/")
 FOLDERS = (ENVIRONMENT / ".packages/bin", ENVIRONMENT / ".venv/bin")
 # Their first argument of this form is an application: `package.module:name`.
-SERVERS = {"daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"}
+SERVERS = {"daphne", "flask", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"}
 APPLICATION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?:\(.*\))?")
 # With one of these, the application is looked for in another folder.
 ELSEWHERE = {"--app-dir", "--chdir", "--working-dir"}
