@@ -14,7 +14,7 @@ from buildkit.bulk.stores import EngineStore, PushedLayers, RegistryStore, Serve
 from buildkit.bulk.workers import Workers
 from buildkit.engines.docker import Buildx, Docker
 from buildkit.errors import NotStarted, SettingError
-from buildkit.runtime_api.policy import Clock
+from buildkit.runtime_api.retry import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

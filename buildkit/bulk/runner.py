@@ -10,7 +10,8 @@ from buildkit.bulk.journal import Ending
 from buildkit.bulk.plan import State
 from buildkit.bulk.report import format_running, format_totals
 from buildkit.errors import LocalError, NotStarted, OutcomeUnknown, RuntimeBuildError, StoppedWatching
-from buildkit.runtime_api.policy import KEY_REFUSED, NOT_FOUND, RequestFailed
+from buildkit.runtime_api.policy import KEY_REFUSED, NOT_FOUND
+from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:
     from buildkit.bulk.board import Board
