@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 from buildkit.engines.podman import Podman
 from buildkit.errors import BuildFailed, LocalError, NotStarted
 from buildkit.server.attempt import WorkerOptions
