@@ -163,8 +163,8 @@ async def _receive(request: Request, folder: Path) -> None:
     from buildkit.server.upload import open_body
 
     with Contexts(folder / "contexts").receive(Limits()) as receiver:
-        body = open_body(request.headers["content-type"], receiver.write)
-        await receive_body(request, body.feed, BodyLimits(1 << 40))
+        body = open_body(request.headers["content-type"])
+        await receive_body(request, body.read, receiver.write, BodyLimits(1 << 40))
         body.close()
         await run_in_threadpool(receiver.finish)
 

@@ -89,7 +89,7 @@ class Api:
         self._uploads += 1
         try:
             max_bytes = self._server.options.limits.max_bytes * 4 // 3 + _OTHER_FIELDS_BYTES
-            await receive_body(request, upload.feed, BodyLimits(max_bytes))
+            await receive_body(request, upload.read, upload.store, BodyLimits(max_bytes))
             build = await run_in_threadpool(upload.finish)
         finally:
             self._uploads -= 1
@@ -158,7 +158,7 @@ class Api:
         await run_in_threadpool(self._server.check_room, _read_length(request))
         receiver = await run_in_threadpool(self._server.contexts.receive_source, sha256, limits)
         try:
-            await receive_body(request, receiver.write, BodyLimits(limits.max_bytes))
+            await receive_body(request, bytes, receiver.write, BodyLimits(limits.max_bytes))
             self._server.keep_source(sha256)
             await run_in_threadpool(receiver.finish)
         finally:

@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING
 
@@ -30,15 +29,10 @@ _MAX_LISTED_BYTES = 1 << 50
 
 
 class Contexts:
-    """A folder of contexts; nobody else may write to it. Unfinished files of an earlier process are removed.
-
-    Attributes:
-        checkers: Threads that check contexts while they arrive, as many as there are processors.
-    """
+    """A folder of contexts; nobody else may write to it. Unfinished files of an earlier process are removed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.checkers = ThreadPoolExecutor(os.cpu_count(), "check context")
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in folder.iterdir():
             if files.is_temporary(path.name):
