@@ -159,7 +159,7 @@ class Api:
         receiver = await run_in_threadpool(self._server.contexts.receive_source, sha256, limits)
         try:
             await receive_body(request, bytes, receiver.write, BodyLimits(limits.max_bytes))
-            self._server.keep_source(sha256)
+            self._server.retention.keep_source(sha256)
             await run_in_threadpool(receiver.finish)
         finally:
             await run_in_threadpool(receiver.discard)
