@@ -14,9 +14,8 @@ import uvicorn
 
 from buildkit.secret import ApiKey
 from buildkit.server.app import create_app
-from buildkit.server.records import NewBuild
+from buildkit.server.records import NewBuild, Query
 from buildkit.server.server import Server, ServerOptions
-from buildkit.server.store import Query
 from tests.serving import Answer, Served, pack
 
 if TYPE_CHECKING:

@@ -13,14 +13,13 @@ from starlette.routing import Route
 
 from buildkit.errors import PROGRAM, NotStarted
 from buildkit.runtime_api import protocol
-from buildkit.server.access import wants_page
 from buildkit.server.images import RegistryUnavailable
 from buildkit.server.logstream import respond_with_log
 from buildkit.server.receiving import BodyLimits, receive_body
+from buildkit.server.records import Query
 from buildkit.server.refusals import InvalidBody, Refused, refuse_unknown
 from buildkit.server.responses import NO_STORE, describe_build, describe_status, format_metrics, respond
 from buildkit.server.server import FEATURES
-from buildkit.server.store import Query
 from buildkit.server.upload import Upload, UploadRequest
 
 if TYPE_CHECKING:
@@ -164,6 +163,11 @@ class Api:
         finally:
             await run_in_threadpool(receiver.discard)
         return respond({"context_sha256": sha256}, HTTPStatus.CREATED)
+
+
+def wants_page(request: Request) -> bool:
+    """Return whether a browser asks, and not a program."""
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _read_upload_headers(request: Request) -> UploadRequest:

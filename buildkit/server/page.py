@@ -18,10 +18,10 @@ from starlette.staticfiles import StaticFiles
 from buildkit.archive.comparison import PackedFile, compare_files
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.log_page import MAX_MATCHES, LogPosition, read_new, read_part, read_raw, search_log
+from buildkit.server.records import Query
 from buildkit.server.refusals import Refused
 from buildkit.server.render import STATUSES, render_page
 from buildkit.server.sessions import Sessions, read_form
-from buildkit.server.store import Query
 from buildkit.server.views import find_failed, find_previous, list_files, list_steps
 from buildkit.template import FOLDERS
 from buildkit.treemap import LEGEND, render_treemap

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from buildkit.server.log_page import Line, iter_lines
+from buildkit.server.records import Query
 from buildkit.server.render import format_duration
 from buildkit.server.steps import CACHED, FAILED, RUNNING, parse_steps
-from buildkit.server.store import Query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
