@@ -31,7 +31,6 @@ class ImageConfig:
     """The configuration of an image; `history` has the commands that created its layers."""
 
     image_id: str
-    user: str
     workdir: str
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
@@ -67,7 +66,11 @@ class Container:
         started = time.monotonic()
         self.engine.run("stop", "-t", str(_STOP_TIMEOUT_S), self.name)
         stop_s = time.monotonic() - started
-        return round(stop_s, 2), int(self._inspect("{{.State.ExitCode}}") or -1)
+        return round(stop_s, 2), self.read_exit_code()
+
+    def read_exit_code(self) -> int:
+        """Return the exit code of its first process, or -1 if that is not known."""
+        return int(self._inspect("{{.State.ExitCode}}") or -1)
 
     def _inspect(self, template: str) -> str:
         return self.engine.run("inspect", f"--format={template}", self.name).stdout
@@ -140,7 +143,6 @@ def _parse_image(description: dict[str, Any], history: tuple[str, ...]) -> Image
     health = config.get("Healthcheck") or description.get("Healthcheck") or {}
     return ImageConfig(
         image_id=description["Id"],
-        user=config.get("User") or "",
         workdir=config.get("WorkingDir") or "/",
         entrypoint=tuple(config.get("Entrypoint") or ()),
         command=tuple(config.get("Cmd") or ()),

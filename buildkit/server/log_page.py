@@ -9,8 +9,7 @@ from collections import deque
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildkit.display import escape_controls
-from buildkit.terminal import SEQUENCE, strip_sequences
+from buildkit.display import SEQUENCE, escape_controls, strip_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

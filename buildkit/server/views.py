@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from buildkit.display import format_duration
 from buildkit.server.log_page import Line, iter_lines
 from buildkit.server.records import Query
-from buildkit.server.render import format_duration
 from buildkit.server.steps import CACHED, FAILED, RUNNING, parse_steps
 
 if TYPE_CHECKING:
