@@ -68,7 +68,7 @@ class Receiver:
         self._scanner = TarScanner(limits.max_unpacked_bytes)
         self._gunzip = Gunzip(self._scanner.feed)
         self._checker = ThreadPoolExecutor(1, "check context")
-        self._checks: list[Future[None]] = []
+        self._last_check: Future[None] | None = None
         self._path, self._file = contexts.create_spool()
 
     def __enter__(self) -> Self:
@@ -87,11 +87,10 @@ class Receiver:
         """
         try:
             self._count(len(data))
-            checks = self._checks[-1:]
-            self._checks = [*checks, self._checker.submit(self._gunzip.feed, data)]
+            earlier, self._last_check = self._last_check, self._checker.submit(self._gunzip.feed, data)
             self._store(data)
-            for check in checks:
-                check.result()
+            if earlier:
+                earlier.result()
         except BaseException:
             self.discard()
             raise
@@ -107,8 +106,8 @@ class Receiver:
             OSError: It cannot be stored.
         """
         try:
-            for check in self._checks:
-                check.result()
+            if self._last_check:
+                self._last_check.result()
             self._gunzip.finish()
             sha256 = self._digest.hexdigest()
             if self._source_sha256 is None:
