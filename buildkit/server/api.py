@@ -13,8 +13,8 @@ from starlette.routing import Route
 
 from buildkit.errors import PROGRAM, NotStarted
 from buildkit.runtime_api import protocol
+from buildkit.server.bodies import BodyLimits, receive_body
 from buildkit.server.logstream import respond_with_log
-from buildkit.server.receiving import BodyLimits, receive_body
 from buildkit.server.records import Query
 from buildkit.server.refusals import InvalidBody, Refused, refuse_unknown
 from buildkit.server.responses import NO_STORE, describe_build, describe_status, format_metrics, respond
@@ -154,13 +154,13 @@ class Api:
         """Store the source part of a context."""
         sha256, limits = _read_digest(request), self._server.options.limits
         await run_in_threadpool(self._server.check_room, _read_length(request))
-        receiver = await run_in_threadpool(self._server.contexts.receive_source, sha256, limits)
+        incoming = await run_in_threadpool(self._server.contexts.receive_source, sha256, limits)
         try:
-            await receive_body(request, bytes, receiver.write, BodyLimits(limits.max_bytes))
+            await receive_body(request, bytes, incoming.write, BodyLimits(limits.max_bytes))
             self._server.retention.keep_source(sha256)
-            await run_in_threadpool(receiver.finish)
+            await run_in_threadpool(incoming.finish)
         finally:
-            await run_in_threadpool(receiver.discard)
+            await run_in_threadpool(incoming.discard)
         return respond({"context_sha256": sha256}, HTTPStatus.CREATED)
 
 

@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from buildkit.server.api import Api, wants_page
+from buildkit.server.bodies import RefusalResponse, note_end_of_body
 from buildkit.server.page import Page
-from buildkit.server.receiving import RefusalResponse, note_end_of_body
 from buildkit.server.refusals import Refused
 from buildkit.server.responses import make_handlers
 from buildkit.server.sessions import Sessions

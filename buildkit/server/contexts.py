@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from buildkit import files
 from buildkit.server.gunzip import Gunzip, feed_file
-from buildkit.server.receiver import Limits, Receiver, decode_dockerfile
+from buildkit.server.incoming import IncomingContext, Limits, decode_dockerfile
 from buildkit.server.scanner import TarScanner
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ class Contexts:
             if files.is_temporary(path.name):
                 path.unlink()
 
-    def receive(self, limits: Limits) -> Receiver:
+    def receive(self, limits: Limits) -> IncomingContext:
         """Return what a context, or the rest of one whose source part is stored, is written to."""
-        return Receiver(self, limits)
+        return IncomingContext(self, limits)
 
-    def receive_source(self, sha256: str, limits: Limits) -> Receiver:
+    def receive_source(self, sha256: str, limits: Limits) -> IncomingContext:
         """Return what the source part of a context is written to: gzip members of a tar without its end.
 
         Args:
             sha256: The digest that the part must have.
         """
-        return Receiver(self, limits, source_sha256=sha256)
+        return IncomingContext(self, limits, source_sha256=sha256)
 
     def has(self, build: Build) -> bool:
         """Return whether the context of a build is stored."""

@@ -13,9 +13,9 @@ from buildkit.server.attempt import WorkerOptions
 from buildkit.server.contexts import Contexts
 from buildkit.server.housekeeping import Retention
 from buildkit.server.images import find_local_image, find_registry_image, parse_name
+from buildkit.server.incoming import Limits
 from buildkit.server.keys import Keys
 from buildkit.server.logs import Logs
-from buildkit.server.receiver import Limits
 from buildkit.server.records import NewBuild
 from buildkit.server.refusals import Refused, refuse_full_disk, refuse_stopping, refuse_unknown
 from buildkit.server.store import QueueFull, Store
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from buildkit.engines.engine import Engine
     from buildkit.secret import ApiKey
     from buildkit.server.images import StoredImage
-    from buildkit.server.receiver import Receiver
+    from buildkit.server.incoming import IncomingContext
     from buildkit.server.records import Build
 
 FEATURES = ("idempotency", "contexts", "follow", "cancel", "retry", "builds")
@@ -117,7 +117,7 @@ class Server:
             if self.contexts.free_bytes() < wanted:
                 raise refuse_full_disk("the disk of the server has no room for this build")
 
-    def accept(self, receiver: Receiver, new: NewBuild) -> Build:
+    def accept(self, incoming: IncomingContext, new: NewBuild) -> Build:
         """Store the context that was received and return the queued build, or the one that has its idempotency key.
 
         Args:
@@ -130,7 +130,7 @@ class Server:
         if self.is_stopping:
             raise refuse_stopping()
         with self.retention.keeping_contexts():
-            context = receiver.finish(new.source_sha256)
+            context = incoming.finish(new.source_sha256)
             described = replace(new, context_sha256=context.sha256, base_image=context.base_image)
             self.retention.is_deletion_due = True  # of this context, if it is refused or repeats another one
             build = self._add(described)

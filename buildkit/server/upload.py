@@ -49,9 +49,9 @@ class Upload:
         self._request = request
         self._body = open_body(request.content_type)
         # The second part of a context, which continues a source, is a context like any other until an engine reads it.
-        self._receiver = server.contexts.receive(server.options.limits)
+        self._incoming = server.contexts.receive(server.options.limits)
 
-        self.read, self.store = self._body.read, self._receiver.write
+        self.read, self.store = self._body.read, self._incoming.write
 
     def finish(self) -> Build:
         """Return the queued build.
@@ -73,11 +73,11 @@ class Upload:
             source_sha256=source,
             idempotency_key=self._request.idempotency_key,
         )
-        return self._server.accept(self._receiver, new)
+        return self._server.accept(self._incoming, new)
 
     def discard(self) -> None:
         """Keep nothing of what has been received; does nothing for an accepted build."""
-        self._receiver.discard()
+        self._incoming.discard()
 
     def _check_names(self, fields: BuildFields) -> tuple[str, ...]:
         """Return the image names, the target first, each once."""

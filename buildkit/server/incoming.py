@@ -52,7 +52,7 @@ class StoredContext:
     dockerfile: str
 
 
-class Receiver:
+class IncomingContext:
     """Checks and stores one context as it arrives. If anything fails, nothing is kept.
 
     Args:
