@@ -20,38 +20,22 @@ from invoke.tasks import Task as InvokeTask
 from buildkit import values
 from buildkit.errors import PROGRAM, LocalError, RuntimeBuildError, SettingError, run
 from buildkit.models import StepResult
-from buildkit.settings import Settings, find_root, hide_from_children, load_settings, read_ci, read_environment
+from buildkit.precedence import find_root, load_settings
+from buildkit.settings import Settings, hide_from_children, read_ci, read_environment
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
-from buildkit.task import Flag, Outcome, Run, Task
+from buildkit.task import TASKS, Flag, Outcome, Run, Task
 from buildkit.ui import Ui, escape_what_the_streams_lack, flush_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from invoke.context import Context
 
+    from buildkit.task import Given
+
     Field = dataclasses.Field[Any]
 
-# In the order in which `--list` shows them; each is a module of `buildkit.tasks` with a `TASK`.
-TASKS = (
-    "version",
-    "dockerfile",
-    "context",
-    "upload",
-    "wait",
-    "all",
-    "build",
-    "images",
-    "verify",
-    "manifest",
-    "logs",
-    "builds",
-    "cancel",
-    "serve",
-    "clean",
-    "doctor",
-)
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _CONFIG = "runtime_build"
 _JSON = Flag("json", "print the step's state file instead, and errors as JSON too")
@@ -107,20 +91,28 @@ def make_task(task: Task) -> InvokeTask[Any]:
     fields = [item for item in dataclasses.fields(Settings) if item.metadata["group"] in {"everywhere", *task.groups}]
     flags = [*(flag for item in fields for flag in _list_flags(item)), *task.flags, _JSON]
 
-    def execute(c: Context, **given: Any) -> None:  # noqa: ANN401 - flags of every type
+    def execute(c: Context, **given: Given) -> None:
         if code := _execute(task, fields, given, dict(c.config.get(_CONFIG, {}))):
             raise SystemExit(code)
 
-    _sign(execute, flags)
     execute.__doc__ = task.run.__doc__
+    vars(execute)["__signature__"] = _make_signature(flags)
     help_texts = {flag.name.replace("_", "-"): flag.meaning for flag in flags}
     optional = [flag.name for flag in flags if flag.is_optional]
     return InvokeTask(execute, name=task.name, auto_shortflags=False, help=help_texts, optional=optional)
 
 
-def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> int:
+def _make_signature(flags: Sequence[Flag]) -> inspect.Signature:
+    """Return the signature from which invoke reads the flags of a task."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    read = [inspect.Parameter(flag.name, kind, default=flag.default) for flag in flags]
+    return inspect.Signature([inspect.Parameter("c", kind), *read])
+
+
+def _execute(task: Task, fields: Sequence[Field], given: Mapping[str, Given], own: Mapping[str, Any]) -> int:
     """Return the exit code of a task: the one place where errors become two lines and a code."""
-    as_json = given["json"]
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # invoke sets it, so that `tasks.py` leaves no trace
+    as_json = bool(given["json"])
     ui = Ui(program=own.get("program", PROGRAM), annotates=read_ci(read_environment()).annotates)
     try:
         with raise_on_signal():
@@ -154,12 +146,8 @@ def _fail(ui: Ui, message: str, fix: str, code: int, as_json: bool) -> int:
     return code
 
 
-def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[str, Any]) -> Run:
-    """Return the run of a task, with every setting checked.
-
-    Raises:
-        SettingError: One is invalid.
-    """
+def _open_run(fields: Sequence[Field], given: Mapping[str, Given], own: Mapping[str, Any]) -> Run:
+    """Return the run of a task, with every setting checked."""
     _refuse_system()
     environment = read_environment()
     root = Path(own["root"]) if "root" in own else find_root(Path.cwd())
@@ -175,11 +163,7 @@ def _open_run(fields: Sequence[Field], given: Mapping[str, Any], own: Mapping[st
 
 
 def _refuse_system() -> None:
-    """Refuse a system that cannot open files relative to a folder: there, a link could lead anywhere.
-
-    Raises:
-        LocalError: This is such a system.
-    """
+    """Refuse a system that cannot open files relative to a folder: there, a link could lead anywhere."""
     if os.open not in os.supports_dir_fd:
         raise LocalError(f"{PROGRAM} does not run on {sys.platform}", "use Linux, WSL 2 or a container")
 
@@ -192,11 +176,11 @@ def _list_flags(item: Field) -> list[Flag]:
     return [Flag(item.name, meaning), Flag(f"no_{item.name}", f"{item.name.upper()}=false")]
 
 
-def _read_flag(item: Field, given: Mapping[str, Any]) -> str | None:
+def _read_flag(item: Field, given: Mapping[str, Given]) -> str | None:
     """Return what was typed for a setting, as text."""
     if not _is_switch(item):
-        text: str | None = given[item.name]
-        return text
+        text = given[item.name]
+        return text if isinstance(text, str) else None
     if given[item.name] and given[f"no_{item.name}"]:
         flag = item.name.replace("_", "-")
         raise SettingError(f"--{flag} and --no-{flag} were both given", "give one of them")
@@ -205,13 +189,6 @@ def _read_flag(item: Field, given: Mapping[str, Any]) -> str | None:
 
 def _is_switch(item: Field) -> bool:
     return item.metadata["parse"] is values.parse_flag
-
-
-def _sign(execute: Callable[..., None], flags: Sequence[Flag]) -> None:
-    """Give `execute` the signature from which invoke reads its flags."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    read = [inspect.Parameter(flag.name, kind, default=flag.default) for flag in flags]
-    execute.__signature__ = inspect.Signature([inspect.Parameter("c", kind), *read])  # type: ignore[attr-defined]  # which invoke reads flags from
 
 
 def _format_json(outcome: Outcome) -> str:

@@ -21,6 +21,9 @@ _MAX_BYTES = 16_000_000
 class Folder:
     """A folder that we write to. Its files are addressed by name, and no name leads anywhere else.
 
+    Reading raises OSError if there is no such file, or if it is not a regular one. Writing raises LocalError, which
+    names the file, if the disk is full, the file is too large or not a regular one, or the folder is not writable.
+
     Attributes:
         path: Absolute; nothing needs to exist there yet.
     """
@@ -38,46 +41,48 @@ class Folder:
         return f"{self.name}/{name}"
 
     def read(self, name: str) -> bytes:
-        """Return the contents of a file.
-
-        Raises:
-            OSError: It does not exist, or is not a regular file.
-        """
+        """Return the contents of a file."""
         with self._opened(name) as folder:
             return files.read_bounded(name, _MAX_BYTES, folder=folder)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all.
-
-        Raises:
-            LocalError: It cannot be written.
-        """
+        """Write a file, whole or not at all."""
         with self.replacing(name) as file:
             file.write(data)
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[IO[bytes]]:
-        """Give a new file to write, which takes the name `name` when the block succeeds.
-
-        Raises:
-            LocalError: The disk is full, the file is too large, the directory is not writable.
-        """
-        with self._naming_failures(name), self._opened(name) as folder, files.replacing(name, folder) as file:
-            yield file
+        """Give a new file to write. It takes the name `name` when the block succeeds, and is removed otherwise."""
+        temporary = files.make_temporary_name()
+        with self._naming_failures(name), self._opened(name) as folder:
+            descriptor = os.open(temporary, files.NEW_FLAGS, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fchmod(file.fileno(), 0o644)
+                    os.fsync(file.fileno())
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            os.fsync(folder)
 
     @contextmanager
     def growing(self, name: str) -> Iterator[IO[bytes]]:
-        """Give a file that others can read while it is written, such as a log; what was in it is gone.
-
-        Raises:
-            LocalError: It cannot be written, or is not a regular file.
-        """
-        with self._naming_failures(name), self._opened(name) as folder, files.open_growing(name, folder) as file:
+        """Give an unbuffered file that others can read while it is written, such as a log; it is emptied first."""
+        with (
+            self._naming_failures(name),
+            self._opened(name) as folder,
+            os.fdopen(files.open_file(name, files.WRITE_FLAGS, folder), "wb", 0) as file,
+        ):
+            os.ftruncate(file.fileno(), 0)
             yield file
 
     @contextmanager
     def _naming_failures(self, name: str) -> Iterator[None]:
-        """Raise LocalError, which names the file, where writing in the block fails."""
+        """Raise LocalError where writing in the block fails."""
         try:
             yield
         except OSError as error:
@@ -87,11 +92,7 @@ class Folder:
             ) from error
 
     def open(self, name: str) -> int:
-        """Return a descriptor for reading a file; the caller closes it.
-
-        Raises:
-            OSError: It does not exist, or is not a regular file.
-        """
+        """Return a descriptor for reading a file; the caller closes it."""
         with self._opened(name) as folder:
             return files.open_regular(name, folder=folder)
 
@@ -102,7 +103,7 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file if it exists."""
         with suppress(FileNotFoundError), self._opened(name) as folder:
-            files.remove(name, folder)
+            os.unlink(name, dir_fd=folder)
 
     def digest(self, name: str) -> str | None:
         """Return a file's sha256 in hex, or None if it cannot be read."""

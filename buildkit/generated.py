@@ -20,11 +20,7 @@ def find_programs(dockerfile: str) -> list[str]:
 
 
 def read_generated(workspace: Workspace) -> dict[str, bytes]:
-    """Return the contents of the generated files in the workspace, by the path that each is packed under.
-
-    Raises:
-        LocalError: One is missing or cannot be read.
-    """
+    """Return the contents of the generated files in the workspace, by the path that each is packed under."""
     try:
         generated = {name: workspace.read(name) for name in (DOCKERFILE, INSTRUCTIONS)}
         for name in find_programs(generated[DOCKERFILE].decode("utf-8", "replace")):

@@ -12,7 +12,7 @@ from buildkit.reference import MAX_TAG_LENGTH, Reference, check_tag, parse_refer
 from buildkit.runtime_api.protocol import is_build_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from buildkit.workspace import Workspace
 
@@ -65,11 +65,7 @@ class ImageNaming(NamedTuple):
 
 
 def load_inputs(workspace: Workspace) -> PackedInputs:
-    """Return what the local tasks left, with the archive as it was packed.
-
-    Raises:
-        LocalError: Something is missing or has changed since.
-    """
+    """Return what the local tasks left, with the archive as it was packed."""
     inputs = PackedInputs(workspace.load(Version), workspace.load(Dockerfile), workspace.load(BuildContext))
     archive = inputs.context.archive
     if workspace.digest(archive) != inputs.context.archive_sha256:
@@ -79,11 +75,7 @@ def load_inputs(workspace: Workspace) -> PackedInputs:
 
 @contextmanager
 def open_archive(workspace: Workspace, context: BuildContext) -> Iterator[int]:
-    """Give a descriptor for reading the archive.
-
-    Raises:
-        LocalError: It cannot be opened.
-    """
+    """Give a descriptor for reading the archive."""
     try:
         descriptor = workspace.open(context.archive)
     except OSError as error:
@@ -131,24 +123,19 @@ def load_submission(workspace: Workspace) -> Submission:
 
 
 def find_open_submission(workspace: Workspace) -> Submission | None:
-    """Return the submission on record if it is not known how its build ended, or None.
-
-    Raises:
-        OutcomeUnknown: The upload was sent, and no build ID came back.
-        LocalError: The record is damaged.
-    """
+    """Return the submission on record if it is not known how its build ended, or None."""
     submission = find_submission(workspace)
     if submission is None or has_ended(workspace, submission):
         return None
     return load_submission(workspace)
 
 
-def is_same_build(previous: Submission, inputs: PackedInputs, url: str, images: Sequence[str]) -> bool:
+def is_same_build(previous: Submission, inputs: PackedInputs, url: str, naming: ImageNaming) -> bool:
     """Return whether `previous` asked the same server for the same context under the same names.
 
-    Args:
-        images: The wanted names, without the prefix of a server's registry.
+    Its names may begin with the prefix of the server's registry.
     """
+    images = naming.name_images(inputs)
     return (
         previous.context_sha256 == inputs.context.context_sha256
         and previous.runtime_api_url == url

@@ -13,6 +13,7 @@ from buildkit.errors import SettingError
 
 MAX_TAG_LENGTH = 128
 _MAX_NAME_LENGTH = 255
+_SHOWN_LENGTH = 300
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
@@ -77,14 +78,43 @@ def parse_reference(text: str, setting: str = "image reference") -> Reference:
     return Reference(registry, path, tag or None, digest or None)
 
 
+def parse_target_image(value: str, name: str) -> Reference:
+    """Return the reference that an image will be pushed as."""
+    parsed = parse_reference(value, name)
+    if parsed.digest:
+        raise SettingError(
+            f"{name} has a digest, which only the build determines: {value!r}", f"set {name} to name[:tag]"
+        )
+    return parsed
+
+
+def parse_repository(value: str, name: str) -> Reference:
+    """Return a repository without a tag and a digest: those are appended."""
+    parsed = parse_reference(value, name)
+    if parsed.tag or parsed.digest:
+        raise SettingError(
+            f"{name} has a tag or a digest: {value!r}", f"set {name} to the repository, and tags in CUSTOM_TAGS"
+        )
+    return parsed
+
+
+def parse_registry_prefix(value: str, name: str) -> str:
+    """Return what the names of pushed images start with: a registry, perhaps with the beginning of a repository."""
+    prefix = value.rstrip("/")
+    try:
+        sample = parse_reference(f"{prefix}/image", name)
+    except SettingError as error:
+        raise SettingError(f"{name} is not a registry: {value!r}", f"set {name}=registry.example.com/team") from error
+    if sample.registry is None:
+        raise SettingError(f"{name} does not start with a registry: {value!r}", f"set {name}=docker.io/{prefix}")
+    return prefix
+
+
 def check_tag(tag: str, position: int = 1, setting: str = "CUSTOM_TAGS") -> str:
     """Return `tag` unchanged if a registry would accept it.
 
     Args:
         position: Of the tag in its list, from 1; named in the error.
-
-    Raises:
-        SettingError: A registry would reject it.
     """
     if _TAG.fullmatch(tag):
         return tag
@@ -99,6 +129,13 @@ def check_tag(tag: str, position: int = 1, setting: str = "CUSTOM_TAGS") -> str:
     )
 
 
+def parse_tags(value: str, name: str) -> tuple[str, ...]:
+    """Return the tags in their order, each once; by default `python`."""
+    tags = [tag.strip(" \t") for tag in value.split(",")]
+    checked = [check_tag(tag, position, name) for position, tag in enumerate(tags, 1) if tag]
+    return tuple(dict.fromkeys(checked)) or ("python",)
+
+
 def _split_registry(name: str) -> tuple[str | None, str]:
     """Return the registry and the rest, separated as in Docker: a registry has a dot or a colon, or is localhost."""
     first, slash, rest = name.partition("/")
@@ -108,7 +145,7 @@ def _split_registry(name: str) -> tuple[str | None, str]:
 
 
 def _refuse(setting: str, text: str, reason: str) -> SettingError:
-    shown = text if len(text) <= 300 else text[:300] + "…"  # noqa: PLR2004 - what fits on a screen
+    shown = text if len(text) <= _SHOWN_LENGTH else text[:_SHOWN_LENGTH] + "…"
     return SettingError(f"{setting} is not an image reference: {shown!r}: {reason}", f"set {setting} to name[:tag]")
 
 

@@ -9,6 +9,8 @@ import urllib.parse
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from buildkit.errors import SettingError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,6 +90,16 @@ class ApiKey:
         # `%2f` and `%2F` are the same byte, and so are the digits of hex.
         forms += [rf"{re.escape(form)}=*" if form.isalnum() else f"(?i:{re.escape(form)})" for form in self._escaped]
         return re.compile("|".join([re.escape(self._value), *forms]))
+
+
+def parse_key(value: str, name: str) -> ApiKey:
+    """Return the key; no refusal shows it."""
+    if not re.fullmatch(r"[\x20-\x7e\xa1-\xff]+", value) or value != value.strip():
+        raise SettingError(
+            f"{name} has characters that no HTTP header can carry (a newline, a control character, or beyond latin-1)",
+            f"set {name} again, without quotes or newlines",
+        )
+    return ApiKey(value)
 
 
 def _encode_inside(raw: bytes) -> Iterator[str]:

@@ -99,11 +99,7 @@ def parse_stages(text: str, name: str, arguments: Mapping[str, str]) -> Stages:
 
 
 def _group(tree: DockerfileAst, arguments: Mapping[str, str]) -> Stages:
-    """Return the instructions by stage.
-
-    Raises:
-        ValueError: There is no stage, or something that cannot be read.
-    """
+    """Return the instructions by stage."""
     starts = [number for number, item in enumerate(tree.instructions) if item.name == "FROM"]
     if not starts:
         raise ValueError("there is no FROM")

@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, TypeVar, get_args, get_origin, get_type_hints
 
 from buildkit.models import StepResult, is_archive_name
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
+
 Result = TypeVar("Result", bound=StepResult)
+Record = TypeVar("Record", bound="DataclassInstance")
 
 SCHEMA = 1
 
@@ -33,7 +39,7 @@ def parse_state(data: bytes, kind: type[Result]) -> Result:
         raise ValueError(f"cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"is not a state file of schema {SCHEMA}")
-    result: Result = _parse_record(record, kind)
+    result = _parse_record(record, kind)
     # A name, never a path: the record may come from elsewhere, and the file it names is overwritten.
     archive = getattr(result, "archive", None)
     if archive is not None and not is_archive_name(archive):
@@ -41,7 +47,7 @@ def parse_state(data: bytes, kind: type[Result]) -> Result:
     return result
 
 
-def _parse_record(record: dict[str, Any], kind: type[Any]) -> Any:  # noqa: ANN401 - an instance of `kind`
+def _parse_record(record: Mapping[str, object], kind: type[Record]) -> Record:
     hints = get_type_hints(kind)
     values = {}
     for item in dataclasses.fields(kind):
@@ -54,12 +60,8 @@ def _parse_record(record: dict[str, Any], kind: type[Any]) -> Any:  # noqa: ANN4
     return kind(**values)
 
 
-def _parse_value(value: Any, hint: Any) -> Any:  # noqa: ANN401 - any type of a record's field
-    """Return a value of the type `hint`.
-
-    Raises:
-        TypeError: It has another type.
-    """
+def _parse_value(value: object, hint: object) -> object:
+    """Return a value of the type `hint`."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is list and isinstance(value, list):
         return [_parse_value(item, parts[0]) for item in value]

@@ -1,4 +1,4 @@
-"""What every task is given and what it returns: a `Run` in, an `Outcome` out."""
+"""The tasks by name; what every task is given and what it returns: a `Run` in, an `Outcome` out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,34 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from buildkit.models import StepResult
+    from buildkit.precedence import LoadedSettings
     from buildkit.runtime_api.client import RuntimeApi
-    from buildkit.runtime_api.policy import Clock
-    from buildkit.settings import CiEnvironment, Group, LoadedSettings
+    from buildkit.runtime_api.retry import Clock
+    from buildkit.settings import CiEnvironment, Group
     from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
 
-NO_API = "RUNTIME_API_URL and RUNTIME_API_KEY are not set"
+    Given = str | bool | None  # what was typed for a flag
+
+# In the order in which `--list` shows them; each is a module of `buildkit.tasks` with a `TASK`.
+TASKS = (
+    "version",
+    "dockerfile",
+    "context",
+    "upload",
+    "wait",
+    "all",
+    "build",
+    "images",
+    "verify",
+    "manifest",
+    "logs",
+    "builds",
+    "cancel",
+    "serve",
+    "clean",
+    "doctor",
+)
 
 
 class Flag(NamedTuple):
@@ -44,14 +65,9 @@ class Flag(NamedTuple):
         """The value of the flag if it is not given."""
         return None if self.takes_value or self.parse else False
 
-    def read(self, given: Any) -> Any:  # noqa: ANN401 - flags of every type
-        """Return the typed value of what was given.
-
-        Raises:
-            SettingError: It is invalid.
-        """
-        is_text = given is not None and given is not True
-        return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and is_text else given
+    def read(self, given: Given) -> object:
+        """Return the typed value of what was given."""
+        return self.parse(given, f"--{self.name.replace('_', '-')}") if self.parse and isinstance(given, str) else given
 
 
 class Outcome(NamedTuple):
@@ -113,54 +129,40 @@ class Run:
         return SourceTree(self.source, self.settings, self.ci, ours=inside)
 
     def check_folders(self) -> None:
-        """Refuse folders that do not exist, before anything is written.
-
-        Raises:
-            SettingError: One is missing; it is named.
-        """
+        """Raise SettingError if a folder that a setting names does not exist, before anything is written."""
         if not self.source.is_dir():
             raise SettingError(f"SOURCE_DIR is not a folder: {self.source}", "set SOURCE_DIR to the checkout to pack")
         if self.template_dir and not self.template_dir.is_dir():
             raise SettingError(f"TEMPLATE_DIR is not a folder: {self.template_dir}", "create it, or unset TEMPLATE_DIR")
 
     def check_workspace(self) -> None:
-        """Refuse an output directory that is not ours to write to.
-
-        Raises:
-            SettingError: It is not.
-        """
-        self.workspace.check(self.source, self.root, Path.cwd())
+        """Raise SettingError if the output directory is not ours to write to."""
+        self.workspace.check(*self._protected)
 
     def writing(self) -> AbstractContextManager[None]:
         """Hold the workspace for this run alone, created if it is missing."""
-        return self.workspace.writing(self.source, self.root, Path.cwd())
+        return self.workspace.writing(*self._protected)
 
-    def require_api(self) -> None:
-        """Refuse to start something that needs a Runtime API if the settings do not name one.
-
-        Raises:
-            SettingError: They do not.
-        """
-        if self.settings.runtime_api_url is None:
-            raise SettingError(NO_API, "set both in .env or in the environment")
+    @property
+    def _protected(self) -> tuple[Path, ...]:
+        return (self.source, self.root, Path.cwd())
 
     def open_api(self, clock: Clock | None = None) -> RuntimeApi:
         """Return a client of the Runtime API that the settings name.
 
         Args:
             clock: Instead of the real one.
-
-        Raises:
-            SettingError: They name none.
         """
-        from buildkit.runtime_api.client import RuntimeApi
-        from buildkit.runtime_api.http import Network
-        from buildkit.runtime_api.policy import Clock
-        from buildkit.settings import read_environment
-
         url, key = self.settings.runtime_api_url, self.settings.runtime_api_key
         if url is None or key is None:
-            raise SettingError(NO_API, "set both in .env or in the environment")
+            raise SettingError(
+                "RUNTIME_API_URL and RUNTIME_API_KEY are not set", "set both in .env or in the environment"
+            )
+        from buildkit.runtime_api.client import RuntimeApi
+        from buildkit.runtime_api.http import Network
+        from buildkit.runtime_api.retry import Clock
+        from buildkit.settings import read_environment
+
         network = Network(environment=read_environment())
         hosts = frozenset(self.settings.allowed_hosts)
         return RuntimeApi(url, key, allowed_hosts=hosts, network=network, clock=clock or Clock())

@@ -18,6 +18,8 @@ from buildkit.files import read_bounded
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from jinja2.bccache import Bucket
+
 # In a wheel the templates are in the package, in a checkout next to it.
 FOLDERS = (Path(__file__).parent / "templates", Path(__file__).parents[1] / "templates")
 _BUILT_IN = "built-in"
@@ -25,6 +27,23 @@ _MAX_BYTES = 4_000_000
 
 # What rendering raises if a template is wrong: Jinja's own errors and those of the expressions in it.
 _TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+class _Compiled(jinja2.BytecodeCache):
+    """Keeps what templates compile to while the process runs: many Dockerfiles are rendered from the same templates."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if code := self._code.get(bucket.key):
+            bucket.bytecode_from_string(code)  # which ignores it if the source has changed
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._code[bucket.key] = bucket.bytecode_to_string()
+
+
+_COMPILED = _Compiled()
 
 
 class _Environment(jinja2.sandbox.SandboxedEnvironment):
@@ -63,11 +82,7 @@ def render_template(name: str, values: Mapping[str, Any], template_dir: Path | N
 
 
 def read_program(name: str, template_dir: Path | None = None) -> bytes:
-    """Return a program that the Dockerfile runs: the file `programs/<name>`, as it is.
-
-    Raises:
-        SettingError: It cannot be read.
-    """
+    """Return a program that the Dockerfile runs: the file `programs/<name>`, as it is."""
     try:
         return _find_file(f"programs/{name}", template_dir)[0]
     except jinja2.TemplateNotFound as error:
@@ -90,6 +105,7 @@ def quote_value(value: str, escape: str = "\\") -> str:
 
 def _make_environment(template_dir: Path | None) -> _Environment:
     environment = _Environment(
+        bytecode_cache=_COMPILED,
         loader=jinja2.FunctionLoader(partial(_load_template, template_dir=template_dir)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import posixpath
 import re
-import shlex
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from buildkit import reference
-from buildkit.command import PROGRAMS_FOLDER, SOURCE_FOLDER, StartCommand
 from buildkit.errors import SettingError
 from buildkit.models import FEATURES, Target, is_archive_name
-from buildkit.secret import ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from buildkit.reference import Reference
 
 T = TypeVar("T")
 Text = TypeVar("Text", bound=str)
@@ -35,9 +28,8 @@ _RESERVED = {
 _SECRET_NAME = re.compile(
     r"(^|_)(api_?key|auth|credentials?|key|pass|password|passwd|passphrase|pword|secret|token)s?(_|$)", re.IGNORECASE
 )
-_OPERATORS = frozenset({"&", "&&", "|", "||", ";", ">", ">>", "<", "2>&1"})
+_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[?::1\]?", re.ASCII)
 _USERINFO = re.compile(r"://[^/\s@]*@")
-_MAX_TIME = 8**11 - 1  # the latest that a tar header can hold
 
 
 def optional(parse: Callable[[str, str], T]) -> Callable[[str, str], T | None]:
@@ -47,7 +39,7 @@ def optional(parse: Callable[[str, str], T]) -> Callable[[str, str], T | None]:
 
 def parse_text(value: str, name: str) -> str:
     """Return a line of text."""
-    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):  # noqa: PLR2004 - ASCII's control characters
+    if re.search(r"[\x00-\x1f\x7f]", value):
         raise SettingError(f"{name} contains a control character: {value!r}", f"set {name} to one line of text")
     return value
 
@@ -110,11 +102,6 @@ def parse_size(value: str, name: str) -> int:
     return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 
-def parse_time(value: str, name: str) -> int:
-    """Return a time in seconds since the epoch that a tar header can hold."""
-    return parse_integer(0, _MAX_TIME)(value, name)
-
-
 def parse_list(value: str, name: str) -> tuple[str, ...]:
     """Return the parts of a list that is separated by commas or newlines."""
     return tuple(parse_text(part.strip(), name) for part in re.split(r"[,\n]", value) if part.strip())
@@ -123,14 +110,14 @@ def parse_list(value: str, name: str) -> tuple[str, ...]:
 def parse_hosts(value: str, name: str) -> tuple[str, ...]:
     """Return host names in lower case, each with its port if one was given."""
     shape = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-    hosts = [_match(shape, word, name, "host[:port],… without https://") for word in parse_list(value, name)]
+    hosts = [match_shape(shape, word, name, "host[:port],… without https://") for word in parse_list(value, name)]
     return tuple(host.lower().translate({ord("["): None, ord("]"): None}) for host in hosts)  # as urlsplit gives them
 
 
 def parse_packages(value: str, name: str) -> tuple[str, ...]:
     """Return package names, separated by commas, spaces or newlines."""
     words = tuple(re.split(r"[,\s]+", value.strip(", \t\n"))) if value.strip(", \t\n") else ()
-    return tuple(_match(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "package names") for word in words)
+    return tuple(match_shape(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "package names") for word in words)
 
 
 def parse_features(value: str, name: str) -> frozenset[str]:
@@ -139,48 +126,14 @@ def parse_features(value: str, name: str) -> frozenset[str]:
     return frozenset(parse_one_of(FEATURES)(word, name) for word in chosen)
 
 
-def parse_tags(value: str, name: str) -> tuple[str, ...]:
-    """Return the tags in their order, each once; by default `python`."""
-    tags = [tag.strip(" \t") for tag in value.split(",")]
-    checked = [reference.check_tag(tag, position, name) for position, tag in enumerate(tags, 1) if tag]
-    return tuple(dict.fromkeys(checked)) or ("python",)
-
-
 def parse_stage(value: str, name: str) -> Target:
     """Return a stage of a Dockerfile of the source's own; empty for the last one."""
-    return Target(_match(r"(?:[A-Za-z][A-Za-z0-9_.-]*)?", value, name, "the name of a stage in DOCKERFILE"))
-
-
-def parse_command(value: str, name: str) -> StartCommand:
-    """Return a command as words, as a shell would split it; no shell runs it.
-
-    It may begin with `cd FOLDER &&`; a relative folder is one of the source.
-    """
-    try:
-        words = shlex.split(parse_text(value, name))
-    except ValueError as error:
-        raise SettingError(f"{name} cannot be split into words: {value!r}: {error}", "close its quotes") from error
-    folder = "/"
-    if words[:1] == ["cd"] and words[2:3] == ["&&"]:
-        where = _match(r"[A-Za-z0-9_./+@-]+", words[1], name, "a command such as `cd /agent-server && uvicorn app:app`")
-        folder, words = posixpath.normpath(posixpath.join(SOURCE_FOLDER, where)), words[3:]
-    if shell := next((word for word in words if word in _OPERATORS or "$" in word), None):
-        raise SettingError(
-            f"{name} contains {shell!r}, which only a shell would understand, and none runs it: {value!r}",
-            f"write the values into {name}, or start a script of the project",
-        )
-    program = (words or [""])[0].removeprefix(f"{PROGRAMS_FOLDER}/")
-    if program == "cd" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", program):
-        raise SettingError(
-            f"{name} does not start with the name of a program: {value!r}",
-            f"set {name} to a program that the packages install, such as `uvicorn app.main:app`",
-        )
-    return StartCommand("python" if program == "python3" else program, tuple(words[1:]), folder)
+    return Target(match_shape(r"(?:[A-Za-z][A-Za-z0-9_.-]*)?", value, name, "the name of a stage in DOCKERFILE"))
 
 
 def parse_url_path(value: str, name: str) -> str:
     """Return the path of a URL, perhaps with a query."""
-    return _match(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
+    return match_shape(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
 
 
 def parse_build_args(value: str, name: str) -> dict[str, str]:
@@ -195,52 +148,15 @@ def parse_build_args(value: str, name: str) -> dict[str, str]:
     return arguments
 
 
-def parse_reference(value: str, name: str) -> Reference:
-    """Return an image reference that Docker accepts."""
-    return reference.parse_reference(value, name)
-
-
-def parse_target_image(value: str, name: str) -> Reference:
-    """Return the reference that an image will be pushed as."""
-    parsed = reference.parse_reference(value, name)
-    if parsed.digest:
-        raise SettingError(
-            f"{name} has a digest, which only the build determines: {value!r}", f"set {name} to name[:tag]"
-        )
-    return parsed
-
-
-def parse_repository(value: str, name: str) -> Reference:
-    """Return a repository without a tag and a digest: those are appended."""
-    parsed = reference.parse_reference(value, name)
-    if parsed.tag or parsed.digest:
-        raise SettingError(
-            f"{name} has a tag or a digest: {value!r}", f"set {name} to the repository, and tags in CUSTOM_TAGS"
-        )
-    return parsed
-
-
-def parse_registry_prefix(value: str, name: str) -> str:
-    """Return what the names of pushed images start with: a registry, perhaps with the beginning of a repository."""
-    prefix = value.rstrip("/")
-    try:
-        sample = reference.parse_reference(f"{prefix}/image", name)
-    except SettingError as error:
-        raise SettingError(f"{name} is not a registry: {value!r}", f"set {name}=registry.example.com/team") from error
-    if sample.registry is None:
-        raise SettingError(f"{name} does not start with a registry: {value!r}", f"set {name}=docker.io/{prefix}")
-    return prefix
-
-
 def parse_module(value: str, name: str) -> str:
     """Return the dotted name of a module."""
     word = "[A-Za-z_][A-Za-z0-9_]*"
-    return _match(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
+    return match_shape(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
 
 
 def parse_program_name(value: str, name: str) -> str:
     """Return the name of an executable."""
-    return _match(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "A-Z a-z 0-9 . _ -, starting with a letter or digit")
+    return match_shape(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "A-Z a-z 0-9 . _ -, starting with a letter or digit")
 
 
 def parse_archive_name(value: str, name: str) -> str:
@@ -276,14 +192,9 @@ def parse_url(value: str, name: str) -> str:
     return value.rstrip("/")
 
 
-def parse_key(value: str, name: str) -> ApiKey:
-    """Return the key; no refusal shows it."""
-    if not re.fullmatch(r"[\x20-\x7e\xa1-\xff]+", value) or value != value.strip():
-        raise SettingError(
-            f"{name} has characters that no HTTP header can carry (a newline, a control character, or beyond latin-1)",
-            f"set {name} again, without quotes or newlines",
-        )
-    return ApiKey(value)
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, by its name or address alone."""
+    return _LOOPBACK.fullmatch(host) is not None
 
 
 def _check_argument(key: str, text: str, name: str) -> None:
@@ -304,7 +215,8 @@ def _check_argument(key: str, text: str, name: str) -> None:
         raise SettingError(f"{name}: {key} contains a control character: {text!r}", "write it in one printable line")
 
 
-def _match(shape: str, value: str, name: str, meant: str) -> str:
+def match_shape(shape: str, value: str, name: str, meant: str) -> str:
+    """Return a value that the regular expression `shape` matches as a whole; `meant` says what to set instead."""
     if not re.fullmatch(shape, value):
         raise SettingError(f"{name} has a value that cannot be used: {value!r}", f"set {name} to {meant}")
     return value

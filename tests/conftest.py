@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from buildkit.workspace import Workspace
 from tests.checkouts import PROJECTS, commit_all
@@ -20,6 +22,28 @@ from tests.steps import VERSION, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A machine that is busy with something else makes no example wrong.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+# The tests start hundreds of Python processes, each of which would compile all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# By the time that they take on a machine with nothing else to do.
+LONGEST = {
+    "test_browser.py",
+    "test_build_logs.py",
+    "test_follow.py",
+    "test_images.py",
+    "test_kills.py",
+    "test_middleboxes.py",
+    "test_reproducible.py",
+    "test_server_app.py",
+    "test_server_store.py",
+    "test_terminal.py",
+}
 
 # A shell starts background jobs with SIGINT ignored, and the commands that the tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -53,10 +77,18 @@ def source_tree(tmp_path: Path) -> Path:
     return Path(shutil.copytree(PROJECTS / "workspace-today", tmp_path / "src"))
 
 
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A commit of that tree, made once and copied for each test."""
+    checkout = shutil.copytree(PROJECTS / "workspace-today", tmp_path_factory.mktemp("pristine") / "src")
+    commit_all(checkout)
+    return checkout
+
+
 @pytest.fixture
-def git_repo(source_tree: Path) -> Path:
+def git_repo(source_tree: Path, pristine: Path) -> Path:
     """The same tree as a checkout of its first commit, with nothing changed."""
-    commit_all(source_tree)
+    shutil.copytree(pristine / ".git", source_tree / ".git")
     return source_tree
 
 
@@ -73,6 +105,16 @@ def output_dir(tmp_path: Path) -> Path:
 def command(git_repo: Path) -> Command:
     """The real command, run in that checkout in a process of its own."""
     return Command(git_repo, dict(SOURCE))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half of the time a test waits for a server or a limit: two of them share a processor."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the files that take longest come first: at the end, one of them would keep one worker alone."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(trylast=True)

@@ -56,6 +56,7 @@ def list_files(folder: Path, excluded: set[str]) -> dict[str, tuple[int, ...]]:
         excluded: Absolute paths that are not entered, unless they are links.
     """
     found: dict[str, tuple[int, ...]] = {}
+    start = len(f"{folder}/")
     waiting = [str(folder)]
     while waiting:
         # A folder may also be one that the test itself moves in the meantime.
@@ -67,7 +68,7 @@ def list_files(folder: Path, excluded: set[str]) -> dict[str, tuple[int, ...]]:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # the test itself removes files in the meantime
-                name = os.path.relpath(entry.path, folder)
+                name = entry.path[start:]
                 if stat.S_ISDIR(status.st_mode):
                     found[name] = (status.st_mode,)
                     waiting.append(entry.path)

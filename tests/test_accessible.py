@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.sweeps import rest_is_slow
+
 if TYPE_CHECKING:
     from tests.commands import Command
 
@@ -108,7 +110,9 @@ def test_what_the_encoding_lacks_is_escaped_and_nothing_is_drawn_with_it(
     assert "RUNNING" in text
 
 
-@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}])
+@pytest.mark.parametrize(
+    "environment", rest_is_slow([{"NO_COLOR": "1"}, {}, {"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}], 1)
+)
 @pytest.mark.parametrize("arguments", ["all", "doctor", "context --files", "context --diff", "--help all", "--list"])
 def test_the_command_works_on_a_narrow_terminal(
     command: Command, tmp_path: Path, environment: dict[str, str], arguments: str

@@ -8,22 +8,27 @@ import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import pytest
 
-from buildkit.bulk.credentials import choose_scheme
-from buildkit.bulk.pace import Pace
-from buildkit.bulk.registry import RegistryClient, RegistryRefused, locate
-from buildkit.bulk.stores import RegistryStore
+from buildkit.bulk.journal import Ending, Journal
+from buildkit.bulk.stores import PatientRegistry, RegistryStore
+from buildkit.bulk.workers import Pace
 from buildkit.errors import NotStarted
 from buildkit.reference import Reference, parse_reference
+from buildkit.registry.client import RegistryRefused, locate
+from buildkit.registry.credentials import choose_scheme
+from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 DIGEST = "sha256:" + "a" * 64
+BUILT_DIGEST = "sha256:" + "b" * 64
 
 
 class Registry(ThreadingHTTPServer):
@@ -71,12 +76,24 @@ class Handler(BaseHTTPRequestHandler):
             realm = f'Bearer realm="http://{self.server.host}/token",service="s",scope="repository:team/server:pull"'
             basic = 'Basic realm="Registry Realm"'
             self.say(401, {"Www-Authenticate": basic if self.server.challenge == "basic" else realm})
+        elif self.path.startswith("/v2/team/server/tags/list?"):
+            self.list_tags(self.path.partition("?")[2])
         elif self.path.rpartition("/")[2] in self.server.tags:
             self.say(200, {"Docker-Content-Digest": DIGEST}, b'{"layers": []}')
         else:
             self.say(404, {})
 
     do_HEAD = do_GET  # noqa: N815 - the name that the standard library wants
+
+    def do_POST(self) -> None:
+        """Give a token for a refresh token, as https://distribution.github.io/distribution/spec/auth/oauth/ says."""
+        form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with self.server.lock:
+            self.server.seen.append((self.command, f"{self.path}?{form}", self.headers.get("Authorization", "")))
+        fields = dict(parse_qsl(form))
+        if fields.get("grant_type") == "refresh_token" and fields.get("refresh_token") == "r/for=ann":
+            return self.say(200, {}, b'{"access_token": "t-for-ann", "refresh_token": "another"}')
+        return self.say(401, {})
 
     def is_allowed(self, given: str) -> bool:
         wanted = {
@@ -91,12 +108,18 @@ class Handler(BaseHTTPRequestHandler):
         user = "ann" if given == format_basic("ann", "secret") else "all"
         self.say(200, {"Content-Type": "application/json"}, json.dumps({"token": f"t-for-{user}"}).encode())
 
+    def list_tags(self, query: str) -> None:
+        """Answer with one tag for each page."""
+        tags = [tag for tag in sorted(self.server.tags) if tag > query.partition("last=")[2]]
+        more = {"Link": f'<http://elsewhere.invalid/v2/other/tags/list?n=1&last={tags[0]}>; rel="next"'}
+        self.say(200, more if len(tags) > 1 else {}, json.dumps({"name": "x", "tags": tags[:1]}).encode())
+
     def say(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.send_response(status)
         for name, text in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, text)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
@@ -129,16 +152,30 @@ def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return write
 
 
-def make_client() -> RegistryClient:
-    return RegistryClient({}, Pace())
+def write_helper(folder: Path, monkeypatch: pytest.MonkeyPatch, stored: dict[str, str]) -> None:
+    """Have a credential helper on the PATH that has these credentials."""
+    helper = folder / "docker-credential-ours"
+    helper.write_text(f"#!/bin/sh\nread host\necho '{json.dumps(stored)}'\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def make_client() -> PatientRegistry:
+    return PatientRegistry({}, Pace())
+
+
+def make_journal(folder: Path) -> Journal:
+    return Journal(Workspace(folder))
+
+
+def make_image(name: str, reference: Reference) -> Any:
+    return SimpleNamespace(name=name, reference=reference)
 
 
 def test_a_digest_takes_one_head_request(registry: Registry) -> None:
     client = make_client()
-    found = client.find(registry.name("there"))
-    assert found
-    assert found.digest == DIGEST
-    assert client.find(registry.name("missing")) is None
+    assert client.find_digest(registry.name("there")) == DIGEST
+    assert client.find_digest(registry.name("missing")) is None
     assert [seen[:2] for seen in registry.seen] == [
         ("HEAD", "/v2/team/server/manifests/there"),
         ("HEAD", "/v2/team/server/manifests/missing"),
@@ -148,8 +185,8 @@ def test_a_digest_takes_one_head_request(registry: Registry) -> None:
 def test_public_images_need_a_token_for_everybody(registry: Registry) -> None:
     registry.challenge = "open"
     client = make_client()
-    assert client.find(registry.name("there"))
-    assert client.find(registry.name("missing")) is None
+    assert client.find_digest(registry.name("there"))
+    assert client.find_digest(registry.name("missing")) is None
     assert [seen[0] for seen in registry.seen] == ["HEAD", "GET", "HEAD", "HEAD"]
 
 
@@ -158,8 +195,8 @@ def test_credentials_come_from_docker_login(registry: Registry, docker_config: A
     registry.challenge = challenge
     docker_config({"auths": {registry.host: {"auth": base64.b64encode(b"ann:secret").decode()}}})
     client = make_client()
-    assert client.find(registry.name("there"))
-    assert client.find(registry.name("missing")) is None
+    assert client.find_digest(registry.name("there"))
+    assert client.find_digest(registry.name("missing")) is None
 
 
 @pytest.mark.parametrize("kind", ["credsStore", "credHelpers"])
@@ -168,19 +205,44 @@ def test_credentials_come_from_a_helper(
 ) -> None:
     registry.challenge = "bearer"
     docker_config({"credsStore": "ours"} if kind == "credsStore" else {"credHelpers": {registry.host: "ours"}})
-    helper = tmp_path / "docker-credential-ours"
-    stored = json.dumps({"ServerURL": registry.host, "Username": "ann", "Secret": "secret"})
-    helper.write_text(f"#!/bin/sh\nread host\necho '{stored}'\n")
-    helper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert make_client().find(registry.name("there"))
+    write_helper(tmp_path, monkeypatch, {"ServerURL": registry.host, "Username": "ann", "Secret": "secret"})
+    assert make_client().find_digest(registry.name("there"))
+
+
+@pytest.mark.parametrize("is_from_helper", [False, True])
+def test_an_identity_token_is_exchanged_for_one_that_lasts_for_minutes(
+    registry: Registry, docker_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_from_helper: bool
+) -> None:
+    registry.challenge = "bearer"
+    if is_from_helper:
+        docker_config({"credHelpers": {registry.host: "ours"}})
+        write_helper(tmp_path, monkeypatch, {"Username": "<token>", "Secret": "r/for=ann"})
+    else:
+        docker_config({"auths": {registry.host: {"auth": "bm9ib2R5Og==", "identitytoken": "r/for=ann"}}})
+    assert make_client().find_digest(registry.name("there"))
+    sent = next(path for method, path, _ in registry.seen if method == "POST")
+    assert dict(parse_qsl(sent.partition("?")[2])) == {
+        "grant_type": "refresh_token",
+        "refresh_token": "r/for=ann",
+        "client_id": "runtime-build",
+        "service": "s",
+        "scope": "repository:team/server:pull",
+    }
+
+
+def test_an_identity_token_that_has_been_revoked_does_not_mean_absent(registry: Registry, docker_config: Any) -> None:
+    registry.challenge = "bearer"
+    docker_config({"auths": {registry.host: {"identitytoken": "revoked"}}})
+    with pytest.raises(RegistryRefused, match="401") as caught:
+        make_client().find_digest(registry.name("missing"))
+    assert caught.value.needs_login
 
 
 def test_a_helper_that_fails_is_named(registry: Registry, docker_config: Any) -> None:
     registry.challenge = "bearer"
     docker_config({"credsStore": "that-does-not-exist"})
     with pytest.raises(NotStarted, match="credentials for 127") as caught:
-        make_client().find(registry.name("there"))
+        make_client().find_digest(registry.name("there"))
     assert "docker login" in caught.value.fix
 
 
@@ -189,7 +251,7 @@ def test_no_access_does_not_mean_absent(registry: Registry, docker_config: Any, 
     registry.challenge = challenge
     docker_config({})
     with pytest.raises(RegistryRefused, match=r"does not say whether it has .*401") as caught:
-        make_client().find(registry.name("missing"))
+        make_client().find_digest(registry.name("missing"))
     assert f"docker login {registry.host}" in caught.value.fix
 
 
@@ -209,19 +271,55 @@ def test_a_strange_answer_means_neither_there_nor_absent(
 ) -> None:
     registry.answers = [answer]
     with pytest.raises(RegistryRefused, match="does not say"):
-        make_client().find(registry.name("there"))
+        make_client().find_digest(registry.name("there"))
 
 
-def test_a_registry_that_has_everything_is_not_believed(registry: Registry) -> None:
+def test_a_registry_that_has_everything_is_not_believed(registry: Registry, tmp_path: Path) -> None:
     registry.answers = [(200, {"Docker-Content-Digest": DIGEST})]
     with pytest.raises(RegistryRefused, match="cannot exist"):
-        RegistryStore(make_client(), registry.name("any"))
+        RegistryStore(make_client(), make_journal(tmp_path), registry.name("any"))
+
+
+def test_one_list_of_tags_answers_for_the_images_that_the_journal_knows(registry: Registry, tmp_path: Path) -> None:
+    journal = make_journal(tmp_path)
+    names = {"here": "there", "unknown": "there", "gone": "missing", "other": "there"}
+    for name, tag in names.items():
+        if name != "unknown":
+            reference = str(registry.name("of-another-context" if name == "other" else tag))
+            journal.note_ending(name, reference, Ending(1.0, digest=BUILT_DIGEST))
+    store = RegistryStore(make_client(), journal, registry.name("any"))
+    before = len(registry.seen)
+    found = {name: store.find(make_image(name, registry.name(tag))) for name, tag in names.items()}
+    assert found == {"here": BUILT_DIGEST, "unknown": DIGEST, "gone": None, "other": DIGEST}
+    assert [seen[:2] for seen in registry.seen[before:]] == [
+        ("HEAD", "/v2/team/server/manifests/there"),
+        ("HEAD", "/v2/team/server/manifests/missing"),
+        ("HEAD", "/v2/team/server/manifests/there"),
+    ]
+
+
+def test_a_list_of_tags_has_pages_which_are_never_asked_for_elsewhere(registry: Registry) -> None:
+    registry.tags = {"a", "b", "c"}
+    assert make_client().list_tags(registry.name("any")) == {"a", "b", "c"}
+    assert [seen[1] for seen in registry.seen] == [
+        "/v2/team/server/tags/list?n=1000",
+        "/v2/team/server/tags/list?n=1&last=a",
+        "/v2/team/server/tags/list?n=1&last=b",
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer", [(404, {}), (403, {}), (200, {}), (302, {"Location": "http://elsewhere.invalid/"}), (405, {})]
+)
+def test_a_registry_without_a_list_of_tags_lists_none(registry: Registry, answer: tuple[int, dict[str, str]]) -> None:
+    registry.answers = [answer]
+    assert make_client().list_tags(registry.name("any")) == frozenset()
 
 
 def test_all_threads_obey_one_429(registry: Registry) -> None:
     client = make_client()
     registry.answers = [(429, {"Retry-After": "1"})]
-    client_threads = [threading.Thread(target=client.find, args=(registry.name("there"),)) for _ in range(4)]
+    client_threads = [threading.Thread(target=client.find_digest, args=(registry.name("there"),)) for _ in range(4)]
     client_threads[0].start()
     while not registry.seen:
         time.sleep(0.001)
@@ -237,10 +335,10 @@ def test_all_threads_obey_one_429(registry: Registry) -> None:
 
 def test_a_busy_registry_is_asked_again_and_not_for_ever(registry: Registry) -> None:
     registry.answers = [(503, {"Retry-After": "0"})] * 3
-    assert make_client().find(registry.name("there"))
+    assert make_client().find_digest(registry.name("there"))
     registry.answers = [(429, {"Retry-After": "0"})] * 20
     with pytest.raises(RegistryRefused, match="429"):
-        make_client().find(registry.name("there"))
+        make_client().find_digest(registry.name("there"))
     assert len(registry.answers) == 14
 
 
@@ -249,7 +347,7 @@ def test_a_registry_that_nobody_runs_is_asked_once(registry: Registry) -> None:
     nobody = parse_reference("127.0.0.1:1/x:1")
     for _ in range(2):
         with pytest.raises(RegistryRefused, match="does not respond: Connection refused"):
-            client.find(nobody)
+            client.find_digest(nobody)
 
 
 @pytest.mark.parametrize(

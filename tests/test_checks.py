@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.checks import find_problems
+from buildkit.command import parse_command
 from buildkit.errors import LocalError, SettingError
 from buildkit.models import Target
+from buildkit.reference import parse_reference
 from buildkit.settings import CiEnvironment, Settings
 from buildkit.source.tree import SourceTree
-from buildkit.values import parse_command, parse_reference
 from tests.checkouts import PROJECTS, commit_all, run_git
 
 if TYPE_CHECKING:

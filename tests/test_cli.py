@@ -16,7 +16,8 @@ from invoke.context import Context
 from buildkit import errors
 from buildkit.cli import make_task
 from buildkit.errors import RuntimeBuildError, SettingError
-from buildkit.settings import CiEnvironment, load_settings
+from buildkit.precedence import load_settings
+from buildkit.settings import CiEnvironment
 from buildkit.task import Outcome, Run, Task
 from buildkit.ui import Ui
 

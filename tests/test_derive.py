@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.derived import GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
+from buildkit.contract import GIT_REF, GIT_SHA
+from buildkit.derived import derive_dockerfile, find_unpacked
 from buildkit.errors import LocalError, RuntimeBuildError, SettingError
 from buildkit.models import PROGRAMS
 from buildkit.ui import Ui
@@ -311,7 +312,6 @@ def write_dockerfiles(draw: st.DrawFn) -> str:
     return "".join(blocks)
 
 
-@settings(deadline=None)
 @given(write_dockerfiles())
 def test_lines_above_the_end_of_the_target_stay_and_the_rest_is_cut_off(text: str) -> None:
     derived, _ = derive(text)
@@ -320,7 +320,6 @@ def test_lines_above_the_end_of_the_target_stay_and_the_rest_is_cut_off(text: st
     assert re.match(r"(?:#.*\n|\s)*(?:FROM|\Z)", text[len(derived.text) :])
 
 
-@settings(deadline=None)
 @given(write_dockerfiles(), st.sampled_from(["blue", '$x "y" \\z']))
 def test_deriving_any_dockerfile_twice_is_the_same_as_once(text: str, colour: str) -> None:
     values = {"COLOUR": colour, "BASE_IMAGE": "debian:12"}

@@ -16,8 +16,8 @@ from buildkit.command import StartCommand
 from buildkit.errors import LocalError, SettingError
 from buildkit.generated import read_generated
 from buildkit.models import FEATURES, PROGRAMS, TARGETS
+from buildkit.precedence import load_settings
 from buildkit.reference import parse_reference
-from buildkit.settings import load_settings
 from buildkit.workspace import Workspace
 from tests.rendering import PROJECT, SHA, VERSION, Tree, render, write_dockerfile
 

@@ -18,7 +18,8 @@ import pytest
 
 from buildkit.checks import find_problems
 from buildkit.errors import LocalError
-from buildkit.settings import CiEnvironment, load_settings
+from buildkit.precedence import load_settings
+from buildkit.settings import CiEnvironment
 from buildkit.source.tree import SourceTree
 from tests.checkouts import PROJECTS, commit_all, run_git
 from tests.commands import SOURCE, Command

@@ -24,6 +24,7 @@ from buildkit.settings import CiEnvironment, Settings
 from buildkit.source.fingerprint import keeps_times
 from buildkit.source.tree import SourceTree
 from tests.checkouts import commit_all, run_git
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -244,7 +245,7 @@ def deep_tree(source_tree: Path) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", f"{source_tree}/{SDK}/d"], check=True)
 
 
-@pytest.mark.parametrize("in_git", [True, False])
+@pytest.mark.parametrize("in_git", rest_is_slow([True, False], 1))
 def test_70_folders_may_be_nested_as_deep_as_their_path_can_be(deep_tree: Path, in_git: bool) -> None:
     if in_git:
         commit_all(deep_tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,15 @@ def test_every_observed_case_is_there() -> None:
     assert (len(ACCEPTED), len(REFUSED)) == (374, 4)
 
 
-@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: repr(case["dockerignore"]))
-def test_keeps_what_a_real_docker_kept(case: dict[str, object]) -> None:
-    rules = parse_dockerignore(str(case["dockerignore"]), ".dockerignore")
-    files = OBSERVED["files"]
-    assert {path for path in files if not rules.excludes(path)} == set(case["kept"])  # type: ignore[call-overload]  # JSON has no types
-    assert {path for path in files if not is_excluded_by_a_rule(rules, path)} == set(case["kept"])  # type: ignore[call-overload]  # the same
+def test_keeps_what_a_real_docker_kept() -> None:
+    wrong = {}
+    for case in ACCEPTED:
+        rules = parse_dockerignore(case["dockerignore"], ".dockerignore")
+        for is_excluded in (rules.excludes, partial(is_excluded_by_a_rule, rules)):
+            kept = {path for path in OBSERVED["files"] if not is_excluded(path)}
+            if kept != set(case["kept"]):
+                wrong[case["dockerignore"]] = f"kept {sorted(kept)}, docker {sorted(case['kept'])}"
+    assert not wrong
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: repr(case["dockerignore"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -80,6 +81,24 @@ def test_one_archive_is_built_on_every_base_image(docker: Docker) -> None:
     assert len(docker.read("begun")) == 6
 
 
+def test_single_tasks_work_in_the_directory_of_any_image(docker: Docker) -> None:
+    docker.write("RUN print 1", "RUN on base:2 fail")
+    docker.run().fail(6, "missing: base-2")
+    own = {"OUTPUT_DIR": str(docker.command.output / "images/base-2"), "changing": ("engine",)}
+    log = docker.command.run("logs", **own).succeed().out
+    assert "RUN on base:2 fail" in log
+    assert log.splitlines() == (docker.command.output / "images/base-2/build.log").read_text().splitlines()
+    # The log of a build on a server, once there is one, comes from there.
+    docker.command.run("logs", "--build-id", "b-1", **own).fail(2, "RUNTIME_API_URL")
+    own["OUTPUT_DIR"] = str(docker.command.output / "images/base-1")
+    image = docker.results()["base-1"]["reference"]
+    assert f'image: "{image}"' in docker.command.run("manifest", **own).succeed().out
+    docker.command.run("context", **own).succeed()
+    assert docker.command.run("build", **own).succeed().result.endswith("-source-minimal")
+    dockerfile = (docker.command.output / "images/base-1/Dockerfile").read_text()
+    assert f'ARG BASE_IMAGE="{BASE}:1"' in dockerfile
+
+
 def test_a_step_that_fails_is_not_tried_again_and_stops_no_other(docker: Docker) -> None:
     docker.write("RUN on base:2 fail")
     ended = docker.run().fail(6, "1 of 3 images are missing: base-2")
@@ -148,6 +167,26 @@ def test_the_oldest_c_library_of_each_kind_is_built_on_and_looked_for_once(docke
     assert [f'ARG BUILDER_IMAGE="{BASE}:4"' in text for text in texts] == [False, True]
     assert docker.run("--dry-run").succeed().out == planned.out
     assert len(docker.read("examined")) == 4
+
+
+def test_a_builder_image_has_a_python_that_the_source_accepts(docker: Docker) -> None:
+    docker.command.environment["DOCKERFILE"] = ""
+    docker.write(count=2)
+    lock = docker.command.checkout / "uv.lock"
+    text = lock.read_text()
+    assert 'requires-python = ">=3.1' in text
+    lock.write_text(re.sub(r'^requires-python = ".*"$', 'requires-python = ">=3.13"', text, flags=re.MULTILINE))
+    commit_all(docker.command.checkout)
+    known = {f"{BASE}:1": "ldd (GNU libc) 2.31", f"{BASE}:2": "ldd (GNU libc) 2.36\npython: Python 3.13.2"}
+    (docker.folder / "libraries").write_text(json.dumps(known))
+    docker.run("--dry-run").fail(
+        2, f"needs Python >=3.13, and {BASE}:1", "(glibc 2.31)", "has 3.12", "set BUILDER_IMAGE"
+    )
+    docker.run("--dry-run", BUILDER_IMAGE=f"{BASE}:2").succeed()
+    known[f"{BASE}:1"] += "\npython: Python 3.13.0"
+    (docker.folder / "libraries").write_text(json.dumps(known))
+    (docker.command.output / "images.jsonl").unlink()
+    assert f"the server is built on {BASE}:1" in docker.run("--dry-run").succeed().err
 
 
 def test_a_base_image_without_a_known_c_library_says_what_to_set(docker: Docker) -> None:

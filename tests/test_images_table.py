@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from buildkit.bulk.board import Running, Snapshot
-from buildkit.bulk.table import draw, format_running, format_totals
+from buildkit.bulk.report import LiveTable, format_running, format_totals
 from tests.bulk_api import run_bulk_api
 from tests.commands import PROGRAM
 
@@ -30,7 +30,7 @@ def make_snapshot(running: int = 2) -> Snapshot:
 
 def render(snapshot: Snapshot, width: int) -> str:
     out = StringIO()
-    Console(file=out, width=width, force_terminal=False).print(draw(snapshot, 12.0))
+    Console(file=out, width=width, force_terminal=False).print(LiveTable(snapshot, 12.0))
     return out.getvalue()
 
 
@@ -53,6 +53,33 @@ def test_the_table_fits_a_narrow_terminal_and_many_builds() -> None:
     assert max(map(len, lines)) <= 60
     assert len(lines) <= 30
     assert any("and 44 more" in line for line in lines)
+
+
+def test_names_that_begin_alike_are_told_apart_by_their_ends() -> None:
+    names = [f"swebench-sweb.eval.x86_64.django_1776_django-{number}-latest" for number in (11001, 11002)]
+    snapshot = make_snapshot()._replace(running=[Running(name, "one") for name in names])
+    for width in (40, 80, 120):
+        lines = render(snapshot, width).splitlines()
+        assert max(map(len, lines)) <= width
+        for number in (11001, 11002):
+            assert sum(f"{number}-latest" in line for line in lines) == 1
+
+
+def test_the_totals_are_always_there() -> None:
+    snapshot = make_snapshot(running=64)._replace(failures=[(f"flask-{number}", "no") for number in range(5)])
+    out = StringIO()
+    console = Console(file=out, width=80, height=12, force_terminal=False)
+    console.print(LiveTable(snapshot, 0.0))
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 12
+    assert "120 of 500 done" in "".join(lines)
+    assert sum("flask-" in line for line in lines) == 5
+
+
+def test_a_step_is_shown_without_its_options() -> None:
+    row = Running("x", "one")
+    row.hear("#7 [deps 3/5] RUN --mount=type=cache,target=/var/cache/uv     set -eu;     uv sync --frozen")
+    assert "[deps 3/5] RUN uv sync --frozen" in render(make_snapshot()._replace(running=[row]), 80)
 
 
 def test_lines_of_a_log_say_the_same() -> None:

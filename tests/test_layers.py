@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 import buildkit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 PACKAGE = Path(buildkit.__file__).parent
 MAX_BODY_LINES = 40
@@ -50,7 +50,10 @@ class Module:
         self.path = path
         relative = path.relative_to(PACKAGE).with_suffix("")
         self.name = ".".join(relative.parts).removesuffix("__init__").rstrip(".")
-        self.tree = ast.parse(path.read_text("utf-8"), str(path))
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text("utf-8"), str(self.path))
 
     @property
     def is_entrance(self) -> bool:
@@ -73,7 +76,7 @@ class Module:
         return self.imports | {ast.unparse(node) for node in ast.walk(self.tree) if isinstance(node, ast.Attribute)}
 
     @cached_property
-    def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    def functions(self) -> list[Function]:
         return [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
     def is_in(self, *places: str) -> bool:
@@ -104,20 +107,36 @@ def find_layer(name: str) -> int:
 
 MODULES = [Module(path) for path in sorted(PACKAGE.rglob("*.py")) if "templates" not in path.parts]
 NAMES = {module.name for module in MODULES if not module.is_entrance}
-each_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name or "buildkit")
 
 
-@each_module
-def test_imports_go_down(module: Module) -> None:
-    if not module.is_entrance:
-        higher = {name for name in module.own_imports if find_layer(name) > find_layer(module.name)}
-        assert not higher
+def find_users(names: set[str], *allowed: str) -> list[str]:
+    """Return which modules use any of these names, apart from those that are allowed to."""
+    return [
+        f"{module.name} uses {name}"
+        for module in MODULES
+        if not module.is_in(*allowed)
+        for name in sorted(module.uses & names)
+    ]
 
 
-@each_module
-def test_no_task_imports_another_but_all(module: Module) -> None:
-    if module.is_in("tasks") and module.name != "tasks.all":
-        assert not {name for name in module.own_imports if name.startswith("tasks.")}
+def test_imports_go_down() -> None:
+    assert not [
+        f"{module.name} imports {name}"
+        for module in MODULES
+        if not module.is_entrance
+        for name in module.own_imports
+        if find_layer(name) > find_layer(module.name)
+    ]
+
+
+def test_no_task_imports_another_but_all() -> None:
+    assert not [
+        f"{module.name} imports {name}"
+        for module in MODULES
+        if module.is_in("tasks") and module.name != "tasks.all"
+        for name in module.own_imports
+        if name.startswith("tasks.")
+    ]
 
 
 def test_no_modules_import_one_another() -> None:
@@ -130,55 +149,63 @@ def test_no_modules_import_one_another() -> None:
     assert not circle, f"these import one another in a circle: {sorted(circle)}"
 
 
-@each_module
-def test_only_cli_imports_invoke(module: Module) -> None:
-    assert module.name == "cli" or "invoke" not in {name.partition(".")[0] for name in module.imports}
+def test_only_cli_imports_invoke() -> None:
+    assert not [
+        f"{module.name} imports {name}"
+        for module in MODULES
+        if module.name != "cli"
+        for name in module.imports
+        if name.partition(".")[0] == "invoke"
+    ]
 
 
-@each_module
-def test_only_the_settings_read_the_environment(module: Module) -> None:
-    assert module.is_in("settings", "envfile") or not module.uses & ENVIRONMENT
+def test_only_the_settings_read_the_environment() -> None:
+    assert not find_users(ENVIRONMENT, "settings", "envfile")
 
 
-@each_module
-def test_only_git_and_engines_start_processes(module: Module) -> None:
-    starters = {name for name in module.uses if name in PROCESSES or name.startswith(PROCESS_PREFIXES)}
-    assert not starters or module.is_in("source.git", "engines")
+def test_only_git_and_engines_start_processes() -> None:
+    starters = {name for module in MODULES for name in module.uses if name.startswith(PROCESS_PREFIXES)}
+    assert not find_users(PROCESSES | starters, "source.git", "engines")
 
 
-@each_module
-def test_only_the_two_ends_of_the_runtime_api_open_sockets(module: Module) -> None:
-    assert module.is_in("runtime_api", "server") or not module.imports & SOCKETS
+def test_only_the_two_ends_of_the_runtime_api_open_sockets() -> None:
+    assert not find_users(SOCKETS, "runtime_api", "server")
 
 
-@each_module
-def test_signals_are_handled_in_one_place(module: Module) -> None:
-    assert module.name == "signals" or not module.uses & HANDLERS
-    assert module.is_in("signals", "engines") or "signal" not in module.imports
+def test_signals_are_handled_in_one_place() -> None:
+    assert not find_users(HANDLERS, "signals")
+    assert not find_users({"signal"}, "signals", "engines")
 
 
-@each_module
-def test_only_ui_writes_to_the_streams(module: Module) -> None:
-    calls = [node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
-    assert not [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
-    assert module.name == "ui" or not module.uses & {"sys.stdout", "sys.stderr"}
+def test_only_ui_writes_to_the_streams() -> None:
+    assert not [
+        f"{module.name}, line {node.lineno}: print"
+        for module in MODULES
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not find_users({"sys.stdout", "sys.stderr"}, "ui")
 
 
-@each_module
-def test_importing_a_module_does_no_work(module: Module) -> None:
+def test_importing_a_module_does_no_work() -> None:
     """Only definitions and values: no loop, no `with`, no bare call, nothing asked of the system."""
+    assert not [
+        f"{module.name}, line {node.lineno}"
+        for module in MODULES
+        for node in module.tree.body
+        if does_work(node) and not (isinstance(node, ast.If) and module.path.name == "__main__.py")
+    ]
+
+
+def does_work(node: ast.stmt) -> bool:
+    """Return whether a statement of a module does more than define something."""
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+        return any(call.startswith(("open", "os.", "sys.", "subprocess.", "Path.")) for call in calls)
     definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    for node in module.tree.body:
-        if isinstance(node, ast.If):
-            assert is_for_types(node) or module.path.name == "__main__.py", f"line {node.lineno}"
-        elif isinstance(node, ast.Expr):
-            assert isinstance(node.value, ast.Constant), f"line {node.lineno}"
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
-            work = [call for call in calls if call.startswith(("open", "os.", "sys.", "subprocess.", "Path."))]
-            assert not work, f"line {node.lineno}: {work}"
-        else:
-            assert isinstance(node, definitions), f"line {node.lineno}"
+    return not isinstance(node, definitions) and not is_for_types(node)
 
 
 def test_import_opens_nothing_starts_nothing_and_loads_nothing_heavy() -> None:
@@ -199,29 +226,50 @@ print(*sys.modules)
     assert not HEAVY & set(done.stdout.split())
 
 
-@each_module
-def test_nothing_broad_is_caught(module: Module) -> None:
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ExceptHandler):
-            caught = {ast.unparse(kind) for kind in ast.walk(node.type)} if node.type else {"BaseException"}
-            is_broad = caught & {"Exception", "BaseException"}
-            raises_again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-            assert not is_broad or raises_again or module.name in LAST_RESORTS, f"line {node.lineno}"
+def test_nothing_broad_is_caught() -> None:
+    assert not [
+        f"{module.name}, line {node.lineno}"
+        for module in MODULES
+        if module.name not in LAST_RESORTS
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ExceptHandler) and catches_all(node)
+    ]
 
 
-@each_module
-def test_functions_are_short(module: Module) -> None:
-    for node in module.functions:
-        body = node.body[1:] if ast.get_docstring(node) else node.body
-        lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-        assert lines <= MAX_BODY_LINES, f"the body of {node.name} has {lines} lines"
+def catches_all(node: ast.ExceptHandler) -> bool:
+    """Return whether a handler ends errors of every kind; one that raises again does not."""
+    caught = {ast.unparse(kind) for kind in ast.walk(node.type)} if node.type else {"BaseException"}
+    raises_again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+    return bool(caught & {"Exception", "BaseException"}) and not raises_again
 
 
-@each_module
-def test_functions_have_few_parameters(module: Module) -> None:
-    for node in module.functions:
-        given = node.args
-        names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
-        names += [argument.arg for argument in (given.vararg, given.kwarg) if argument]
-        count = len(names) - (names[:1] in (["self"], ["cls"]))
-        assert count <= MAX_PARAMETERS, f"{node.name} has {count} parameters"
+def test_functions_are_short() -> None:
+    assert not [
+        f"{module.name}: the body of {node.name} has {lines} lines"
+        for module in MODULES
+        for node in module.functions
+        if (lines := count_lines(node)) > MAX_BODY_LINES
+    ]
+
+
+def count_lines(function: Function) -> int:
+    """Return the lines of a body, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_functions_have_few_parameters() -> None:
+    assert not [
+        f"{module.name}: {node.name} has {count} parameters"
+        for module in MODULES
+        for node in module.functions
+        if (count := count_parameters(node)) > MAX_PARAMETERS
+    ]
+
+
+def count_parameters(function: Function) -> int:
+    """Return the number of parameters, without `self` and `cls`."""
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    names += [argument.arg for argument in (given.vararg, given.kwarg) if argument]
+    return len(names) - (names[:1] in (["self"], ["cls"]))

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildkit.errors import LocalError
@@ -266,7 +266,6 @@ def to_toml(value: Any) -> str:
     return json.dumps(value)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["project", "tool", "build-system"]), VALUES))
 def test_any_project_file_at_all_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Any]

@@ -180,19 +180,17 @@ def test_what_is_no_reference_is_refused_with_its_value_and_a_fix(text: str) -> 
 
 @given(TEXTS)
 @example("a.b/c:1@sha256:" + "f" * 64)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 def test_grammar_agrees_with_its_second_reading(text: str) -> None:
     assert accepts(text) == is_reference(text)
 
 
 @given(st.text())
-@settings(deadline=None)
 def test_any_text_at_all_is_judged_the_same(text: str) -> None:
     assert accepts(text) == is_reference(text)
 
 
 @given(REFERENCES)
-@settings(deadline=None)
 def test_parts_put_together_again_are_the_reference(reference: Reference) -> None:
     assert parse_reference(str(reference)) == reference
 
@@ -217,7 +215,6 @@ def test_overlong_value_is_shown_cut() -> None:
 @given(TAG_TEXTS)
 @example("x" * 128)
 @example("x" * 129)
-@settings(deadline=None)
 def test_tags_agree_with_their_second_reading(text: str) -> None:
     if is_tag(text):
         assert check_tag(text) == text

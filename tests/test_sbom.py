@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from buildkit.errors import LocalError
 from buildkit.models import BuildContext
@@ -161,6 +159,14 @@ def render(locked: Locked) -> str:
     return render_sbom(Sbom("app", locked), VERSION, CONTEXT)
 
 
+def find_schema_error(sbom: str) -> object:
+    """Return how a text breaks the schema of CycloneDX, or None."""
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom)
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_lock_file_says_the_same(tmp_path: Path, name: str) -> None:
     locked = read(tmp_path, {"pyproject.toml": PROJECT, name: LOCKS[name]})
@@ -169,7 +175,7 @@ def test_every_lock_file_says_the_same(tmp_path: Path, name: str) -> None:
     ]
     assert "asgiref" in locked.packages[1].needs
     assert locked.direct == {"flask"}
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(render(locked)) is None
+    assert find_schema_error(render(locked)) is None
 
 
 def test_pinned_requirements_are_a_lock(tmp_path: Path) -> None:
@@ -179,7 +185,7 @@ def test_pinned_requirements_are_a_lock(tmp_path: Path) -> None:
         ("flask", "3.1.0"),
     ]
     assert LockedFile("", "sha256", "ab" * 32) in locked.packages[1].files
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(render(locked)) is None
+    assert find_schema_error(render(locked)) is None
 
 
 @pytest.mark.parametrize("line", ["flask>=3", "flask", "flask==3.*", "flask @ https://h/flask.zip", "flask==3,!=3.1"])

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
-import schemathesis
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
-from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from buildkit.server.api import Api
 from tests.pages import PageServer
@@ -28,17 +25,16 @@ if TYPE_CHECKING:
     from schemathesis import APIOperation, Case
 
 DESCRIPTION = Path(__file__).parent.parent / "docs/reference/openapi.yaml"
-SCHEMA = schemathesis.openapi.from_path(DESCRIPTION)
-OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)}
-POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
-# Without parameters and body there is nothing that could be wrong.
-CASES = [(name, POSITIVE) for name in OPERATIONS]
-CASES += [(name, NEGATIVE) for name, it in OPERATIONS.items() if it.body or it.query or it.path_parameters]
+DESCRIBED = {
+    f"{method.upper()} {path}": {int(status) for status in call["responses"]}
+    for path, calls in yaml.safe_load(DESCRIPTION.read_text("utf-8"))["paths"].items()
+    for method, call in calls.items()
+    if method != "parameters"
+}
 TIMEOUT_S = 20.0
 # What any call may respond with: 401 and 405 come before the call, 503 while the server stops.
 ALWAYS = {400, 401, 404, 405, 503}
-cheap_fuzz = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-fuzz = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+fuzz = settings(max_examples=60, suppress_health_check=list(HealthCheck), database=None)
 # What some part of a server once took for something else.
 NASTY = [
     "\0",
@@ -84,36 +80,49 @@ def build_id(server: Served) -> str:
     return build_id
 
 
-def list_documented(case: Case[Any]) -> set[int]:
-    description = yaml.safe_load(DESCRIPTION.read_text("utf-8"))["paths"][case.operation.path]
-    return {int(status) for status in description[case.operation.method]["responses"]}
+@cache
+def load_operations() -> dict[str, APIOperation[Any, Any, Any, Any]]:
+    """Return the described calls; what loads them is imported here, because it takes seconds."""
+    import schemathesis
+    from schemathesis.core.result import Ok
+
+    schema = schemathesis.openapi.from_path(DESCRIPTION)
+    return {found.ok().label: found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)}
 
 
 def call(server: Served, case: Case[Any]) -> None:
     """Send a case; the response has a documented status and the documented form, and comes in time."""
+    from schemathesis.specs.openapi.checks import response_schema_conformance
+
     headers = {"X-API-Key": server.key, "Connection": "close"}
     response = case.call(base_url=server.url, headers=headers, timeout=TIMEOUT_S)
-    assert response.status_code in list_documented(case) | ALWAYS, (response.status_code, response.content)
-    if response.status_code in list_documented(case):
+    documented = DESCRIBED[case.operation.label]
+    assert response.status_code in documented | ALWAYS, (response.status_code, response.content)
+    if response.status_code in documented:
         case.validate_response(response, checks=[response_schema_conformance])
 
 
-@pytest.mark.parametrize(("name", "mode"), CASES, ids=lambda value: getattr(value, "value", value))
-def test_every_call_responds_as_described(server: Served, build_id: str, name: str, mode: GenerationMode) -> None:
-    operation: APIOperation[Any, Any, Any, Any] = OPERATIONS[name]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_every_call_responds_as_described(server: Served, build_id: str, name: str) -> None:
+    from schemathesis import GenerationMode
 
-    @fuzz
-    @given(case=operation.as_strategy(generation_mode=mode), is_known=st.booleans())
+    operation = load_operations()[name]
+
     def send(case: Case[Any], is_known: bool) -> None:
         for given_values in (case.path_parameters, case.query):
             if is_known and given_values and "build_id" in given_values:
                 given_values["build_id"] = build_id
         call(server, case)
 
-    send()
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        # Without parameters and body there is nothing that could be wrong.
+        if mode is GenerationMode.POSITIVE or operation.body or operation.query or operation.path_parameters:
+            cases = operation.as_strategy(generation_mode=mode)
+            settings(fuzz, max_examples=12)(given(case=cases, is_known=st.booleans())(send))()
 
 
-@cheap_fuzz
+@fuzz
 @given(path=st.sampled_from(sorted(QUERIES)), value=values, data=st.data())
 def test_no_value_in_a_query_breaks_a_call(
     server: Served, build_id: str, path: str, value: str, data: st.DataObject
@@ -124,7 +133,7 @@ def test_no_value_in_a_query_breaks_a_call(
     assert exchange(server, "GET", target, {"Accept": accept}) < 500
 
 
-@cheap_fuzz
+@fuzz
 @given(path=values, below=st.sampled_from(["", "static/", "builds/", "contexts/", "builds/{}/"]))
 def test_no_path_breaks_the_server(server: Served, build_id: str, path: str, below: str) -> None:
     target = f"/{below.format(build_id)}{quote(path, errors='replace')}"
@@ -132,7 +141,7 @@ def test_no_path_breaks_the_server(server: Served, build_id: str, path: str, bel
     assert exchange(server, "POST", target, {"Content-Length": "0"}) < 500
 
 
-@cheap_fuzz
+@fuzz
 @given(
     method=st.sampled_from(["GET", "POST", "PUT", "HEAD"]),
     path=st.sampled_from(PATHS),
@@ -146,7 +155,7 @@ def test_no_header_breaks_a_call(
     assert exchange(server, method, path.format(build_id), headers) < 500
 
 
-@cheap_fuzz
+@fuzz
 @given(
     path=st.sampled_from(["/login", "/logout", "/builds/{}"]),
     fields=st.lists(st.tuples(st.sampled_from(["key", "next", "token", "action"]) | values, values), max_size=30),
@@ -157,7 +166,7 @@ def test_no_form_breaks_the_page(server: Served, build_id: str, path: str, field
     assert exchange(server, "POST", path.format(build_id), headers, body) < 500
 
 
-@cheap_fuzz
+@fuzz
 @given(request=st.binary(max_size=200) | st.text("GETPOS /:.1H\r\n\0é", max_size=80).map(str.encode))
 def test_no_bytes_break_the_server(server: Served, request: bytes) -> None:
     assert send(server, request + b"\r\n\r\n", is_whole=False) < 500

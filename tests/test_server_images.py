@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buildkit.reference import parse_reference
-from buildkit.server.images import RegistryUnavailable, StoredImage, find_registry_image, parse_name
+from buildkit.registry.client import RegistryRefused
+from buildkit.server.images import StoredImage, find_registry_image, parse_name
 from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def test_a_missing_image_is_none_and_another_status_is_no_statement(registry: Re
     registry.status = 404
     assert find(registry) is None
     registry.status = 500
-    with pytest.raises(RegistryUnavailable, match="500"):
+    with pytest.raises(RegistryRefused, match="500"):
         find(registry)
 
 
@@ -100,13 +101,13 @@ def test_a_missing_image_is_none_and_another_status_is_no_statement(registry: Re
 )
 def test_an_invalid_manifest_is_no_statement(registry: Registry, manifest: object) -> None:
     registry.tell(manifest)
-    with pytest.raises(RegistryUnavailable, match="invalid manifest"):
+    with pytest.raises(RegistryRefused, match="invalid manifest"):
         find(registry)
 
 
 def test_a_response_without_end_is_not_read_to_its_end(registry: Registry) -> None:
     registry.bodies = {"manifests/1": b" " * 5_000_000}
-    with pytest.raises(RegistryUnavailable, match="too large"):
+    with pytest.raises(RegistryRefused, match="too large"):
         find(registry)
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from buildkit.envfile import read_env_file, read_variables
 from buildkit.errors import SettingError
-from buildkit.settings import find_root, load_settings
+from buildkit.precedence import find_root, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from buildkit.settings import LoadedSettings
+    from buildkit.precedence import LoadedSettings
 
 KEY = "s3cret-Key"
 LAYERS = ("flag", "environment", ".env", "tasks.py")

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildkit import values
-from buildkit.command import StartCommand
+from buildkit.command import StartCommand, parse_command
 from buildkit.errors import SettingError
 from buildkit.models import TARGETS
+from buildkit.reference import parse_repository, parse_tags, parse_target_image
+from buildkit.secret import parse_key
 from buildkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,12 +90,12 @@ def test_choice_unlike_any_is_answered_with_all() -> None:
     ],
 )
 def test_tags_come_in_order_and_once(value: str, tags: tuple[str, ...]) -> None:
-    assert values.parse_tags(value, "CUSTOM_TAGS") == tags
+    assert parse_tags(value, "CUSTOM_TAGS") == tags
 
 
 @pytest.mark.parametrize("value", ["a,b/c", "a,-b", "a,b\n", "a, b c"])
 def test_bad_tag_is_named_by_its_place_in_the_list(value: str) -> None:
-    assert "tag 2" in refusal(values.parse_tags, value, "CUSTOM_TAGS").message
+    assert "tag 2" in refusal(parse_tags, value, "CUSTOM_TAGS").message
 
 
 @pytest.mark.parametrize(
@@ -164,14 +166,14 @@ def test_password_in_a_url_is_refused_and_not_shown(value: str) -> None:
 
 
 def test_key_is_taken_and_never_shows_itself() -> None:
-    key = values.parse_key(KEY, "RUNTIME_API_KEY")
+    key = parse_key(KEY, "RUNTIME_API_KEY")
     assert key.reveal() == KEY
     assert KEY not in f"{key} {key!r} {[key]}"
 
 
 @pytest.mark.parametrize("value", [f"{KEY}\n", f" {KEY}", f"{KEY}\r\nX: y", f"{KEY}\x7f", f"{KEY}\u20ac", f"{KEY}\0"])
 def test_key_that_no_header_can_carry_is_refused_unseen(value: str) -> None:
-    error = refusal(values.parse_key, value, "RUNTIME_API_KEY")
+    error = refusal(parse_key, value, "RUNTIME_API_KEY")
     assert KEY not in error.message + error.fix
 
 
@@ -217,7 +219,7 @@ def test_package_that_a_shell_would_obey_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["agent-server:1", f"a@sha256:{'0' * 64}", "A", ""])
 def test_image_name_is_a_repository_and_nothing_more(value: str) -> None:
-    refusal(values.parse_repository, value, "IMAGE_NAME")
+    refusal(parse_repository, value, "IMAGE_NAME")
 
 
 @pytest.mark.parametrize("value", ["TARGET=x", "API_KEY=x", "1A=x", "A=https://u:p@h/x", "=x"])
@@ -257,8 +259,8 @@ def test_what_is_no_host_is_refused(value: str) -> None:
 
 
 def test_target_image_has_no_digest() -> None:
-    assert str(values.parse_target_image("r.io/a:1", "TARGET_IMAGE")) == "r.io/a:1"
-    assert "digest" in refusal(values.parse_target_image, f"a@sha256:{'0' * 64}", "TARGET_IMAGE").message
+    assert str(parse_target_image("r.io/a:1", "TARGET_IMAGE")) == "r.io/a:1"
+    assert "digest" in refusal(parse_target_image, f"a@sha256:{'0' * 64}", "TARGET_IMAGE").message
 
 
 def test_optional_value_is_none_if_it_is_empty() -> None:
@@ -279,7 +281,7 @@ def test_optional_value_is_none_if_it_is_empty() -> None:
     ],
 )
 def test_a_command_is_split_as_a_shell_would(value: str, program: str, arguments: tuple[str, ...]) -> None:
-    assert values.parse_command(value, "NAME") == StartCommand(program, arguments)
+    assert parse_command(value, "NAME") == StartCommand(program, arguments)
 
 
 @pytest.mark.parametrize(
@@ -292,9 +294,9 @@ def test_a_command_is_split_as_a_shell_would(value: str, program: str, arguments
     ],
 )
 def test_a_command_may_begin_with_the_folder_that_it_starts_in(value: str, folder: str) -> None:
-    command = values.parse_command(value, "NAME")
+    command = parse_command(value, "NAME")
     assert command == StartCommand("uvicorn", ("app:app",), folder)
-    assert values.parse_command(str(command), "NAME") == command
+    assert parse_command(str(command), "NAME") == command
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_a_command_may_begin_with_the_folder_that_it_starts_in(value: str, folde
     ],
 )
 def test_a_command_that_needs_a_shell_or_starts_no_program_is_refused(value: str, said: str) -> None:
-    error = refusal(values.parse_command, value)
+    error = refusal(parse_command, value)
     assert said in error.message + error.fix
 
 

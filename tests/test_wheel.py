@@ -58,16 +58,19 @@ def test_wheel_holds_package_templates_and_licence(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "examples/", "benchmarks/"))]
 
 
+@pytest.mark.slow
 def test_list_works_from_any_folder(command: Command, tmp_path: Path) -> None:
     for folder in (tmp_path, Path("/")):
         assert "context" in command.run("--list", folder=folder).succeed().out
 
 
+@pytest.mark.slow
 def test_version_of_the_command_is_that_of_the_wheel(command: Command, wheel: Path) -> None:
     version = wheel.name.split("-")[1]
     assert version in command.run("--version").succeed().out
 
 
+@pytest.mark.slow
 def test_package_comes_from_the_wheel_and_finds_its_templates(command: Command) -> None:
     run = command.run("all").succeed()
     assert run.result.endswith("-python.tar.gz")
@@ -77,6 +80,7 @@ def test_package_comes_from_the_wheel_and_finds_its_templates(command: Command) 
     assert str(PACKAGE_ROOT) not in done.stdout.decode()
 
 
+@pytest.mark.slow
 def test_checkout_and_wheel_pack_the_same(command: Command, git_repo: Path) -> None:
     command.run("all").succeed()
     record = command.read_state("context")
@@ -85,6 +89,7 @@ def test_checkout_and_wheel_pack_the_same(command: Command, git_repo: Path) -> N
     assert here.read_state("context") == record
 
 
+@pytest.mark.slow
 def test_folder_without_a_project_is_told_what_is_missing(command: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     command.outputs = [tmp_path / "empty" / "runtime-build"]

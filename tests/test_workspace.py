@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from buildkit.errors import LocalError, SettingError
-from buildkit.workspace import MARKER, Workspace
+from buildkit.owned import MARKER
+from buildkit.workspace import Workspace
 from tests.checkouts import run_git
 
 ARCHIVE = "agent-server-0506352-dev.tar.gz"

@@ -18,13 +18,14 @@ import gc
 import io
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,16 @@ def _import_everything() -> None:
     for name in sorted(names):
         with contextlib.suppress(ImportError):  # what is optional
             importlib.import_module(name)
+
+
+def _compile_templates() -> None:
+    """Compile the templates of Dockerfiles, which would be half the time of a run."""
+    from buildkit.errors import SettingError
+    from buildkit.template import FOLDERS, render_template
+
+    for path in FOLDERS[1].glob("*.j2"):
+        with contextlib.suppress(SettingError):  # it has no values
+            render_template(path.name, {})
 
 
 def _die() -> None:
@@ -169,24 +180,23 @@ def _become(order: dict[str, Any]) -> None:
         _watch_points(order.get("kill_at", -1), order.get("count_points"))
 
 
-def _take_order(connection: socket.socket, streams: list[int]) -> dict[str, Any] | None:
-    """Fork the run; return its order in the run itself, None in the process that waits for it."""
+class _Run(NamedTuple):
+    """A run that has not ended, as far as the server knows."""
+
+    pid: int
+    connection: socket.socket
+
+    def report_end(self) -> None:
+        """Send the exit code to whoever waits for it."""
+        _, status = os.waitpid(self.pid, 0)
+        with self.connection, contextlib.suppress(ConnectionError):  # nobody waits any more
+            self.connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def _read_order(connection: socket.socket) -> dict[str, Any]:
     with connection.makefile("rb") as file:
-        text = file.read(int(file.readline()))
-    child = os.fork()
-    if child == 0:
-        connection.close()
-        for standard, descriptor in enumerate(streams):
-            os.dup2(descriptor, standard)
-            os.close(descriptor)
-        order: dict[str, Any] = json.loads(text)
-        return order
-    for descriptor in (*streams, 0, 1, 2):
-        os.close(descriptor)
-    connection.sendall(f"{child}\n".encode())
-    _, status = os.waitpid(child, 0)
-    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    return None
+        order: dict[str, Any] = json.loads(file.read(int(file.readline())))
+    return order
 
 
 def _end(main: Callable[[], None]) -> NoReturn:
@@ -209,26 +219,44 @@ def _end(main: Callable[[], None]) -> NoReturn:
     os._exit(code if isinstance(code, int) else code is not None)
 
 
+def _keep_only(streams: list[int], connection: socket.socket, orders: socket.socket, runs: dict[int, _Run]) -> None:
+    """Make the streams those of this process, and close all else that the server has open."""
+    for end in (connection, *(run.connection for run in runs.values())):
+        end.close()
+    orders.detach()  # it is stdin, which is replaced
+    for standard, stream in enumerate(streams):
+        os.dup2(stream, standard)
+    for descriptor in (*streams, *runs):
+        os.close(descriptor)
+
+
 def _serve() -> dict[str, Any]:
     """Return the order of a run, in that run; the server itself ends with the process that started it."""
     _import_everything()
+    _compile_templates()
     orders = socket.socket(fileno=0)
+    runs: dict[int, _Run] = {}  # by a descriptor that is readable once the run has ended
     gc.collect()
     gc.freeze()  # a run would copy every page that its collector touches
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        _, descriptors, _, _ = socket.recv_fds(orders, 1, 4)
-        if not descriptors:
-            os._exit(0)
-        if os.fork() == 0:
-            orders.detach()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            order = _take_order(socket.socket(fileno=descriptors[0]), descriptors[1:])
-            if order is None:
-                os._exit(0)
-            return order
-        for descriptor in descriptors:
+        readable: list[int] = select.select([orders.fileno(), *runs], [], [])[0]
+        for descriptor in runs.keys() & readable:
+            runs.pop(descriptor).report_end()
             os.close(descriptor)
+        if orders.fileno() in readable:
+            _, descriptors, _, _ = socket.recv_fds(orders, 1, 4)
+            if not descriptors:
+                os._exit(0)
+            connection, streams = socket.socket(fileno=descriptors[0]), descriptors[1:]
+            order = _read_order(connection)
+            pid = os.fork()
+            if pid == 0:
+                _keep_only(streams, connection, orders, runs)
+                return order
+            for stream in streams:
+                os.close(stream)
+            connection.sendall(b"%d\n" % pid)
+            runs[os.pidfd_open(pid)] = _Run(pid, connection)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.bulk.plan import State
-from buildkit.ui import Ui
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from buildkit.bulk.plan import Image
-    from buildkit.ui import Live, Progress
 
 # Lines of BuildKit: `#7 [deps 3/5] RUN …` when a step begins, `#7 0.123 …` while it runs, `#7 DONE 1.2s` at its end.
 _STEP = re.compile(r"#(\d+) (?:(\[[^\]]+\] .+)|(DONE|CACHED|CANCELED|ERROR)\b|\d+\.\d+ )")
@@ -147,59 +145,3 @@ class Board:
         running = [row.seconds for row in self._running.values()]
         mean_s = max(sum(self._seconds) / len(self._seconds), *running, 0.0)
         return left * mean_s / max(1, min(self._workers, left))
-
-
-class RowUi(Ui):
-    """What the tasks see as `ui` while they work on one of many images: their messages become its row."""
-
-    def __init__(self, running: Running) -> None:
-        super().__init__()
-        self._running = running
-
-    def report(self, line: str) -> None:
-        """Note a progress message."""
-        self._running.hear("")
-        self._running.step = line.removeprefix("Build status: ")
-
-    def warn(self, line: str) -> None:
-        """Note a warning."""
-        self.report(line)
-
-    def offer(self, text: str) -> None:
-        """Show nothing."""
-
-    def publish(self, **outputs: str | None) -> None:
-        """Publish nothing: an output names one image."""
-
-    @contextmanager
-    def live(self, label: str) -> Iterator[Live]:  # noqa: ARG002 - the row has the image's name
-        """Note the status and the step of a build on a server."""
-
-        def show(status: str, detail: str) -> None:
-            self._running.hear("")
-            self._running.step = " ".join(filter(None, [status, detail]))
-
-        yield show
-
-    @contextmanager
-    def progress(self, label: str) -> Iterator[Progress]:
-        """Note how far something is."""
-
-        def update(done: int, total: int) -> None:
-            self._running.step = f"{label} {done * 100 // total} %" if total else label
-
-        yield update
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration for people.
-
-    >>> format_duration(75), format_duration(8000)
-    ('1 min 15 s', '2 h 13 min')
-    """
-    whole = round(seconds)
-    if whole < 60:  # noqa: PLR2004 - a minute
-        return f"{whole} s"
-    if whole < 3600:  # noqa: PLR2004 - an hour
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -37,6 +37,7 @@ from buildkit.workspace import JOURNAL
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from buildkit.reference import Reference
     from buildkit.workspace import Workspace
 
 SUBMITTING, SUBMITTED, WITHDRAWN, BUILDING, BUILT, FAILED, EXAMINED = (
@@ -107,6 +108,11 @@ class Journal:
     def find(self, name: str) -> ImageRecord | None:
         """Return what is known of an image, whatever its reference was, or None."""
         return self._records.get(name)
+
+    def find_built(self, name: str, reference: Reference) -> ImageRecord | None:
+        """Return what is known of an image if it was built as this reference, or None."""
+        record = self.find(name)
+        return record if record and record.event == BUILT and record.reference == str(reference) else None
 
     def list_seconds(self) -> list[float]:
         """Return how long each image took that was built, as far as that is known."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
-from buildkit.bulk.failures import Interruption, Stalled
 from buildkit.bulk.journal import Ending
 from buildkit.bulk.recipe import BASE_IMAGE, write_image
+from buildkit.bulk.runner import DiskFull, Interruption, Stalled
+from buildkit.display import format_size
 from buildkit.engines.docker import Buildx
 from buildkit.engines.engine import BuildOptions
 from buildkit.errors import BuildFailed, NotStarted, run
@@ -18,13 +21,15 @@ from buildkit.models import LocalBuild
 from buildkit.workspace import BUILD_LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from buildkit.bulk.board import Running
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.plan import Image
+    from buildkit.bulk.stores import PushedLayers
     from buildkit.engines.engine import BuiltImage, Engine
-    from buildkit.reference import Reference
+    from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
 # What the end of a log says if the network, a registry's limit or the disk has ended a build, and not one of its steps.
@@ -34,6 +39,8 @@ _TEMPORARY = (
     "unexpected EOF", "connection refused", "Temporary failure in name resolution", "no space left on device",
     "context deadline exceeded",
 )  # fmt: skip
+# Steps of our Dockerfiles, as BuildKit describes them; the cache of anything else is never touched.
+_OURS = "/agent-server|openhands|[.]runtime-build|/opt/(uv|init)/|/lock/|curl=..command -v curl|^.base-(minimal|full) "
 # And if it is the base image that is wrong: what to call it.
 _WRONG_BASE = {
     "no match for platform in manifest": "is not for this platform",
@@ -46,26 +53,69 @@ _WRONG_BASE = {
 }
 
 
+class DiskGuard:
+    """Looks at the disk before each build.
+
+    Args:
+        keep_free_bytes: 0 if nothing is to be kept free.
+        folder: On the disk that counts if the engine does not say where its own folder is.
+    """
+
+    def __init__(self, keep_free_bytes: int, folder: Path, ui: Ui) -> None:
+        self._keep_free_bytes = keep_free_bytes
+        self._folder = folder
+        self._ui = ui
+        self._lock = threading.Lock()
+
+    def check(self, engine: Engine) -> None:
+        """Return if there is room for a build.
+
+        Raises:
+            DiskFull: There is not, even after the engine's build cache has been pruned.
+        """
+        if not self._keep_free_bytes:
+            return
+        with self._lock:  # one prunes, and the others see the result
+            folder = engine.find_data_folder() or str(self._folder)
+            free = shutil.disk_usage(folder).free
+            if free >= self._keep_free_bytes:
+                return
+            self._ui.report(f"{format_size(free)} are free on the disk of {folder}: pruning the build cache")
+            is_pruned = engine.prune_cache(_OURS)
+            free = shutil.disk_usage(folder).free
+            if free < self._keep_free_bytes:
+                done = (
+                    "although our build cache has been pruned" if is_pruned else "and the engine cannot prune our cache"
+                )
+                raise DiskFull(
+                    f"{format_size(free)} are free on the disk of {folder}, less than"
+                    f" {format_size(self._keep_free_bytes)}, {done}",
+                    "remove images that are no longer needed, or give a smaller --keep-free; then run the same command"
+                    " again: it continues where it stopped",
+                )
+
+
 class EngineOptions(NamedTuple):
     """How engines build.
 
     Attributes:
-        push: Whether images go to their registry.
         network: Of the RUN steps; the engine's own default if empty.
         stall_s: Seconds without a line of the log after which a build is cancelled.
-        check_disk: Called before each build; raises if there is too little room.
-        count_pushed: Called after each push with the image and its base; returns what the registry received.
+        guard: Asked before each build.
+        pushed: What their registry has of the images; None if they stay in the engine.
     """
 
-    push: bool
     network: str
     stall_s: float
-    check_disk: Callable[[Engine], None]
-    count_pushed: Callable[[Reference, Reference], int | None]
+    guard: DiskGuard
+    pushed: PushedLayers | None
 
 
 class LocalBuilds:
-    """Engines, which take turns: the one with the fewest builds is next; one that is lost comes after the others."""
+    """Engines, which share the work; one that is lost comes after the others.
+
+    A base image goes to the same engine each time, which has it in its cache, unless that one has more to do.
+    """
 
     def __init__(self, engines: Sequence[Engine], images: Workspace, journal: Journal, options: EngineOptions) -> None:
         self._images = images
@@ -93,13 +143,13 @@ class LocalBuilds:
         """
         started = time.monotonic()
         workspace = self._images.child(image.name)
-        with workspace.writing(), self._take() as engine, self._watch(running) as cancelled:
+        with workspace.writing(), self._take(image) as engine, self._watch(running) as cancelled:
             running.place = name_engine(engine)
-            self._options.check_disk(engine)
+            self._options.guard.check(engine)
             write_image(image.recipe, workspace, image.entry.base)
             self._journal.note_start(image.name, str(image.reference), running.place)
             options = BuildOptions(
-                self._options.push,
+                self._options.pushed is not None,
                 self._options.network,
                 cancelled=cancelled,
                 structured=True,
@@ -111,8 +161,9 @@ class LocalBuilds:
                 raise self._explain(failure, image, cancelled) from failure
             workspace.save(LocalBuild(engine.name, str(image.reference), built.image_id, built.digest, built.elapsed_s))
         seconds = round(time.monotonic() - started, 1)
-        pushed = self._options.count_pushed(image.reference, image.entry.base) if self._options.push else None
-        return Ending(seconds, digest=built.digest, pushed_bytes=pushed)
+        pushed = self._options.pushed
+        pushed_bytes = pushed.count(image.reference, image.entry.base) if pushed else None
+        return Ending(seconds, digest=built.digest, pushed_bytes=pushed_bytes)
 
     def cancel_stalled(self) -> None:
         """Cancel the builds that have logged nothing for too long."""
@@ -129,9 +180,15 @@ class LocalBuilds:
                 cancelled.set()
 
     @contextmanager
-    def _take(self) -> Iterator[Engine]:
+    def _take(self, image: Image) -> Iterator[Engine]:
         with self._lock:
-            engine = min(self._loads, key=lambda engine: (self._losses[engine], self._loads[engine]))
+            least = min(self._loads.values())
+
+            def rank(engine: Engine) -> tuple[int, bool, bytes]:
+                chance = sha256(f"{name_engine(engine)} {image.entry.base}".encode()).digest()
+                return self._losses[engine], self._loads[engine] > least + 1, chance
+
+            engine = min(self._loads, key=rank)
             self._loads[engine] += 1
         try:
             yield engine

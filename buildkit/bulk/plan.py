@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from buildkit.bulk.registry import RegistryRefused
 from buildkit.errors import SettingError
 from buildkit.reference import Reference, check_tag, parse_reference
+from buildkit.registry.client import RegistryRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.recipe import Recipe
-    from buildkit.bulk.registry import RegistryClient
+    from buildkit.bulk.stores import EngineStore, RegistryStore, ServerStore
     from buildkit.bulk.workers import Workers
+    from buildkit.registry.client import RegistryClient
+
+    Store = RegistryStore | EngineStore | ServerStore
 
 
 class State(StrEnum):
@@ -66,17 +70,6 @@ class Image:
         return self.state in {State.PRESENT, State.BUILT}
 
 
-class Store(Protocol):
-    """Where the images go."""
-
-    def find(self, image: Image) -> str | None:
-        """Return the digest of the image, empty if it is not known, or None if the image certainly is not there.
-
-        Raises:
-            RuntimeBuildError: It cannot be found out.
-        """
-
-
 def resolve_bases(entries: Sequence[ImageEntry], registry: RegistryClient, workers: Workers) -> dict[Reference, str]:
     """Return the digest of each base image, as far as its registry tells; empty if it certainly does not exist."""
     digests: dict[Reference, str] = {}
@@ -85,11 +78,8 @@ def resolve_bases(entries: Sequence[ImageEntry], registry: RegistryClient, worke
         if base.digest:
             digests[base] = base.digest
             return False
-        try:
-            found = registry.find(base)
-            digests[base] = found.digest if found else ""
-        except RegistryRefused:
-            pass  # the name counts instead, and the plan says so
+        with suppress(RegistryRefused):  # the name counts instead, and the plan says so
+            digests[base] = registry.find_digest(base) or ""
         return False
 
     workers.run(dict.fromkeys(entry.base for entry in entries), resolve)

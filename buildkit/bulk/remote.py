@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
-from buildkit.bulk.board import RowUi
-from buildkit.bulk.failures import Interruption
 from buildkit.bulk.journal import Ending
 from buildkit.bulk.plan import State
 from buildkit.bulk.recipe import copy_source, write_image
+from buildkit.bulk.runner import Interruption
 from buildkit.errors import BuildFailed, OutcomeUnknown
 from buildkit.models import BuildResult, Submission
 from buildkit.record import UPLOAD_STATE, ImageNaming
@@ -20,6 +19,7 @@ from buildkit.reference import parse_reference
 from buildkit.runtime_api.protocol import IDEMPOTENCY, SUCCESS
 from buildkit.tasks.upload import UploadRequest, upload
 from buildkit.tasks.wait import WaitRequest, wait
+from buildkit.ui import Ui
 from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -31,10 +31,53 @@ if TYPE_CHECKING:
     from buildkit.bulk.plan import Image
     from buildkit.models import StepResult
     from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.ui import Live, Progress
 
 # Ended by the server for a reason of its own, so that another try may succeed.
 _FEATURE_TRIES = 3
 _SERVER_ENDED = frozenset({"INTERNAL_ERROR", "EXPIRED"})
+
+
+class RowUi(Ui):
+    """What the tasks see as `ui` while they work on one of many images: their messages become its row."""
+
+    def __init__(self, running: Running) -> None:
+        super().__init__()
+        self._running = running
+
+    def report(self, line: str) -> None:
+        """Note a progress message."""
+        self._running.hear("")
+        self._running.step = line.removeprefix("Build status: ")
+
+    def warn(self, line: str) -> None:
+        """Note a warning."""
+        self.report(line)
+
+    def offer(self, text: str) -> None:
+        """Show nothing."""
+
+    def publish(self, **outputs: str | None) -> None:
+        """Publish nothing: an output names one image."""
+
+    @contextmanager
+    def live(self, label: str) -> Iterator[Live]:  # noqa: ARG002 - the row has the image's name
+        """Note the status and the step of a build on a server."""
+
+        def show(status: str, detail: str) -> None:
+            self._running.hear("")
+            self._running.step = " ".join(filter(None, [status, detail]))
+
+        yield show
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Progress]:
+        """Note how far something is."""
+
+        def update(done: int, total: int) -> None:
+            self._running.step = f"{label} {done * 100 // total} %" if total else label
+
+        yield update
 
 
 class JournaledWorkspace(Workspace):

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from buildkit.bulk.backends import EngineBackend, ServerBackend
-from buildkit.bulk.board import Board, format_duration
+from buildkit.bulk.board import Board
 from buildkit.bulk.entries import IMAGES_FILE, read_bases, read_images, select_shard
 from buildkit.bulk.journal import FAILED, Journal
 from buildkit.bulk.local import LocalBuilds
-from buildkit.bulk.pace import Pace
 from buildkit.bulk.plan import State, decide, name_image, resolve_bases
 from buildkit.bulk.recipe import identify, make_recipes
-from buildkit.bulk.registry import RegistryClient
-from buildkit.bulk.report import format_results, format_summary
+from buildkit.bulk.report import LiveTable, format_results, format_summary
 from buildkit.bulk.runner import Runner
-from buildkit.bulk.table import draw
-from buildkit.bulk.workers import Workers
+from buildkit.bulk.stores import PatientRegistry
+from buildkit.bulk.workers import Pace, Workers
+from buildkit.display import format_duration
 from buildkit.errors import SettingError, run
 from buildkit.files import append_regular
 from buildkit.settings import read_environment
@@ -27,11 +26,13 @@ from buildkit.workspace import IMAGES, RESULTS, SUMMARY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from buildkit.bulk.backends import Backend, BulkRequest
+    from buildkit.bulk.backends import BulkRequest
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.plan import Image
     from buildkit.bulk.recipe import Recipe
     from buildkit.task import Run
+
+    Backend = ServerBackend | EngineBackend
 
 # Registries and servers are asked this many questions at a time.
 _QUERIES = 16
@@ -45,7 +46,7 @@ class Session:
         self._request = request
         self._pace = Pace()
         self._queries = Workers(_QUERIES, self._pace)
-        self._registry = RegistryClient(read_environment(), self._pace)
+        self._registry = PatientRegistry(read_environment(), self._pace)
         self._entries = self._read_entries()
         self._journal = Journal(this.workspace)
         if self._journal.damaged:
@@ -61,7 +62,7 @@ class Session:
         """
         this, journal = self._this, self._journal
         kind = ServerBackend if this.settings.runtime_api_url else EngineBackend
-        backend: Backend = kind(this, self._request, journal, self._pace)
+        backend = kind(this, self._request, journal, self._pace)
         digests = resolve_bases(self._entries, self._registry, self._queries)
         entries = backend.choose_builder_images(self._entries, digests)
         recipes = self._make_recipes(entries, backend)
@@ -99,7 +100,7 @@ class Session:
         try:
             with (
                 advising(f"run {run('images')} again: it continues where it stopped"),
-                this.ui.keeping(lambda: draw(board.look(), self._pace.left_s)),
+                this.ui.keeping(lambda: LiveTable(board.look(), self._pace.left_s)),
             ):
                 Workers(request.workers, self._pace, tick, cancel).run(todo, runner.work)
         finally:
@@ -109,13 +110,10 @@ class Session:
     def estimate(self, images: Sequence[Image]) -> str:
         """Return what is to be done, and how long that takes if earlier builds tell."""
         counts = {state: sum(image.state is state for image in images) for state in State}
-        words = [f"{count} {state}" for state, count in counts.items() if count]
-        text = ", ".join(words) or "nothing to do"
-        seconds = self._journal.list_seconds()
-        todo = counts[State.BUILD] + counts[State.WAITING]
-        if seconds and todo:
-            left_s = todo * sum(seconds) / len(seconds) / min(self._request.workers, todo)
-            text += f"; about {format_duration(left_s)} with {self._request.workers} workers"
+        text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing to do"
+        left_s = Board(images, self._request.workers, self._journal.list_seconds()).look().left_s
+        if left_s:
+            text += f"; about {format_duration(round(left_s))} with {self._request.workers} workers"
         return text
 
     def _read_entries(self) -> list[ImageEntry]:

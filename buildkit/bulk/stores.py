@@ -1,4 +1,4 @@
-"""Where images go, and whether one is there: a registry, a local engine, or what a Runtime API says of its registry.
+"""Where images go, and what is there: a registry, a local engine, or what a Runtime API says of its registry.
 
 Each is asked first for an image that cannot exist. One that claims to have it is not believed.
 """
@@ -6,44 +6,105 @@ Each is asked first for an image that cannot exist. One that claims to have it i
 from __future__ import annotations
 
 import secrets
+import threading
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from buildkit.bulk.journal import BUILT
-from buildkit.bulk.registry import RegistryRefused
 from buildkit.reference import Reference
-from buildkit.runtime_api.policy import RequestFailed
+from buildkit.registry.client import NETWORK_FIX, RegistryClient, RegistryRefused, locate
+from buildkit.registry.credentials import find_docker_credentials
+from buildkit.runtime_api.http import ExchangeFailed
+from buildkit.runtime_api.response import parse_retry_after
+from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from buildkit.bulk.journal import Journal
-    from buildkit.bulk.pace import Pace
     from buildkit.bulk.plan import Image
-    from buildkit.bulk.registry import RegistryClient
+    from buildkit.bulk.workers import Pace
     from buildkit.engines.engine import Engine
     from buildkit.runtime_api.client import RuntimeApi
+    from buildkit.runtime_api.response import Response
 
+_BUSY_TRIES, _LOST_TRIES = 6, 3
+_MAX_RETRY_AFTER_S = 300.0
 # Each of them is several requests already.
-_TRIES = 5
+_SERVER_TRIES = 5
+
+
+class PatientRegistry(RegistryClient):
+    """Asks again what may pass, with the credentials that docker has.
+
+    Args:
+        pace: Stops every thread. When a registry asks for a pause, all threads obey, but other registries are asked.
+    """
+
+    def __init__(self, environment: Mapping[str, str], pace: Pace) -> None:
+        super().__init__(environment, find_docker_credentials)
+        self._unreachable: dict[str, RegistryRefused] = {}
+        self._pace = pace
+        self._paces: dict[str, Pace] = {}
+
+    def ask(self, image: Reference, path: str, method: str = "GET") -> Response:
+        """Return a response that is final; a busy registry makes every thread pause, not only this one."""
+        host, _ = locate(image)
+        pace, tries = self._paces.setdefault(host, self._pace.fork()), 0
+        while True:
+            tries += 1
+            pace.wait()
+            if host in self._unreachable:
+                raise self._unreachable[host]
+            try:
+                response = self.exchange(image, path, method)
+            except ExchangeFailed as failure:
+                may_pass = (failure.connection_lost and not failure.refused) or failure.timed_out
+                if tries < _LOST_TRIES and may_pass:
+                    pace.fail()
+                    continue
+                message = f"the registry {host} does not respond: {failure.reason}"
+                self._unreachable[host] = RegistryRefused(message, NETWORK_FIX)
+                raise self._unreachable[host] from failure
+            is_busy = (
+                response.status == HTTPStatus.TOO_MANY_REQUESTS or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            )
+            if not is_busy or tries >= _BUSY_TRIES:
+                pace.succeed()
+                return response
+            after_s = parse_retry_after(response.headers)
+            if after_s is None:
+                pace.fail()
+            else:
+                pace.back_off(min(after_s, _MAX_RETRY_AFTER_S))
 
 
 class RegistryStore:
-    """The registry that images are pushed to.
+    """The registry that images are pushed to. One list of tags answers for the images that the journal knows.
 
     Raises:
         RegistryRefused: It claims to have everything.
     """
 
-    def __init__(self, registry: RegistryClient, repository: Reference) -> None:
+    def __init__(self, registry: RegistryClient, journal: Journal, repository: Reference) -> None:
         self._registry = registry
-        if registry.find(_invent(repository)):
+        self._journal = journal
+        if registry.find_digest(_invent(repository)):
             raise RegistryRefused(
                 f"the registry of {repository} claims to have images that cannot exist",
                 "check IMAGE_NAME and any proxy in between; `--force` builds without asking",
             )
 
+        self._tags = registry.list_tags(repository)
+
     def find(self, image: Image) -> str | None:
-        """Return the digest of the image, or None if it is not there."""
-        found = self._registry.find(image.reference)
-        return found.digest if found else None
+        """Return the digest of the image, or None if it is not there.
+
+        The registry is asked for the image itself if its tag is not on the list, or if the journal has no digest.
+        """
+        built = self._journal.find_built(image.name, image.reference)
+        if built and built.digest and image.reference.tag in self._tags:
+            return built.digest
+        return self._registry.find_digest(image.reference)
 
 
 class EngineStore:
@@ -74,16 +135,14 @@ class ServerStore:
 
     def find(self, image: Image) -> str | None:
         """Return the digest that the journal has, or an empty one, if the image is there."""
-        record = self._journal.find(image.name)
-        is_built = record is not None and record.event == BUILT and record.reference == str(image.reference)
-        if self._is_believed:
-            said = self._ask(image.reference)
-            is_built = is_built if said is None else said
-        return ((record.digest if record else None) or "") if is_built else None
+        built = self._journal.find_built(image.name, image.reference)
+        said = self._ask(image.reference) if self._is_believed else None
+        is_there = built is not None if said is None else said
+        return ((built and built.digest) or "") if is_there else None
 
     def _ask(self, image: Reference) -> bool | None:
         """Return what the server says; what may pass is waited out, because it says nothing about the image."""
-        for _ in range(_TRIES):
+        for _ in range(_SERVER_TRIES):
             try:
                 return self._api.image_exists(str(image))
             except RequestFailed as failure:
@@ -95,3 +154,31 @@ class ServerStore:
 
 def _invent(repository: Reference) -> Reference:
     return Reference(repository.registry, repository.repository, f"none-{secrets.token_hex(8)}", None)
+
+
+class PushedLayers:
+    """The layers that the images of a run have in their registry."""
+
+    def __init__(self, registry: RegistryClient) -> None:
+        self._registry = registry
+        self._known: set[str] = set()
+        self._lock = threading.Lock()
+
+    def count(self, image: Reference, base: Reference) -> int | None:
+        """Return the bytes of the layers that neither an earlier image nor a base image there has; None if unknown."""
+        try:
+            layers = self._list_layers(image)
+            if base.registry == image.registry:  # layers that a registry has are not sent again
+                with self._lock:
+                    self._known |= self._list_layers(base).keys()
+        except (RegistryRefused, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        with self._lock:
+            new = {digest: size for digest, size in layers.items() if digest not in self._known}
+            self._known |= new.keys()
+        return sum(new.values())
+
+    def _list_layers(self, image: Reference) -> dict[str, int]:
+        """Return the compressed size of each layer, by digest."""
+        manifest = self._registry.read_manifest(image) or {}
+        return {str(layer["digest"]): int(layer["size"]) for layer in manifest["layers"]}

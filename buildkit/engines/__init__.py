@@ -28,31 +28,31 @@ def find_engine(name: str = "auto", builders: Sequence[str] = ()) -> Engine:
     Raises:
         NotStarted: None responds; the message says why each one does not.
     """
-    names = ("buildx",) if builders else _AUTO_ORDER if name == "auto" else (name,)
-    refusals: list[str] = []
-    for kind in (_KINDS[name] for name in names):
-        programs = list(list_programs(kind.command))
-        if not programs:
-            refusals.append(f"{kind.name} is not installed")
-        for program in programs:
-            engines: list[Engine] = [Buildx(program, builder) for builder in builders]
-            for engine in engines or [kind(program)]:
-                try:
-                    return engine.check()
-                except NotStarted as refusal:
-                    refusals.append(refusal.message)
-    chosen = Buildx("docker", builders[0]) if builders else _KINDS[names[0]](names[0])
-    advice = _AUTO_ADVICE if len(names) > 1 else chosen.advice
-    raise NotStarted(f"no container engine responds: {'; '.join(refusals)}", advice)
+    candidates, refusals = _list_candidates(name, builders), list[str]()
+    for engine in candidates:
+        try:
+            return engine.check()
+        except NotStarted as refusal:
+            refusals.append(refusal.message)
+    advice = _AUTO_ADVICE if name == "auto" and not builders else candidates[0].advice
+    raise NotStarted(f"no container engine responds: {'; '.join(dict.fromkeys(refusals))}", advice)
 
 
 def list_engines(name: str = "auto", builders: Sequence[str] = ()) -> list[Engine]:
     """Return the engines that a server uses, of which some may not respond yet: one for each builder, otherwise one."""
     if builders:
-        program = next(list_programs(Buildx.command), Buildx.command)
-        return [Buildx(program, builder) for builder in builders]
+        return _list_candidates(name, builders)[: len(builders)]
     try:
         return [find_engine(name)]
     except NotStarted:
-        kind = _KINDS[_AUTO_ORDER[0] if name == "auto" else name]
-        return [kind(kind.command)]
+        return _list_candidates(name, builders)[:1]
+
+
+def _list_candidates(name: str, builders: Sequence[str]) -> list[Engine]:
+    """Return an engine for each program on the PATH that may be meant, and one of each kind that has none."""
+    kinds = ("buildx",) if builders else _AUTO_ORDER if name == "auto" else (name,)
+    found: list[Engine] = []
+    for kind in (_KINDS[kind] for kind in kinds):
+        for program in list(list_programs(kind.command)) or [kind.command]:
+            found += [Buildx(program, builder) for builder in builders] or [kind(program)]
+    return found

@@ -9,8 +9,6 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from buildkit.engines.engine import CHECK_TIMEOUT_S, PROBE_TIMEOUT_S, Attestations, BuildOptions, Engine, format_common
-from buildkit.engines.process import format_line
-from buildkit.engines.progress import JsonProgress
 from buildkit.errors import BuildFailed, NotStarted
 from buildkit.reference import parse_reference
 
@@ -18,13 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from buildkit.engines.process import Translate
-
 _FIRST_WITH_RAWJSON = (0, 13)
 # The first docker whose BuildKit knows `COPY --link` without a syntax line.
 _FIRST_WITH_LINK = 23
 _UNUSED = "1h"
-_PRUNE_TIMEOUT_S = 600.0
 _ATTEST_FIX = "push to a registry that stores attestations, or build without --attest"
 
 
@@ -36,20 +31,16 @@ class Docker(Engine):
     package = "docker.io"
     # From this version on, `docker build` needs the plugin for BuildKit (https://docs.docker.com/go/buildx/).
     first_client_needing_buildx: ClassVar[int] = 23
-    # Set by `check`.
-    reports_json = False
 
     def find_data_folder(self) -> str | None:
         """Return docker's folder, unless the engine is on another machine."""
         folder = self.run("info", "--format={{.DockerRootDir}}", timeout_s=CHECK_TIMEOUT_S).stdout
         return folder if os.path.isdir(folder) else None
 
-    def prune_cache(self, descriptions: str) -> bool:
-        """Remove build cache that no build has used for an hour, with the plugin, which can choose by description."""
-        if not self.reports_json:
-            return False
-        words = ["buildx", "prune", *self._format_builder(), "--force", "--all", f"--filter=until={_UNUSED}"]
-        return self.run(*words, f'--filter=description~="{descriptions}"', timeout_s=_PRUNE_TIMEOUT_S).code == 0
+    def _format_prune(self) -> list[str]:
+        """Return the arguments that remove what no build has used for an hour: those of the plugin, if there is one."""
+        command = ["buildx", "prune", *self._format_builder(), "--force", "--all", f"--filter=until={_UNUSED}"]
+        return command if self.reports_json else []
 
     def _format_builder(self) -> list[str]:
         return []
@@ -74,18 +65,9 @@ class Docker(Engine):
         return server
 
     def _format_progress(self, options: BuildOptions) -> str:
-        return f"--progress={'rawjson' if options.structured and self.reports_json else 'plain'}"
+        return f"--progress={'rawjson' if self._uses_json(options) else 'plain'}"
 
-    def _choose_translation(self, options: BuildOptions) -> Translate:
-        return JsonProgress() if options.structured and self.reports_json else format_line
-
-    def _read_receipt(self, text: str) -> tuple[str, str | None]:
-        return text, None
-
-    def _push_arguments(self, image: str, receipt: Path) -> list[str]:  # noqa: ARG002 - docker writes no receipt
-        return []
-
-    def _read_digest(self, image: str, receipt: Path) -> str | None:  # noqa: ARG002 - docker writes no receipt
+    def _find_digest(self, image: str) -> str | None:
         # docker lists one digest for each repository that it knows.
         output = self.run("image", "inspect", "--format={{json .RepoDigests}}", image)
         known = [parse_reference(text) for text in json.loads(output.stdout or "[]") or []]

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from buildkit.advice import advise_build
+from buildkit.display import strip_sequences
 from buildkit.engines.process import Output, format_line, run_command, watch_command
+from buildkit.engines.progress import JsonProgress, find_lost_connection, shorten_log
 from buildkit.errors import BuildFailed, NotStarted, run
-from buildkit.terminal import strip_sequences
+from buildkit.reference import parse_reference
+from buildkit.values import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from threading import Event
-
-    from buildkit.engines.process import Translate
 
     Report = Callable[[str], None]
     Watch = Callable[[Sequence[str]], tuple[int, list[str]]]
 
 CHECK_TIMEOUT_S = 20.0
 PROBE_TIMEOUT_S = 600.0
-_SHOWN_LINES = 5
-# BuildKit repeats whole RUN instructions; what failed is at the end of the line.
-_LINE_BEGINNING, _LINE_END = 60, 140
-_FAILED_STEP = re.compile(r"(#\d+ )ERROR: ")
-_DIGEST_LINE = re.compile(r"#\d+ sha256:\w+")
-# What BuildKit's clients say last when they cannot connect, or lose the connection in the middle of a build; steps say
-# nothing after it. A step that takes too long is not among them: its error begins with `failed to solve`.
-_CONNECTION_LOST = re.compile(
-    r"(?:ERROR|error): (?:[\w ]+: )*(?:rpc error: code = )?Unavailable\b.*|error during connect: .*"
-    r"|ERROR: (?:failed to build: )?context deadline exceeded"
-)
+_PRUNE_TIMEOUT_S = 600.0
 _BUILD_FIX = f"fix what the log names, then run {run('context build')}"
 
 
@@ -87,8 +78,12 @@ class Engine(ABC):
         command: The name of its program on the PATH.
         program: Path of the program that responded: of several on the PATH, the first one that works.
         version: What the engine reports.
+        links_layers: Whether it knows `COPY --link`; set by `check`.
+        reports_json: Whether it can report its steps as JSON; set by `check`.
         image_format: How it lists a reference.
         hints: What to do, by a text that a failed command's log ends with.
+        writes_digest: Whether a push can write the digest into a file.
+        plain_http: The option for a registry on this machine, unless the engine speaks plain http to it by itself.
     """
 
     name: ClassVar[str]
@@ -96,14 +91,16 @@ class Engine(ABC):
     package: ClassVar[str]
     hints: ClassVar[dict[str, str]] = {}
     runs_containers: ClassVar[bool] = True
-    image_format: ClassVar[str] = "{{.Repository}}:{{.Tag}}"
-    # Whether it knows `COPY --link`; set by `check`.
-    links_layers = False
     can_attest: ClassVar[bool] = False
+    image_format: ClassVar[str] = "{{.Repository}}:{{.Tag}}"
+    writes_digest: ClassVar[bool] = False
+    plain_http: ClassVar[str] = ""
 
     def __init__(self, program: str) -> None:
         self.program = program
         self.version = ""
+        self.links_layers = False
+        self.reports_json = False
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.name, self.version, f"({self.program})") if part)
@@ -143,7 +140,9 @@ class Engine(ABC):
         with tempfile.TemporaryDirectory(prefix="runtime-build-") as folder:
             receipt = Path(folder) / "receipt"
             command = self.format_build(images, options, receipt)
-            watch_build = partial(watch, stdin=archive, translate=self._choose_translation(options))
+            watch_build = partial(
+                watch, stdin=archive, translate=JsonProgress() if self._uses_json(options) else format_line
+            )
             self._watch(command, f"build {images[0]}", _BUILD_FIX, watch_build)
             image_id, digest = self._read_receipt(receipt.read_text(encoding="utf-8").strip())
             if options.push and digest is None:
@@ -159,13 +158,19 @@ class Engine(ABC):
         """Return where the engine keeps its images, if that is a folder of this machine."""
         return None
 
-    def prune_cache(self, descriptions: str) -> bool:  # noqa: ARG002 - of those that can choose
+    def prune_cache(self, descriptions: str) -> bool:
         """Remove old build cache and nothing else, no image, container or volume; return whether that is possible.
 
         Args:
             descriptions: A regular expression without backslashes and quotes, for the steps whose cache may go.
         """
-        return False
+        command = self._format_prune()
+        chosen = f'--filter=description~="{descriptions}"'
+        return bool(command) and self.run(*command, chosen, timeout_s=_PRUNE_TIMEOUT_S).code == 0
+
+    def _format_prune(self) -> list[str]:
+        """Return the arguments that remove old build cache, of those who can choose by description."""
+        return []
 
     def probe(self, image: str, script: str) -> str:
         """Return what a shell script prints in a container of an image, which is pulled if it is missing.
@@ -198,31 +203,29 @@ class Engine(ABC):
             receipt: The file to which the engine writes what it built.
         """
 
-    def _choose_translation(self, options: BuildOptions) -> Translate:  # noqa: ARG002 - of those that report JSON
-        """Return what turns the output of a build into lines."""
-        return format_line
+    def _uses_json(self, options: BuildOptions) -> bool:
+        return options.structured and self.reports_json
 
     @abstractmethod
     def _read_version(self) -> str: ...
 
-    @abstractmethod
     def _read_receipt(self, text: str) -> tuple[str, str | None]:
         """Return the image ID and, if the build pushed the image itself, its digest."""
+        return text, None
 
-    @abstractmethod
-    def _push_arguments(self, image: str, receipt: Path) -> list[str]:
-        """Return the options with which an image is pushed."""
-
-    @abstractmethod
-    def _read_digest(self, image: str, receipt: Path) -> str | None:
-        """Return the digest of a pushed image in its registry."""
+    def _find_digest(self, image: str) -> str | None:
+        """Return the digest of a pushed image in its registry, of those who write none."""
+        raise NotImplementedError(f"{self.name} writes the digest of {image}")
 
     def _push(self, images: Sequence[str], receipt: Path, watch: Watch) -> str | None:
         """Push every reference and return the digest of the first one."""
         fix = f"log in with `{self.command} login`, then run the build again: its layers are kept"
         for image in images:
-            self._watch(["push", *self._push_arguments(image, receipt), image], f"push {image}", fix, watch)
-        return self._read_digest(images[0], receipt)
+            command = ["push", *([f"--digestfile={receipt}"] if self.writes_digest else [])]
+            if self.plain_http and is_loopback(urlsplit(f"//{parse_reference(image).registry}").hostname or ""):
+                command.append(self.plain_http)
+            self._watch([*command, image], f"push {image}", fix, watch)
+        return receipt.read_text(encoding="utf-8").strip() if self.writes_digest else self._find_digest(images[0])
 
     def _ask(self, *arguments: str) -> str:
         """Return the output of a command that must succeed, and soon."""
@@ -237,9 +240,9 @@ class Engine(ABC):
         code, last_lines = watch([self.program, *arguments])
         if code:
             self.check()  # an engine that no longer responds is not a failed build
-            if last_lines and _CONNECTION_LOST.fullmatch(last_lines[-1]):  # nor is one that is back already
-                raise NotStarted(f"{self.name} was lost during {purpose}: {last_lines[-1]}", "run it again")
-            end = _shorten_log(last_lines)
+            if lost := find_lost_connection(last_lines):  # nor is one that is back already
+                raise NotStarted(f"{self.name} was lost during {purpose}: {lost}", "run it again")
+            end = shorten_log(last_lines)
             fix = next((better for text, better in self.hints.items() if text in end), fix)
             if fix == _BUILD_FIX:
                 fix = advise_build("\n".join(map(strip_sequences, last_lines))) or fix
@@ -252,19 +255,3 @@ def format_common(images: Sequence[str], options: BuildOptions) -> list[str]:
     common += [f"--build-arg={name}={value}" for name, value in options.build_args.items()]
     common += [f"--target={options.target}"] if options.target else []
     return common + ([f"--network={options.network}"] if options.network else [])
-
-
-def _shorten_log(last_lines: Sequence[str]) -> str:
-    """Return the last output of the failing step; after it, BuildKit only repeats the step and its exit code."""
-    lines = [line for line in map(strip_sequences, last_lines) if line.strip() and not _DIGEST_LINE.fullmatch(line)]
-    failed = next((match for line in lines if (match := _FAILED_STEP.match(line))), None)
-    if failed:
-        step = [line for line in lines if line.startswith(failed[1])]
-        lines = step[: step.index(failed.string) + 1]
-    return " | ".join(map(_shorten_line, lines[-_SHOWN_LINES:]))
-
-
-def _shorten_line(line: str) -> str:
-    if len(line) <= _LINE_BEGINNING + _LINE_END:
-        return line
-    return f"{line[:_LINE_BEGINNING]} … {line[-_LINE_END:]}"

@@ -13,9 +13,9 @@ import tempfile
 from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from buildkit.display import keep_colours
 from buildkit.errors import NotStarted
 from buildkit.settings import make_child_environment
-from buildkit.terminal import keep_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -128,6 +128,8 @@ def _start(command: Sequence[str], stdin: int, stdout: int, stderr: int) -> Iter
             command, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(), start_new_session=True
         )
     except OSError as error:
+        if shutil.which(command[0]) is None and os.sep not in command[0]:
+            raise NotStarted(f"{command[0]} is not installed", f"install {command[0]}") from error
         raise NotStarted(f"{command[0]} cannot be run: {error.strerror}", f"reinstall {command[0]}") from error
     try:
         yield process

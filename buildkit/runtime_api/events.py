@@ -60,11 +60,7 @@ def open_events(api: RuntimeApi, build_id: str, last_id: str | None) -> Iterator
 
 
 def read_events(pieces: Iterable[bytes]) -> Iterator[Event]:
-    """Yield the events of a body as they become complete; one that is cut is left out.
-
-    Raises:
-        InvalidResponse: An event is too large.
-    """
+    """Yield the events of a body as they become complete; one that is cut is left out."""
     lines: list[bytes] = []
     size_bytes, rest = 0, b""
     for piece in pieces:

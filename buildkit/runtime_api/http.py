@@ -10,7 +10,7 @@ import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote, urlencode, urlsplit
 
 import httpcore
@@ -22,8 +22,6 @@ from buildkit.runtime_api.stream import ExchangeNetwork
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
-
-    from buildkit.runtime_api.upload import Body
 
 _PIECE_BYTES = 64 * 1024
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -55,6 +53,29 @@ class Network(NamedTuple):
     response_s: float = 300
     read_s: float = 30
     idle_s: float = 45
+
+
+class Body(Protocol):
+    """What a request sends; it can be sent again from its beginning.
+
+    Attributes:
+        total: Its bytes.
+        sent: How many of them were handed to the network.
+    """
+
+    total: int
+    sent: int
+
+    @property
+    def content_type(self) -> str:
+        """What it is."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the server may have all of it."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield it."""
 
 
 class Request(NamedTuple):
@@ -206,11 +227,7 @@ def _explain(error: Exception, cause: BaseException | None, proxy: str | None) -
 
 
 def _decode(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield a body without the compression that a server may add although it was asked not to.
-
-    Raises:
-        ExchangeFailed: The connection fails, or the body is not compressed as the server says.
-    """
+    """Yield a body without the compression that a server may add although it was asked not to."""
     encodings = [name for part in encoding.lower().split(",") if (name := part.strip()) not in {"", "identity"}]
     if not _COMPRESSIONS.issuperset(encodings):
         raise ExchangeFailed("its encoding is unknown")

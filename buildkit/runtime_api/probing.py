@@ -40,10 +40,6 @@ class Probe(NamedTuple):
 
 
 def probe(api: RuntimeApi) -> Probe:
-    """Return which calls the server provides and whether it accepts the key.
-
-    Raises:
-        RequestFailed: It does not respond.
-    """
+    """Return which calls the server provides and whether it accepts the key."""
     requests = {path: api.make_get(path, parameters) for path, parameters in _PROBES.items()}
     return Probe({path: api.fetch(request).status for path, request in requests.items()})

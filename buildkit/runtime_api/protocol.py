@@ -78,11 +78,7 @@ def is_build_id(text: str) -> bool:
 
 
 def parse_build_id(text: str, name: str) -> str:
-    """Return a build ID that was typed.
-
-    Raises:
-        SettingError: It is invalid.
-    """
+    """Return a build ID that was typed."""
     if not is_build_id(text):
         raise SettingError(f"{name} is not a build ID: {text!r}", f"use the ID that {run('upload')} printed")
     return text

@@ -105,11 +105,7 @@ class Body:
         return self.sent >= self.total
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the body from its beginning.
-
-        Raises:
-            LocalError: The archive cannot be read or has changed; the server does not get the end of it.
-        """
+        """Yield the body from its beginning."""
         from pybase64 import b64encode  # the standard library's base64 would take most of the time
 
         if self._prefix:

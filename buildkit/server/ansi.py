@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from buildkit.display import escape_controls
-from buildkit.terminal import SEQUENCE, strip_sequences
+from buildkit.display import SEQUENCE, escape_controls, strip_sequences
 
 MAX_LINE = 4000
 _STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underline"}

@@ -14,7 +14,6 @@ from starlette.routing import Route
 from buildkit.errors import PROGRAM, NotStarted
 from buildkit.runtime_api import protocol
 from buildkit.server.access import wants_page
-from buildkit.server.images import RegistryUnavailable
 from buildkit.server.logstream import respond_with_log
 from buildkit.server.receiving import BodyLimits, receive_body
 from buildkit.server.refusals import InvalidBody, Refused, refuse_unknown
@@ -119,7 +118,7 @@ class Api:
         """Respond with whether an image exists."""
         try:
             image = await run_in_threadpool(self._server.find_image, _read_query(request, "image"))
-        except (NotStarted, RegistryUnavailable) as error:
+        except NotStarted as error:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(error), retry_after_s=10) from error
         if image is None:
             return respond({"exists": False})

@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import NotStarted, SettingError
 from buildkit.reference import parse_reference
+from buildkit.registry.client import NETWORK_FIX, RegistryClient, RegistryRefused
 from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from buildkit.engines.engine import Engine
     from buildkit.reference import Reference
 
 _TIMEOUT_S = 20.0
-_MAX_BYTES = 4_000_000
-_OK, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
-_MANIFESTS = (
-    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json,"
-    " application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
-)
 
 
 @dataclass(frozen=True)
@@ -36,10 +31,6 @@ class StoredImage:
 
     upload_time: str
     size_bytes: int
-
-
-class RegistryUnavailable(Exception):
-    """The registry does not say whether it has the image."""
 
 
 def parse_name(name: str, prefix: str | None) -> Reference:
@@ -84,26 +75,22 @@ def find_registry_image(engines: Sequence[Engine], image: Reference) -> StoredIm
     """Return the image in its registry, or None. If that asks for a password, the engine, which has one, is asked.
 
     Raises:
-        RegistryUnavailable: It does not say.
+        RegistryRefused: It does not say.
     """
     if image.registry in {None, "docker.io"}:  # which gives nothing without a token
         return _find_with_engine(engines, image)
-    registry = _Registry(image)
-    status, manifest = registry.fetch(f"manifests/{registry.version}")
-    if status == _UNAUTHORIZED:
-        return _find_with_engine(engines, image)
-    if status == _NOT_FOUND:
-        return None
-    if status != _OK:
-        raise RegistryUnavailable(f"the registry responded with HTTP {status}")
+    registry = RegistryClient({}, None, _TIMEOUT_S)
     try:
-        if manifest.get("manifests"):  # an index: its images differ by platform, and the first one stands for all
-            _, manifest = registry.fetch(f"manifests/{manifest['manifests'][0]['digest']}")
-        digest = manifest.get("config", {}).get("digest")
-        config = registry.fetch(f"blobs/{digest}")[1] if digest else {}
-        return _describe(manifest, str(config.get("created") or _now()))
+        manifest = registry.read_manifest(image)
+        if manifest is None:
+            return None
+        return _describe(manifest, str(registry.read_config(image, manifest).get("created") or _now()))
+    except RegistryRefused as refusal:
+        if refusal.needs_login:
+            return _find_with_engine(engines, image)
+        raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise RegistryUnavailable("the registry responded with an invalid manifest") from error
+        raise RegistryRefused(f"the registry responded with an invalid manifest for {image}", NETWORK_FIX) from error
 
 
 def _find_with_engine(engines: Sequence[Engine], image: Reference) -> StoredImage | None:
@@ -114,7 +101,9 @@ def _find_with_engine(engines: Sequence[Engine], image: Reference) -> StoredImag
             return _describe(json.loads(output.stdout), _now())
         if "not found" in output.stderr.lower() or "no such manifest" in output.stderr.lower():
             return None
-    raise RegistryUnavailable("the registry requires a login, and no engine has one")
+    raise RegistryRefused(
+        f"the registry of {image} requires a login, and no engine has one", "log in where the engine runs"
+    )
 
 
 def _describe(manifest: dict[str, Any], created: str) -> StoredImage:
@@ -124,49 +113,3 @@ def _describe(manifest: dict[str, Any], created: str) -> StoredImage:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-class _Registry:
-    """One repository of a registry (https://distribution.github.io/distribution/spec/api/), without credentials."""
-
-    def __init__(self, image: Reference) -> None:
-        host = image.registry or ""
-        name = host.rpartition(":")[0] or host
-        # Plain http, as docker speaks it, to a registry on this machine, and to a service in a network of containers,
-        # whose name has no dot and nobody's certificate. No credentials are sent.
-        is_near = name == "[::1]" or name.startswith("127.") or not set(".:") & set(name)
-        scheme = "http" if is_near else "https"
-        self._base = f"{scheme}://{host}/v2/{image.repository}"
-        self.version = image.digest or image.tag or "latest"
-
-    def fetch(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Return the status and the JSON object of a response."""
-        import httpcore
-
-        try:
-            with httpcore.ConnectionPool() as pool:
-                url = f"{self._base}/{path}"
-                with pool.stream("GET", url, headers={"Accept": _MANIFESTS}, extensions=_LIMIT) as response:
-                    return response.status, _parse_object(_read_bounded(response.iter_stream()))
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-            raise RegistryUnavailable(f"the registry does not respond: {error}") from error
-
-
-_LIMIT = {"timeout": {"connect": _TIMEOUT_S, "read": _TIMEOUT_S, "write": _TIMEOUT_S, "pool": _TIMEOUT_S}}
-
-
-def _read_bounded(pieces: Iterable[bytes]) -> bytes:
-    body = bytearray()
-    for piece in pieces:
-        body += piece
-        if len(body) > _MAX_BYTES:
-            raise RegistryUnavailable("the response of the registry is too large")
-    return bytes(body)
-
-
-def _parse_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

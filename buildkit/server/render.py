@@ -11,7 +11,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from buildkit.display import escape_controls, format_size
+from buildkit.display import escape_controls, format_duration, format_size
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.ansi import render_line
 from buildkit.template import FOLDERS
@@ -38,26 +38,6 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 def render_page(name: str, **values: Any) -> str:  # noqa: ANN401 - what a template shows
     """Return a page; `values` may contain text from anywhere."""
     return _environment().get_template(f"server/{name}.html.j2").render(values)
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration for people.
-
-    >>> [format_duration(seconds) for seconds in (0.42, 12.3, 192, 3600)]
-    ['0.4 s', '12 s', '3 min 12 s', '1 h']
-    """
-    whole = round(seconds)
-    if seconds < 10:  # noqa: PLR2004 - below that, tenths matter
-        return f"{seconds:.1f} s"
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return _join(whole // _MINUTE, "min", whole % _MINUTE, "s")
-    return _join(whole // _HOUR, "h", whole % _HOUR // _MINUTE, "min")
-
-
-def _join(large: int, large_unit: str, small: int, small_unit: str) -> str:
-    return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
 
 
 @functools.cache

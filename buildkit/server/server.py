@@ -7,8 +7,9 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from buildkit.owned import OwnedFolder
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.attempt import WorkerOptions
 from buildkit.server.contexts import Contexts
@@ -20,7 +21,6 @@ from buildkit.server.records import NewBuild
 from buildkit.server.refusals import Refused, refuse_full_disk, refuse_stopping, refuse_unknown
 from buildkit.server.store import QueueFull, Store
 from buildkit.server.worker import Workers
-from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,11 +61,11 @@ class ServerOptions:
     key: ApiKey | None = None
 
 
-class DataFolder(Workspace):
+class DataFolder(OwnedFolder):
     """The server's directory, marked like an output directory."""
 
-    setting: ClassVar[str] = "SERVE_DATA"
-    example: ClassVar[str] = "./runtime-server"
+    setting = "SERVE_DATA"
+    example = "./runtime-server"
 
     @contextmanager
     def opened(self, *protected: Path) -> Iterator[None]:
@@ -192,8 +192,7 @@ class Server:
 
         Raises:
             InvalidBody: It is not an image name, or not below the prefix.
-            NotStarted: No engine responds.
-            RegistryUnavailable: The registry does not say.
+            NotStarted: No engine responds, or the registry does not say.
         """
         prefix = self.options.registry_prefix
         find = find_local_image if prefix is None else find_registry_image

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from buildkit.terminal import strip_sequences
+from buildkit.display import strip_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from buildkit.display import format_duration
 from buildkit.server.log_page import Line, iter_lines
-from buildkit.server.render import format_duration
 from buildkit.server.steps import CACHED, FAILED, RUNNING, parse_steps
 from buildkit.server.store import Query
 

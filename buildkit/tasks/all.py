@@ -50,11 +50,7 @@ def all_(this: Run) -> Outcome:
 
 
 def _check(this: Run) -> None:
-    """Refuse to build what could not work; `context` gives the warnings about what is packed.
-
-    Raises:
-        LocalError: With everything that is wrong.
-    """
+    """Refuse to build what could not work; `context` gives the warnings about what is packed."""
     from buildkit.checks import find_problems
     from buildkit.source.losses import refuse_losses
 
@@ -66,11 +62,7 @@ def _check(this: Run) -> None:
 
 
 def _clean(this: Run) -> None:
-    """Make room for a new run; the record of a build whose outcome is not known stays.
-
-    Raises:
-        OutcomeUnknown: A build may have been started, and its ID is not known.
-    """
+    """Make room for a new run; the record of a build whose outcome is not known stays."""
     submission = None if this.flags["force"] else find_open_submission(this.workspace)
     if this.settings.clean_output:
         keep = {UPLOAD_STATE} if submission else set()
@@ -106,7 +98,7 @@ def _find_built(this: Run, api: RuntimeApi, request: UploadRequest) -> BuildResu
     The proof is our own record of that build; some servers claim that every image exists.
     """
     previous, inputs = find_submission(this.workspace), load_inputs(this.workspace)
-    if previous is None or not is_same_build(previous, inputs, api.url, request.naming.name_images(inputs)):
+    if previous is None or not is_same_build(previous, inputs, api.url, request.naming):
         return None
     result = this.workspace.find(BuildResult)
     if result is None or result.build_id != previous.build_id or result.status != SUCCESS or result.image is None:

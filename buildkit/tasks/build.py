@@ -44,8 +44,8 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
         BuildFailed: The build or the push failed; the message has the end of the log.
         NotStarted: The engine no longer responds.
     """
+    from buildkit.display import strip_sequences
     from buildkit.engines.engine import BuildOptions
-    from buildkit.terminal import strip_sequences
 
     _check_attest(engine, request)
     inputs = record.load_inputs(workspace)
@@ -65,11 +65,7 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
 
 
 def _check_attest(engine: Engine, request: BuildRequest) -> None:
-    """Refuse to promise attestations that there would be none of.
-
-    Raises:
-        SettingError: The engine makes none, or the image stays where they cannot be kept.
-    """
+    """Refuse to promise attestations that there would be none of."""
     if request.attest and not engine.can_attest:
         fix = "set ENGINE=buildx, or BUILDER to a buildx builder"
         raise SettingError(f"--attest needs buildx: {engine.name} makes neither SBOM nor provenance", fix)
@@ -78,11 +74,7 @@ def _check_attest(engine: Engine, request: BuildRequest) -> None:
 
 
 def _save_attestations(workspace: Workspace, engine: Engine, image: str) -> None:
-    """Keep what the registry has of an image, given with its digest, next to the record of the build.
-
-    Raises:
-        BuildFailed: The image is there, but its attestations are not.
-    """
+    """Keep what the registry has of an image, given with its digest, next to the record of the build."""
     record = {"schema": SCHEMA, "image": image, **engine.read_attestations(image)._asdict()}
     workspace.write(ATTESTATIONS, f"{json.dumps(record, indent=2, sort_keys=True)}\n".encode())
 

@@ -36,10 +36,9 @@ def main(this: Run) -> Outcome:
     """List the builds of the Runtime API, the newest first: one line each."""
     from buildkit.runtime_api.builds import list_builds
 
-    this.require_api()
-    flags = this.flags
+    api, flags = this.open_api(), this.flags
     wanted = {"status": (flags["status"] or "").upper(), "image": flags["image"], "limit": flags["limit"]}
-    builds = list_builds(this.open_api(), {name: str(value) for name, value in wanted.items() if value})
+    builds = list_builds(api, {name: str(value) for name, value in wanted.items() if value})
     now = time.time()
     lines = (format_build(build, now) for build in builds)
     return Outcome(lines, {"builds": [build._asdict() for build in builds]})

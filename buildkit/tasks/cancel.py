@@ -16,9 +16,9 @@ def main(this: Run) -> Outcome:
     """Cancel a build, if the Runtime API can: prints its status."""
     from buildkit.runtime_api.builds import cancel_build
 
-    this.require_api()
+    api = this.open_api()
     build_id = this.flags["build_id"] or record.load_submission(this.workspace).build_id or ""
-    status = cancel_build(this.open_api(), build_id)
+    status = cancel_build(api, build_id)
     this.ui.report(f"Build {build_id} is to be cancelled; its status is {status or 'not known'}")
     return Outcome(status or "", {"build_id": build_id, "status": status})
 

@@ -24,6 +24,7 @@ _SERVICE_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _SECRET = re.compile(rf"(?=[^/]{{1,253}}/){_LABEL}(?:\.{_LABEL})*/[-._A-Za-z0-9]{{1,253}}")
 _parse_port = parse_integer(1024, 65535)  # lower ports need a root that the pod does not have
 _parse_replicas = parse_integer(0, 1000)
+_NAME, _SESSION_KEY = "agent-server", "agent-server-session/key"
 _MINIMAL_RESOURCES = {"cpu_request": "250m", "memory_request": "512Mi", "memory_limit": "2Gi"}
 _FULL_RESOURCES = {"cpu_request": "500m", "memory_request": "1Gi", "memory_limit": "4Gi"}
 
@@ -42,10 +43,10 @@ class ManifestRequest(NamedTuple):
 
     contract: ImageContract
     image: str | None = None
-    name: str = "agent-server"
+    name: str = _NAME
     port: int | None = None
     replicas: int = 1
-    secret: str = "agent-server-session/key"  # noqa: S105 - the name of a Secret
+    secret: str = _SESSION_KEY
     template_dir: Path | None = None
 
 
@@ -130,11 +131,9 @@ TASK = Task(
     groups=("target", "server", "templates"),
     flags=(
         Flag("image", "image reference to start instead of the image that was built last", takes_value=True),
-        Flag("name", "name of the Deployment and the Service (default: agent-server)", takes_value=True),
+        Flag("name", f"name of the Deployment and the Service (default: {_NAME})", takes_value=True),
         Flag("port", "port of the pods (default: SERVER_PORT; many callers expect 60000)", parse=_parse_port),
         Flag("replicas", "number of pods (default: 1)", parse=_parse_replicas),
-        Flag(
-            "secret", "Secret with the session key, as NAME/KEY (default: agent-server-session/key)", takes_value=True
-        ),
+        Flag("secret", f"Secret with the session key, as NAME/KEY (default: {_SESSION_KEY})", takes_value=True),
     ),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from buildkit.errors import SettingError, run
 from buildkit.task import Flag, Outcome, Run, Task
-from buildkit.values import parse_integer, parse_number
+from buildkit.values import is_loopback, parse_integer, parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,11 +94,7 @@ def add_key(folder: DataFolder, name: str) -> Outcome:
 
 
 def check_extra() -> None:
-    """Refuse to serve without the packages of the extra.
-
-    Raises:
-        SettingError: One is not installed.
-    """
+    """Refuse to serve without the packages of the extra."""
     from importlib.util import find_spec
 
     missing = [name for name in _NEEDED if find_spec(name) is None]
@@ -110,34 +106,19 @@ def check_extra() -> None:
 
 
 def read_address(this: Run) -> Address:
-    """Return where to listen; beyond this machine only with TLS, or behind a proxy that has it.
-
-    Raises:
-        SettingError: Neither is given.
-    """
+    """Return where to listen; beyond this machine only with TLS, or behind a proxy that has it."""
     from buildkit.server.listen import Address
 
     host, flags = this.settings.serve_host, this.flags
     certificate, key = (str(this.locate(flags[name])) if flags[name] else None for name in ("tls_cert", "tls_key"))
     if bool(certificate) != bool(key):
         raise SettingError("one of --tls-cert and --tls-key is missing", "give both, or neither")
-    if not (certificate or flags["behind_proxy"] or _accepts_only_local_clients(host)):
+    if not (certificate or flags["behind_proxy"] or is_loopback(host)):
         raise SettingError(
             f"SERVE_HOST={host} would send keys without TLS",
             "give --tls-cert and --tls-key, or --behind-proxy if a proxy adds TLS",
         )
     return Address(host, this.settings.serve_port, certificate, key, flags["behind_proxy"])
-
-
-def _accepts_only_local_clients(host: str) -> bool:
-    import ipaddress
-
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def read_options(this: Run) -> ServerOptions:

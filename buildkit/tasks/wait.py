@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from buildkit.models import BuildResult, Submission
     from buildkit.runtime_api.client import RuntimeApi
-    from buildkit.runtime_api.following import LogFollower
     from buildkit.runtime_api.polling import WatchedBuild
     from buildkit.task import Run
     from buildkit.ui import Ui
@@ -59,7 +58,7 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
         OutcomeUnknown: An upload was sent, and no build ID came back.
         LocalError: Nothing was submitted, or the record is damaged.
     """
-    from buildkit.runtime_api.log import TAIL_S
+    from buildkit.runtime_api.following import TAIL_S, LogFollower
     from buildkit.runtime_api.polling import WatchedBuild
 
     build, made_from = WatchedBuild(request.build_id or ""), {}
@@ -68,7 +67,7 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
         build = WatchedBuild(submission.build_id or "", submission.status_url, submission.target_image)
         made_from = workspace.digests(record.UPLOAD_STATE)
     deadline_s = api.clock.now() + request.timeout_s
-    with _open_follower(api, build.build_id, ui) if request.follow else nullcontext() as follower:
+    with LogFollower(api, build.build_id, ui) if request.follow else nullcontext() as follower:
         result = replace(_poll(api, build, request, ui), made_from=made_from)
         workspace.save(result)
         deadline_s = min(deadline_s, api.clock.now() + TAIL_S)
@@ -83,12 +82,6 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
         ui.report(f"🎉 Image: {result.image}")
     ui.publish(image=result.image, build_id=result.build_id)
     return result
-
-
-def _open_follower(api: RuntimeApi, build_id: str, ui: Ui) -> LogFollower:
-    from buildkit.runtime_api.following import LogFollower
-
-    return LogFollower(api, build_id, ui)
 
 
 def _poll(api: RuntimeApi, build: WatchedBuild, request: WaitRequest, ui: Ui) -> BuildResult:
@@ -123,7 +116,7 @@ def _cancel(api: RuntimeApi, build_id: str, ui: Ui) -> bool:
 
 def _report_tail(api: RuntimeApi, build_id: str, deadline_s: float, ui: Ui) -> None:
     """Report the end of the build's log, as far as the time allows."""
-    from buildkit.runtime_api.log import read_tail
+    from buildkit.runtime_api.following import read_tail
 
     for line in read_tail(api, build_id, ui, within_s=deadline_s - api.clock.now()):
         ui.report(line)
@@ -139,11 +132,10 @@ def _describe_failure(result: BuildResult) -> BuildFailed:
 
 def main(this: Run) -> Outcome:
     """Wait until the build has ended: prints the image reference."""
-    this.require_api()
-    build_id = this.flags["build_id"]
-    request = WaitRequest(this.settings.build_timeout, build_id).with_flags(this.flags)
+    api = this.open_api()
+    request = WaitRequest(this.settings.build_timeout, this.flags["build_id"]).with_flags(this.flags)
     with this.writing():
-        result = wait(this.workspace, this.open_api(), request, this.ui)
+        result = wait(this.workspace, api, request, this.ui)
     return Outcome(result.image or "", result)
 
 

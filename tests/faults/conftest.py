@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.checkouts import PROJECTS, commit_all
 from tests.commands import Command
 from tests.ledger import LEDGER
 from tests.runtime_api import RuntimeApiServer
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
 # A file system in memory, where there is one: a killed process loses nothing that it wrote, on any of them, and waiting
 # for the disk to sync would be most of the time of the suite.
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-
-
-@pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A commit of a small workspace, made once and copied for each test."""
-    checkout = shutil.copytree(PROJECTS / "workspace-today", tmp_path_factory.mktemp("pristine") / "src")
-    commit_all(checkout)
-    return checkout
 
 
 @pytest.fixture

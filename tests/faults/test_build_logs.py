@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.misbehaviour import send
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ def test_71_log_of_a_failed_build_is_read_in_bounds(failed: Command, server: Run
     assert fail_with(failed, server, fault) < LIMIT_S
 
 
-@pytest.mark.parametrize("fault", sorted(ENDLESS))
+@pytest.mark.parametrize("fault", rest_is_slow(sorted(ENDLESS), 2))
 def test_71_time_for_the_log_is_part_of_the_timeout(failed: Command, server: RuntimeApiServer, fault: str) -> None:
     assert fail_with(failed, server, fault, BUILD_TIMEOUT="2") < 2.5
 

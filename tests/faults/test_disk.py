@@ -141,17 +141,19 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", MAKERS)
 def test_32_damaged_state_names_the_task_that_makes_it(
-    command: Command, server: RuntimeApiServer, name: str, damage: str
+    command: Command, server: RuntimeApiServer, subtests: pytest.Subtests, name: str
 ) -> None:
     command.use(server)
     command.run("all").expect(0)
     path = command.output / name
-    path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    command.run(MAKERS[name]).expect(3, name, f"runtime-build {name.removesuffix('.json')}")
-    assert len(server.builds) == 1
+    whole = path.read_bytes()
+    for damage, apply in DAMAGE.items():
+        with subtests.test(damage):
+            path.write_bytes(apply(whole))
+            command.run(MAKERS[name]).expect(3, name, f"runtime-build {name.removesuffix('.json')}")
+            assert len(server.builds) == 1
 
 
 @pytest.mark.parametrize(
@@ -205,16 +207,20 @@ def test_32_changed_archive_is_never_sent(command: Command, server: RuntimeApiSe
     assert not server.requests
 
 
-@pytest.mark.parametrize("build_id", ["", "a b", "a\x1b[31m", "../x", "x" * 300, "\u202e"])
-def test_32_edited_build_id_is_never_asked_for(command: Command, server: RuntimeApiServer, build_id: str) -> None:
+def test_32_edited_build_id_is_never_asked_for(
+    command: Command, server: RuntimeApiServer, subtests: pytest.Subtests
+) -> None:
     command.use(server)
     command.run("all").expect(0)
     path = command.output / "upload.json"
-    path.write_bytes(_edit("build_id", build_id)(path.read_bytes()))
-    run = command.run("wait")
-    assert run.code in (3, 7, 0), run.err
-    if build_id != "../x":
-        run.expect(3, "upload.json")
+    whole = path.read_bytes()
+    for build_id in ("", "a b", "a\x1b[31m", "../x", "x" * 300, "\u202e"):
+        with subtests.test(build_id):
+            path.write_bytes(_edit("build_id", build_id)(whole))
+            run = command.run("wait")
+            assert run.code in (3, 7, 0), run.err
+            if build_id != "../x":
+                run.expect(3, "upload.json")
 
 
 def test_32_version_of_another_commit_is_not_packed(command: Command) -> None:

@@ -17,12 +17,13 @@ import pytest
 from e2b_dockerfile_utils import PatternMatcher
 
 from buildkit.errors import SettingError
+from buildkit.precedence import load_settings
 from buildkit.reference import check_tag, parse_reference
-from buildkit.settings import load_settings
 from buildkit.source.dockerignore import parse_dockerignore
 from buildkit.source.gitignore import parse_gitignore
 from tests.misbehaviour import send
 from tests.runtime_api import KEY
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,7 +147,7 @@ def odd_answer(draw: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["POST /build", "GET /build_status", "GET /registry_prefix", "GET /build_logs"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", rest_is_slow(range(8), 2))
 def test_49_mutated_answers_end_in_two_lines(command: Command, server: RuntimeApiServer, name: str, seed: int) -> None:
     draw = random.Random(f"{name} {seed}")
 
@@ -193,7 +194,7 @@ def test_2_mutated_env_files_are_read_or_refused(tmp_path: Path) -> None:
             assert f"RUNTIME_API_KEY={KEY}" not in refusal, text
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", rest_is_slow(range(12), 4))
 def test_2_mutated_env_file_of_a_run_shows_no_key(command: Command, seed: int) -> None:
     draw = random.Random(seed)
     path = command.checkout / ".env"
@@ -299,7 +300,7 @@ def test_28_pattern_that_ends_in_time_matches_what_docker_matches() -> None:
                 assert rules.excludes(path) == plain.matches(path), (pattern, path)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", rest_is_slow(range(6), 2))
 def test_24_random_file_names_are_packed_or_refused(command: Command, seed: int) -> None:
     draw = random.Random(seed)
     folder = os.fsencode(command.checkout / INSIDE)

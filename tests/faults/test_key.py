@@ -17,6 +17,7 @@ import pytest
 
 from tests.checkouts import PROJECTS, commit_all
 from tests.runtime_api import KEY, RuntimeApiServer
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ VARIABLES = ("HTTP_PROXY", "http_proxy", "Http_Proxy", "HTTPS_PROXY", "https_pro
 SPELLINGS = ("http://{}", "{}", "http://me:pa55word@{}", "HTTP://{}/", "https://{}", "socks5://{}", "socks5h://{}")
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("spelling", rest_is_slow(SPELLINGS, 2))
 def test_62_request_to_this_machine_never_reaches_a_proxy(
     command: Command, server: RuntimeApiServer, spelling: str
 ) -> None:
@@ -133,18 +134,20 @@ def test_63_key_beyond_ascii_reaches_the_server(command: Command, server: Runtim
 
 
 @pytest.mark.parametrize("key", [KEY, NON_ASCII], ids=["ascii", "non-ascii"])
-@pytest.mark.parametrize("form", write_forms(KEY))
 def test_63_key_in_a_packed_file_is_found_in_every_form(
-    command: Command, server: RuntimeApiServer, key: str, form: str
+    command: Command, server: RuntimeApiServer, subtests: pytest.Subtests, key: str
 ) -> None:
     path = command.checkout / PACKED / "config.txt"
-    path.write_bytes(write_forms(key)[form])
     command.secret = key
     command.planted.add(path)
     command.use(server)
-    ended = command.run("all").fail(3, f"{PACKED}/config.txt", "line 3")
-    assert key not in ended.err
-    assert not [name for name in command.list_output() if name.endswith(".gz")]
+    forms = {content: form for form, content in write_forms(key).items()}
+    for content, form in forms.items():
+        with subtests.test(form):
+            path.write_bytes(content)
+            ended = command.run("all").fail(3, f"{PACKED}/config.txt", "line 3")
+            assert key not in ended.err
+            assert not [name for name in command.list_output() if name.endswith(".gz")]
     assert not server.requests
 
 

@@ -24,6 +24,7 @@ from tests.faults.conftest import MEMORY, count_builds
 from tests.ledger import LEDGER
 from tests.misbehaviour import answer, stay_silent, stop_reading
 from tests.runtime_api import RuntimeApiServer
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,19 +143,18 @@ def sweep(pristine: Path) -> Iterator[KillSweep]:
         yield KillSweep(Command(checkout, {"TARGET": "source"}))
 
 
-@pytest.mark.parametrize(
-    "batch", [pytest.param(batch, marks=[pytest.mark.slow] * (batch > 0)) for batch in range(BATCHES)]
-)
+@pytest.mark.parametrize("batch", rest_is_slow(range(BATCHES), 1))
 def test_30_killed_anywhere_nothing_is_torn_or_built_twice(sweep: KillSweep, batch: int) -> None:
     for number in range(batch, KILLS, BATCHES):
         sweep.kill(fresh=number % 3 == 0, kill_at=1 + (sweep.points - 2) * number // KILLS)
 
 
-@pytest.mark.parametrize("fresh", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_30_killed_before_and_after_each_rename_nothing_is_torn(sweep: KillSweep, fresh: bool) -> None:
-    point = 0
+@pytest.mark.parametrize("fresh", rest_is_slow([True, False], 1))
+@pytest.mark.parametrize("first", rest_is_slow(range(4), 1))
+def test_30_killed_before_and_after_each_rename_nothing_is_torn(sweep: KillSweep, first: int, fresh: bool) -> None:
+    point = first
     while sweep.kill(fresh=fresh, kill_at_replace=point):
-        point += 1
+        point += 4
     assert point >= 2 * len(FIXED), "a run renames each of its files"
 
 

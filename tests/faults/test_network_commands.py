@@ -26,6 +26,7 @@ from tests.misbehaviour import (
     stop_reading,
 )
 from tests.runtime_api import KEY, RuntimeApiServer
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,7 @@ def test_36_netrc_adds_no_authorization(command: Command, server: RuntimeApiServ
     assert not [request for request in server.requests if "authorization" in request.headers]
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", rest_is_slow([302, 307, 301, 303, 308], 2))
 @pytest.mark.parametrize("name", [POST, STATUS, "GET /registry_prefix"])
 def test_37_redirect_is_not_followed_and_its_target_scrubbed(
     command: Command, server: RuntimeApiServer, name: str, status: int
@@ -233,7 +234,10 @@ POLL_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", POLL_FAULTS)
+NEVER_SENSIBLE = [name for name in POLL_FAULTS if name not in {"404", "huge", "bomb", "429"}]
+
+
+@pytest.mark.parametrize("fault", rest_is_slow(POLL_FAULTS, 6))
 def test_47_poll_that_fails_does_not_end_the_watch(command: Command, server: RuntimeApiServer, fault: str) -> None:
     server.script(STATUS, *[POLL_FAULTS[fault]] * 4)
     command.use(server)
@@ -258,7 +262,7 @@ def test_48_missing_build_has_a_minute(command: Command, server: RuntimeApiServe
     assert server.count(STATUS) > 5
 
 
-@pytest.mark.parametrize("fault", [name for name in POLL_FAULTS if name not in {"404", "huge", "bomb", "429"}])
+@pytest.mark.parametrize("fault", rest_is_slow(NEVER_SENSIBLE, 4))
 def test_49_server_that_never_makes_sense_is_left_at_the_deadline(
     command: Command, server: RuntimeApiServer, fault: str
 ) -> None:
@@ -297,7 +301,7 @@ BAD_IDS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("build_id", BAD_IDS, ids=range(len(BAD_IDS)))
+@pytest.mark.parametrize("build_id", rest_is_slow(BAD_IDS, 6), ids=range(len(BAD_IDS)))
 def test_51_unusable_build_id_is_unknown(command: Command, server: RuntimeApiServer, build_id: Any) -> None:
     server.script(POST, answer(200, {"build_id": build_id}))
     fail_upload(command, server, UNKNOWN, "build ID")
@@ -321,7 +325,7 @@ def test_52_unknown_status_is_warned_of_once(command: Command, server: RuntimeAp
 
 
 @pytest.mark.parametrize("status", ["FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"])
-@pytest.mark.parametrize("error", ["out of memory", None, {"code": 1}, 0])
+@pytest.mark.parametrize("error", rest_is_slow(["out of memory", None, {"code": 1}, 0], 2))
 def test_53_failed_build_is_recorded(command: Command, server: RuntimeApiServer, status: str, error: Any) -> None:
     server.statuses[0] = status
     server.error = error

@@ -255,13 +255,12 @@ def test_9_plain_http_is_taken_where_it_is_allowed(command: Command) -> None:
     accept(command, "version", RUNTIME_API_URL="http://example.com", RUNTIME_API_KEY=KEY, ALLOW_HTTP="true")
 
 
-@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\x00"[:0] + "\x01", "\x7f", "\u20ac", "\u0100", "\x80", " "])
-@pytest.mark.parametrize("place", ["middle", "end"])
-def test_10_key_that_no_header_can_carry_is_refused_unseen(command: Command, end: str, place: str) -> None:
-    if place == "middle" and end == " ":
-        pytest.skip("a space may stand inside a header's value")
-    key = f"{KEY}{end}x" if place == "middle" else f"{KEY}{end}"
-    refuse(command, "RUNTIME_API_KEY", RUNTIME_API_URL="https://example.com", RUNTIME_API_KEY=key)
+NO_HEADER = ["\r\n", "\n", "\r", "\x01", "\x7f", "\u20ac", "\u0100", "\x80"]
+
+
+@pytest.mark.parametrize("tail", [*NO_HEADER, *(f"{text}x" for text in NO_HEADER), " "])
+def test_10_key_that_no_header_can_carry_is_refused_unseen(command: Command, tail: str) -> None:
+    refuse(command, "RUNTIME_API_KEY", RUNTIME_API_URL="https://example.com", RUNTIME_API_KEY=f"{KEY}{tail}")
 
 
 def test_10_key_in_a_bad_flag_of_json_output_is_unseen(command: Command) -> None:

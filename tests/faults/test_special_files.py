@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.processes import PROGRAM
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.commands import Command
     from tests.runtime_api import RuntimeApiServer
@@ -55,6 +58,19 @@ def make_fifo(path: Path) -> None:
 PLANTS = [link_outside, link_to_nothing, link_to_zeros, make_fifo]
 
 
+@contextmanager
+def planted(plant: Plant, path: Path) -> Iterator[None]:
+    """Have something else under the name of a file, and then the file again."""
+    before = path.read_bytes() if path.exists() else None
+    plant(path)
+    try:
+        yield
+    finally:
+        path.unlink()
+        if before is not None:
+            path.write_bytes(before)
+
+
 @pytest.fixture
 def built(command: Command, server: RuntimeApiServer) -> Command:
     """The command, in an output directory that holds a whole build."""
@@ -63,18 +79,18 @@ def built(command: Command, server: RuntimeApiServer) -> Command:
     return command
 
 
-@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("tasks", rest_is_slow([("upload", "all"), WRITERS], 1))
 @pytest.mark.parametrize("name", NAMES + MORE_NAMES)
 def test_67_file_of_ours_that_is_a_link_or_a_fifo_is_refused(
-    built: Command, server: RuntimeApiServer, name: str, plant: Plant
+    built: Command, server: RuntimeApiServer, subtests: pytest.Subtests, name: str, tasks: tuple[str, ...]
 ) -> None:
     path = built.output / (built.read_state("version")["archive"] if name == "archive" else name)
-    plant(path)
     requests = len(server.requests)
-    for task in WRITERS:
-        ended = built.run(task).fail(3, path.name)
-        assert ended.seconds < LIMIT_S
-        assert path.is_symlink() or path.is_fifo()
+    for plant, task in itertools.product(PLANTS, tasks):
+        with subtests.test(plant.__name__, task=task), planted(plant, path):
+            ended = built.run(task).fail(3, path.name)
+            assert ended.seconds < LIMIT_S
+            assert path.is_symlink() or path.is_fifo()
     assert len(server.requests) == requests
     assert not (built.world / "created-through-a-link").exists()
 

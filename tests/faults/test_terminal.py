@@ -15,6 +15,7 @@ from buildkit.models import TARGETS
 from tests.footprints import list_secret_forms
 from tests.misbehaviour import answer, send
 from tests.runtime_api import KEY
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from tests.commands import Command
@@ -108,7 +109,7 @@ def test_57_log_keeps_its_words_and_loses_its_colours(command: Command, server: 
 STREAMS = ["1>&-", "2>&-", "1>&- 2>&-", "1>/dev/full", "2>/dev/full", "1>/dev/full 2>/dev/full", "0<&- 1>&- 2>&-"]
 
 
-@pytest.mark.parametrize("flags", [(), ("--json",)])
+@pytest.mark.parametrize("flags", rest_is_slow([("--json",), ()], 1))
 @pytest.mark.parametrize("streams", STREAMS)
 def test_58_closed_or_full_streams_change_nothing(
     command: Command, server: RuntimeApiServer, streams: str, flags: tuple[str, ...]
@@ -121,7 +122,7 @@ def test_58_closed_or_full_streams_change_nothing(
     assert len(server.builds) == 1
 
 
-@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("streams", rest_is_slow(STREAMS, 2))
 def test_58_closed_or_full_streams_do_not_hide_a_failure(
     command: Command, server: RuntimeApiServer, streams: str
 ) -> None:
@@ -131,7 +132,7 @@ def test_58_closed_or_full_streams_do_not_hide_a_failure(
     assert command.run("all", "--json", program=program).code == 6
 
 
-@pytest.mark.parametrize("reader", ["head -0", "head -c 1", "true"])
+@pytest.mark.parametrize("reader", rest_is_slow(["head -0", "head -c 1", "true"], 1))
 @pytest.mark.parametrize("task", ["version", "context --files", "all --json", "--list", "--help", "doctor"])
 def test_58_reader_that_goes_away_changes_nothing(command: Command, task: str, reader: str) -> None:
     script = f'{{ "$@" {task}; echo $? >../code; }} | {reader}'
@@ -179,7 +180,7 @@ ALL_TASKS = (
 )
 
 
-@pytest.mark.parametrize("debug", [(), ("-d",), ("-d", "-e")])
+@pytest.mark.parametrize("debug", rest_is_slow([("-d", "-e"), (), ("-d",)], 1))
 @pytest.mark.parametrize("source", ["environment", ".env"])
 def test_59_key_is_in_no_output_file_archive_or_argument(
     command: Command, server: RuntimeApiServer, debug: tuple[str, ...], source: str
@@ -206,7 +207,7 @@ def test_59_key_is_in_no_output_file_archive_or_argument(
     server.builds.pop()  # asked for by `all`, after the one that `upload` asked for had ended
 
 
-ECHOES = {
+FORMS = {
     "plain": KEY,
     "base64": base64.b64encode(KEY.encode()).decode(),
     "base64 of more": base64.b64encode(f"me:{KEY}".encode()).decode(),
@@ -216,7 +217,10 @@ ECHOES = {
 }
 
 
-@pytest.mark.parametrize("form", ECHOES)
+ECHOES = {"all": " ".join(FORMS.values()), **FORMS}
+
+
+@pytest.mark.parametrize("form", rest_is_slow(ECHOES, 2))
 @pytest.mark.parametrize("place", ["detail", "id", "error", "log", "prefix", "url", "status"])
 def test_59_key_that_the_server_repeats_is_masked(
     command: Command, server: RuntimeApiServer, form: str, place: str

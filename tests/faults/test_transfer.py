@@ -11,6 +11,7 @@ import pytest
 
 from tests.misbehaviour import answer
 from tests.steps import Steps
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ def change_while_sent(change: Change, path: Path) -> Callable[[Exchange], None]:
     return behave
 
 
-@pytest.mark.parametrize("upload_format", ["json", "multipart"])
+@pytest.mark.parametrize("upload_format", rest_is_slow(["json", "multipart"], 1))
 @pytest.mark.parametrize("change", CHANGES)
 def test_76_archive_that_changes_while_it_is_sent_starts_nothing(
     packed: Command, server: RuntimeApiServer, change: str, upload_format: str
@@ -159,7 +160,9 @@ INVALID = (
 )
 
 
-@pytest.mark.parametrize("image", [*INVALID, "`id`", "image:tag\n", "-v/:/host", 5, ["a/b:c"], {"name": "a/b:c"}])
+@pytest.mark.parametrize(
+    "image", rest_is_slow([5, ["a/b:c"], {"name": "a/b:c"}, "`id`", "image:tag\n", "-v/:/host", *INVALID], 6)
+)
 def test_78_image_that_is_not_a_reference_is_never_the_result(
     command: Command, server: RuntimeApiServer, image: Any
 ) -> None:
