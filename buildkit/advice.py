@@ -51,8 +51,8 @@ _NEW_VERSIONS = (
     " `uv pip compile --exclude-newer` and the date of the code"
 )
 _NO_MODULE = (
-    "add the package that has this module to the dependencies, name another file with REQUIREMENTS, or the extra that has"
-    " it with BUILD_ARGS=SYNC_OPTIONS='--extra NAME'"
+    "add the package that has this module to the dependencies, name another file with REQUIREMENTS, or name the extra"
+    " that has it with BUILD_ARGS=SYNC_OPTIONS='--extra NAME'"
 )
 _OF_BUILDS = (
     *_OLD_PYTHON,
