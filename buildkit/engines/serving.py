@@ -124,7 +124,8 @@ def _explain_response(container: Container, port: int, status: str, log: str) ->
     if status.startswith("5"):
         return _explain_end(log)
     if status == "400":
-        return f"the server rejects requests to 127.0.0.1; if it has a list of allowed hosts, {_configure()}"
+        path = "set HEALTH_PATH to a path that it responds to"
+        return f"{path} or, if it has a list of allowed hosts, add 127.0.0.1 to it; {_configure()}"
     if _ALIVE.fullmatch(found := _ask(container, port, "/")):
         return f"the server responds to / with {found}: set HEALTH_PATH=/, or another path that it has"
     return "the server is up: set HEALTH_PATH to a path that it responds to"
