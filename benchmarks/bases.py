@@ -21,12 +21,11 @@ _VARIANTS = {
     "plain": "",
     "python": "python3 python3-venv",
     "tools": "ca-certificates curl git less vim-tiny",
+    "shell": "procps sudo tmux xz-utils",
     "complete": COMPLETE,
     "node": "nodejs",
     "compiler": "gcc libc6-dev make",
 }
-# Large, and so only of every other distribution.
-_LARGE = frozenset({"node", "compiler"})
 _INSTALL = "apt-get update && apt-get install -y --no-install-recommends {} && rm -rf /var/lib/apt/lists/*"
 _BUILDERS = 4
 
@@ -50,9 +49,8 @@ def make_bases(rootfs: Sequence[Path], builder: Path, folder: Path, environment:
     """
     varied = {
         f"bases/{path.stem}:{variant}": _format_dockerfile(path, packages)
-        for number, path in enumerate(rootfs)
+        for path in rootfs
         for variant, packages in _VARIANTS.items()
-        if variant not in _LARGE or number % 2 == 0
     }
     builders = {
         f"bases/builder:{number}": f"FROM localhost/rootfs:{builder.stem}\nRUN echo {number} >/etc/base-number\n"

@@ -24,7 +24,7 @@ from buildkit.precedence import find_root, load_settings
 from buildkit.settings import Settings, hide_from_children, read_ci, read_environment
 from buildkit.signals import Interrupted, raise_on_signal
 from buildkit.state import SCHEMA, format_state
-from buildkit.task import Flag, Outcome, Run, Task
+from buildkit.task import TASKS, Flag, Outcome, Run, Task
 from buildkit.ui import Ui, escape_what_the_streams_lack, flush_streams
 
 if TYPE_CHECKING:
@@ -36,25 +36,6 @@ if TYPE_CHECKING:
 
     Field = dataclasses.Field[Any]
 
-# In the order in which `--list` shows them; each is a module of `buildkit.tasks` with a `TASK`.
-TASKS = (
-    "version",
-    "dockerfile",
-    "context",
-    "upload",
-    "wait",
-    "all",
-    "build",
-    "images",
-    "verify",
-    "manifest",
-    "logs",
-    "builds",
-    "cancel",
-    "serve",
-    "clean",
-    "doctor",
-)
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _CONFIG = "runtime_build"
 _JSON = Flag("json", "print the step's state file instead, and errors as JSON too")

@@ -11,6 +11,7 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildkit.contract import GIT_REF, GIT_SHA
 from buildkit.errors import LocalError, SettingError
 from buildkit.stages import parse_stages
 from buildkit.template import quote_value
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from buildkit.stages import Stages
     from buildkit.ui import Ui
 
-GIT_SHA, GIT_REF = "OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"
 IMAGES = ("BASE_IMAGE", "BUILDER_IMAGE")  # ARGs that are settings of the same name
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SYNTAX = re.compile(r"\ufeff?(?:\s*#\s*(?:check|escape)\s*=.*\n)*\s*#\s*syntax\s*=\s*(\S+)", re.IGNORECASE)

@@ -12,7 +12,7 @@ from buildkit.reference import MAX_TAG_LENGTH, Reference, check_tag, parse_refer
 from buildkit.runtime_api.protocol import is_build_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from buildkit.workspace import Workspace
 
@@ -130,12 +130,12 @@ def find_open_submission(workspace: Workspace) -> Submission | None:
     return load_submission(workspace)
 
 
-def is_same_build(previous: Submission, inputs: PackedInputs, url: str, images: Sequence[str]) -> bool:
+def is_same_build(previous: Submission, inputs: PackedInputs, url: str, naming: ImageNaming) -> bool:
     """Return whether `previous` asked the same server for the same context under the same names.
 
-    Args:
-        images: The wanted names, without the prefix of a server's registry.
+    Its names may begin with the prefix of the server's registry.
     """
+    images = naming.name_images(inputs)
     return (
         previous.context_sha256 == inputs.context.context_sha256
         and previous.runtime_api_url == url

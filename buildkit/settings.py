@@ -13,6 +13,7 @@ from buildkit.command import parse_command
 from buildkit.models import DEFAULT_FEATURES, TARGETS, UPLOAD_FORMATS, Target
 from buildkit.reference import parse_reference, parse_registry_prefix, parse_repository, parse_tags, parse_target_image
 from buildkit.secret import parse_key
+from buildkit.values import optional, parse_flag, parse_integer, parse_list, parse_one_of, parse_packages, parse_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,9 +50,7 @@ def _setting(default: str, parse: Callable[[str, str], T], meaning: str, group: 
 class Settings:
     """Every setting as a typed value; `Settings()` has the defaults. The variable is the field's name in capitals."""
 
-    output_dir: str = _setting(
-        "./runtime-build", values.parse_text, "directory that all output is written to", "everywhere"
-    )
+    output_dir: str = _setting("./runtime-build", parse_text, "directory that all output is written to", "everywhere")
     base_image: Reference = _setting(
         "nikolaik/python-nodejs:python3.12-nodejs22",
         parse_reference,
@@ -60,122 +59,106 @@ class Settings:
     )
     builder_image: Reference | None = _setting(
         "",
-        values.optional(parse_reference),
+        optional(parse_reference),
         "image that all stages but the image's own start from; BASE_IMAGE if empty",
         "dockerfile",
     )
-    target: Target = _setting("binary", values.parse_one_of(TARGETS), f"image to build: {', '.join(TARGETS)}", "target")
-    clean_output: bool = _setting(
-        "true", values.parse_flag, "whether `all` clears the output directory first", "cleaning"
-    )
+    target: Target = _setting("binary", parse_one_of(TARGETS), f"image to build: {', '.join(TARGETS)}", "target")
+    clean_output: bool = _setting("true", parse_flag, "whether `all` clears the output directory first", "cleaning")
     custom_tags: tuple[str, ...] = _setting(
         "python", parse_tags, "comma-separated tags; the first is the primary tag", "naming"
     )
     output_name: str | None = _setting(
-        "", values.optional(values.parse_archive_name), "name of the archive; generated if empty", "naming"
+        "", optional(values.parse_archive_name), "name of the archive; generated if empty", "naming"
     )
     runtime_api_url: str | None = _setting(
-        "", values.optional(values.parse_url), "base URL; if empty, the archive is created and nothing is sent", "api"
+        "", optional(values.parse_url), "base URL; if empty, the archive is created and nothing is sent", "api"
     )
-    runtime_api_key: ApiKey | None = _setting("", values.optional(parse_key), "sent as X-API-Key", "none")
+    runtime_api_key: ApiKey | None = _setting("", optional(parse_key), "sent as X-API-Key", "none")
 
-    source_dir: str = _setting(".", values.parse_text, "checkout to pack", "everywhere")
-    include: tuple[str, ...] = _setting(
-        "", values.parse_list, "gitignore patterns of additional files to pack", "selection"
-    )
-    exclude: tuple[str, ...] = _setting("", values.parse_list, "gitignore patterns of files to leave out", "selection")
+    source_dir: str = _setting(".", parse_text, "checkout to pack", "everywhere")
+    include: tuple[str, ...] = _setting("", parse_list, "gitignore patterns of additional files to pack", "selection")
+    exclude: tuple[str, ...] = _setting("", parse_list, "gitignore patterns of files to leave out", "selection")
     git_sha: str | None = _setting(
-        "", values.optional(values.parse_sha), "commit to use instead of the one git reports", "naming"
+        "", optional(values.parse_sha), "commit to use instead of the one git reports", "naming"
     )
     allow_dirty: bool = _setting(
-        "true", values.parse_flag, "whether files that differ from the commit may be packed", "naming"
+        "true", parse_flag, "whether files that differ from the commit may be packed", "naming"
     )
     source_date_epoch: int | None = _setting(
         "",
-        values.optional(values.parse_integer(0, _LATEST_TIME)),
+        optional(parse_integer(0, _LATEST_TIME)),
         "modification time of every packed file, instead of the commit's",
         "none",
     )
     max_context_bytes: int = _setting(
-        "4000000000", values.parse_integer(1, 10**15), "size limit of the build context, uncompressed", "packing"
+        "4000000000", parse_integer(1, 10**15), "size limit of the build context, uncompressed", "packing"
     )
 
     template_dir: str | None = _setting(
-        "", values.optional(values.parse_text), "folder of templates that override ours by name", "templates"
+        "", optional(parse_text), "folder of templates that override ours by name", "templates"
     )
     build_args: dict[str, str] = _setting(
         "", values.parse_build_args, "NAME=value,… written into the Dockerfile as defaults", "dockerfile"
     )
     extra_packages: tuple[str, ...] = _setting(
-        "", values.parse_packages, "additional system packages to install", "dockerfile"
+        "", parse_packages, "additional system packages to install", "dockerfile"
     )
     build_packages: tuple[str, ...] = _setting(
-        "", values.parse_packages, "system packages that only the build needs, such as libpq-dev", "dockerfile"
+        "", parse_packages, "system packages that only the build needs, such as libpq-dev", "dockerfile"
     )
     features: frozenset[str] = _setting(
         ",".join(DEFAULT_FEATURES), values.parse_features, "features of the full targets, or none", "dockerfile"
     )
     requirements: str | None = _setting(
-        "",
-        values.optional(values.parse_text),
-        "requirements file to install from, instead of the lock file",
-        "dockerfile",
+        "", optional(parse_text), "requirements file to install from, instead of the lock file", "dockerfile"
     )
     dockerfile: str | None = _setting(
-        "", values.optional(values.parse_text), "Dockerfile in the source to use instead of our template", "dockerfile"
+        "", optional(parse_text), "Dockerfile in the source to use instead of our template", "dockerfile"
     )
     server_module: str = _setting(
         "openhands.agent_server", values.parse_module, "module that `python -m` starts", "server"
     )
     server_command: StartCommand | None = _setting(
         "",
-        values.optional(parse_command),
+        optional(parse_command),
         "command that starts the server instead, such as `uvicorn app.main:app --host 0.0.0.0`",
         "server",
     )
     server_name: str = _setting("openhands-agent-server", values.parse_program_name, "name of the executable", "server")
-    server_port: int = _setting("8000", values.parse_integer(1, 65535), "port that the server listens on", "server")
+    server_port: int = _setting("8000", parse_integer(1, 65535), "port that the server listens on", "server")
     health_path: str = _setting("/health", values.parse_url_path, "path of the health check; 401 means alive", "server")
 
     upload_format: str = _setting(
-        "json", values.parse_one_of(UPLOAD_FORMATS), "format of the upload: json or multipart", "upload"
+        "json", parse_one_of(UPLOAD_FORMATS), "format of the upload: json or multipart", "upload"
     )
     image_name: Reference = _setting("agent-server", parse_repository, "repository below the registry prefix", "image")
     target_image: Reference | None = _setting(
-        "", values.optional(parse_target_image), "full image reference; generated if empty", "image"
+        "", optional(parse_target_image), "full image reference; generated if empty", "image"
     )
     build_timeout: float = _setting("1800", values.parse_number(1, 86400), "seconds to wait for the image", "waiting")
-    allow_http: bool = _setting(
-        "false", values.parse_flag, "whether a URL without TLS may be on another machine", "none"
-    )
+    allow_http: bool = _setting("false", parse_flag, "whether a URL without TLS may be on another machine", "none")
     allowed_hosts: tuple[str, ...] = _setting(
         "", values.parse_hosts, "additional hosts that may receive the API key", "none"
     )
 
     engine: str = _setting(
         "auto",
-        values.parse_one_of(("auto", *ENGINES)),
+        parse_one_of(("auto", *ENGINES)),
         f"local engine of `build`, `verify` and `serve`: auto, {', '.join(ENGINES)}",
         "engine",
     )
     builder: tuple[str, ...] = _setting(
-        "", values.parse_list, "buildx builders, comma-separated; may be remote or on Kubernetes", "engine"
+        "", parse_list, "buildx builders, comma-separated; may be remote or on Kubernetes", "engine"
     )
 
-    serve_host: str = _setting("127.0.0.1", values.parse_text, "address that `serve` listens on", "serve")
-    serve_port: int = _setting("8010", values.parse_integer(0, 65535), "port of `serve`; 0 picks a free one", "serve")
-    serve_data: str = _setting(
-        "./runtime-server", values.parse_text, "directory of `serve`: builds, logs and keys", "serve"
-    )
-    serve_workers: int = _setting("2", values.parse_integer(1, 1000), "builds at a time on each builder", "serve")
-    serve_queue: int = _setting(
-        "1000", values.parse_integer(1, 1_000_000), "how many builds may wait in the queue", "serve"
-    )
+    serve_host: str = _setting("127.0.0.1", parse_text, "address that `serve` listens on", "serve")
+    serve_port: int = _setting("8010", parse_integer(0, 65535), "port of `serve`; 0 picks a free one", "serve")
+    serve_data: str = _setting("./runtime-server", parse_text, "directory of `serve`: builds, logs and keys", "serve")
+    serve_workers: int = _setting("2", parse_integer(1, 1000), "builds at a time on each builder", "serve")
+    serve_queue: int = _setting("1000", parse_integer(1, 1_000_000), "how many builds may wait in the queue", "serve")
     registry_prefix: str | None = _setting(
-        "",
-        values.optional(parse_registry_prefix),
-        "where `serve` pushes images; if empty, they stay in the engine",
-        "serve",
+        "", optional(parse_registry_prefix), "where `serve` pushes images; if empty, they stay in the engine", "serve"
     )
 
 

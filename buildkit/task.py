@@ -1,4 +1,4 @@
-"""What every task is given and what it returns: a `Run` in, an `Outcome` out."""
+"""The tasks by name; what every task is given and what it returns: a `Run` in, an `Outcome` out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,32 @@ if TYPE_CHECKING:
     from buildkit.models import StepResult
     from buildkit.precedence import LoadedSettings
     from buildkit.runtime_api.client import RuntimeApi
-    from buildkit.runtime_api.policy import Clock
+    from buildkit.runtime_api.retry import Clock
     from buildkit.settings import CiEnvironment, Group
     from buildkit.source.tree import SourceTree
     from buildkit.ui import Ui
 
     Given = str | bool | None  # what was typed for a flag
+
+# In the order in which `--list` shows them; each is a module of `buildkit.tasks` with a `TASK`.
+TASKS = (
+    "version",
+    "dockerfile",
+    "context",
+    "upload",
+    "wait",
+    "all",
+    "build",
+    "images",
+    "verify",
+    "manifest",
+    "logs",
+    "builds",
+    "cancel",
+    "serve",
+    "clean",
+    "doctor",
+)
 
 
 class Flag(NamedTuple):
@@ -140,7 +160,7 @@ class Run:
             )
         from buildkit.runtime_api.client import RuntimeApi
         from buildkit.runtime_api.http import Network
-        from buildkit.runtime_api.policy import Clock
+        from buildkit.runtime_api.retry import Clock
         from buildkit.settings import read_environment
 
         network = Network(environment=read_environment())

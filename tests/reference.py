@@ -1,4 +1,4 @@
-"""The reference pages of the docs and the JSON Schemas, as the code's own tables say them."""
+"""The reference pages of the docs, `.env.example` and the JSON Schemas, as the code's own tables say them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildkit import models
-from buildkit.cli import TASKS
 from buildkit.models import StepResult
 from buildkit.settings import Settings
 from buildkit.state import SCHEMA
+from buildkit.task import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 # How a flag is written that takes no value, one, or perhaps one.
 _VALUES = ("", "=…", "[=…]")
+_EXAMPLE_HEADER = """\
+# Copy this file to .env and change what you need. Lines that stay commented out show the default.
+# Flags and environment variables take precedence over .env.
+"""
 # Between these lines of a page; the rest of it is written by hand.
 MARKS = ("<!-- from the code -->\n\n", "\n<!-- by hand -->\n")
 
@@ -36,6 +40,15 @@ def render_settings() -> str:
         default = f"`{item.metadata['default']}`" if item.metadata["default"] else "empty"
         rows.append(f"| `{item.name.upper()}` | {default} | {item.metadata['meaning']} |\n")
     return "".join(rows)
+
+
+def render_example() -> str:
+    """Return `.env.example`, in which every setting is commented out."""
+    rows = (
+        f"\n# {item.metadata['meaning']}\n# {item.name.upper()}={item.metadata['default']}\n"
+        for item in dataclasses.fields(Settings)
+    )
+    return "".join([_EXAMPLE_HEADER, *rows])
 
 
 def render_tasks() -> str:
@@ -72,6 +85,7 @@ def render_all() -> Iterator[tuple[Path, str]]:
         before, _, rest = page.read_text("utf-8").partition(MARKS[0])
         after = rest.partition(MARKS[1])[2]
         yield page, before + MARKS[0] + part + MARKS[1] + after
+    yield ROOT / ".env.example", render_example()
     for record in list_records():
         yield ROOT / f"buildkit/schemas/{record.step}.json", render_schema(record)
 

@@ -13,8 +13,8 @@ from buildkit.record import ImageNaming
 from buildkit.reference import parse_reference
 from buildkit.runtime_api.client import RuntimeApi
 from buildkit.runtime_api.http import Network
-from buildkit.runtime_api.policy import Clock
 from buildkit.runtime_api.polling import WatchedBuild, poll_build
+from buildkit.runtime_api.retry import Clock
 from buildkit.secret import ApiKey
 from buildkit.tasks.upload import UploadRequest, upload
 from buildkit.tasks.wait import WaitRequest, wait

@@ -12,10 +12,10 @@ import pytest
 
 from buildkit.errors import LocalError, SettingError
 from buildkit.runtime_api.client import RuntimeApi
-from buildkit.runtime_api.policy import Clock, RequestFailed
 from buildkit.runtime_api.probing import probe
 from buildkit.runtime_api.protocol import BuildStatus
 from buildkit.runtime_api.response import InvalidResponse, Response, parse_object, parse_retry_after
+from buildkit.runtime_api.retry import Clock, RequestFailed
 from buildkit.runtime_api.submit import start_build
 from buildkit.runtime_api.upload import ArchivePart, UploadAttempt
 from buildkit.secret import ApiKey

@@ -28,7 +28,6 @@ LABELS = {
 }
 IMAGE = ImageConfig(
     image_id="sha256:0",
-    user="openhands",
     workdir="/",
     entrypoint=("tini", "--", "/usr/local/bin/openhands-agent-server"),
     command=("--host", "0.0.0.0", "--port", "8000"),

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.derived import GIT_REF, GIT_SHA, derive_dockerfile, find_unpacked
+from buildkit.contract import GIT_REF, GIT_SHA
+from buildkit.derived import derive_dockerfile, find_unpacked
 from buildkit.errors import LocalError, RuntimeBuildError, SettingError
 from buildkit.models import PROGRAMS
 from buildkit.ui import Ui

@@ -131,14 +131,6 @@ def test_state_files_match_their_schemas(command: Command, runtime_api: RuntimeA
         jsonschema.validate(json.loads((command.output / f"{name}.json").read_text("utf-8")), schema)
 
 
-def test_example_settings_are_those_of_the_code() -> None:
-    assert re.findall(r"^# ([A-Z_]+)=(\S*)$", EXAMPLE, re.MULTILINE) == [
-        (name, default) for name, default, _ in list_settings()
-    ]
-    for _, _, meaning in list_settings():
-        assert f"\n# {meaning}\n" in EXAMPLE
-
-
 def test_example_settings_set_nothing_when_copied() -> None:
     assert not [line for line in EXAMPLE.splitlines() if line and not line.startswith("#")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -166,6 +167,26 @@ def test_the_oldest_c_library_of_each_kind_is_built_on_and_looked_for_once(docke
     assert [f'ARG BUILDER_IMAGE="{BASE}:4"' in text for text in texts] == [False, True]
     assert docker.run("--dry-run").succeed().out == planned.out
     assert len(docker.read("examined")) == 4
+
+
+def test_a_builder_image_has_a_python_that_the_source_accepts(docker: Docker) -> None:
+    docker.command.environment["DOCKERFILE"] = ""
+    docker.write(count=2)
+    lock = docker.command.checkout / "uv.lock"
+    text = lock.read_text()
+    assert 'requires-python = ">=3.1' in text
+    lock.write_text(re.sub(r'^requires-python = ".*"$', 'requires-python = ">=3.13"', text, flags=re.MULTILINE))
+    commit_all(docker.command.checkout)
+    known = {f"{BASE}:1": "ldd (GNU libc) 2.31", f"{BASE}:2": "ldd (GNU libc) 2.36\npython: Python 3.13.2"}
+    (docker.folder / "libraries").write_text(json.dumps(known))
+    docker.run("--dry-run").fail(
+        2, f"needs Python >=3.13, and {BASE}:1", "(glibc 2.31)", "has 3.12", "set BUILDER_IMAGE"
+    )
+    docker.run("--dry-run", BUILDER_IMAGE=f"{BASE}:2").succeed()
+    known[f"{BASE}:1"] += "\npython: Python 3.13.0"
+    (docker.folder / "libraries").write_text(json.dumps(known))
+    (docker.command.output / "images.jsonl").unlink()
+    assert f"the server is built on {BASE}:1" in docker.run("--dry-run").succeed().err
 
 
 def test_a_base_image_without_a_known_c_library_says_what_to_set(docker: Docker) -> None:

@@ -55,6 +55,33 @@ def test_the_table_fits_a_narrow_terminal_and_many_builds() -> None:
     assert any("and 44 more" in line for line in lines)
 
 
+def test_names_that_begin_alike_are_told_apart_by_their_ends() -> None:
+    names = [f"swebench-sweb.eval.x86_64.django_1776_django-{number}-latest" for number in (11001, 11002)]
+    snapshot = make_snapshot()._replace(running=[Running(name, "one") for name in names])
+    for width in (40, 80, 120):
+        lines = render(snapshot, width).splitlines()
+        assert max(map(len, lines)) <= width
+        for number in (11001, 11002):
+            assert sum(f"{number}-latest" in line for line in lines) == 1
+
+
+def test_the_totals_are_always_there() -> None:
+    snapshot = make_snapshot(running=64)._replace(failures=[(f"flask-{number}", "no") for number in range(5)])
+    out = StringIO()
+    console = Console(file=out, width=80, height=12, force_terminal=False)
+    console.print(LiveTable(snapshot, 0.0))
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 12
+    assert "120 of 500 done" in "".join(lines)
+    assert sum("flask-" in line for line in lines) == 5
+
+
+def test_a_step_is_shown_without_its_options() -> None:
+    row = Running("x", "one")
+    row.hear("#7 [deps 3/5] RUN --mount=type=cache,target=/var/cache/uv     set -eu;     uv sync --frozen")
+    assert "[deps 3/5] RUN uv sync --frozen" in render(make_snapshot()._replace(running=[row]), 80)
+
+
 def test_lines_of_a_log_say_the_same() -> None:
     snapshot = make_snapshot(running=6)
     assert format_totals(snapshot).startswith("120 of 500 done, 3 failed, 6 running, 371 to go")

@@ -9,8 +9,9 @@ import tracemalloc
 import pytest
 
 from buildkit.runtime_api.client import RuntimeApi
-from buildkit.runtime_api.log import TAIL_LINES, format_line, read_tail
-from buildkit.runtime_api.policy import RequestFailed
+from buildkit.runtime_api.following import TAIL_LINES, read_tail
+from buildkit.runtime_api.log import format_line
+from buildkit.runtime_api.retry import RequestFailed
 from buildkit.secret import ApiKey
 from buildkit.tasks.logs import read_logs
 from tests.misbehaviour import answer, drip, reset_after, send

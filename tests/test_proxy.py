@@ -10,8 +10,8 @@ import trustme
 
 from buildkit.runtime_api.client import RuntimeApi
 from buildkit.runtime_api.http import Network
-from buildkit.runtime_api.policy import Clock, RequestFailed
 from buildkit.runtime_api.proxy import choose_proxy, find_ca_file, is_usable, name_proxy
+from buildkit.runtime_api.retry import Clock, RequestFailed
 from buildkit.secret import ApiKey
 from tests.misbehaviour import tunnel_to
 from tests.runtime_api import KEY, RuntimeApiServer

@@ -63,6 +63,7 @@ class TarStream:
         self._overlap = max(len(text) for text in (_KEY_MARK, *options.secrets)) - 1
         self._pieces: list[bytes] = []
         self.size_bytes = digest.size_bytes
+        self._block_end = self.size_bytes + BLOCK_BYTES
         self.key_marks = array("q")
 
     def check_room(self, size: int) -> None:
@@ -92,20 +93,18 @@ class TarStream:
         """
         self._pieces.append(data)
         self.size_bytes += len(data)
-        if self.size_bytes - self._digest.size_bytes >= BLOCK_BYTES:
-            self._send_blocks()
+        while self.size_bytes >= self._block_end:
+            last = self._pieces.pop()
+            inside = len(last) - (self.size_bytes - self._block_end)
+            block = b"".join([*self._pieces, last[:inside]])
+            self._pieces = [last[inside:]]
+            self._block_end += BLOCK_BYTES
+            self._send(block)
 
     def finish(self) -> None:
         """Pass the last block on; nothing is written afterwards."""
         if rest := b"".join(self._pieces) + format_padding(self.size_bytes):
             self._send(rest)
-
-    def _send_blocks(self) -> None:
-        data = b"".join(self._pieces)
-        whole = len(data) - len(data) % BLOCK_BYTES
-        for start in range(0, whole, BLOCK_BYTES):
-            self._send(data[start : start + BLOCK_BYTES])
-        self._pieces = [data[whole:]]
 
     def _send(self, block: bytes) -> None:
         self._search(block)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from itertools import cycle
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.bulk.libraries import PROBE, choose_builder_images, need_builder_image, parse_probe
 from buildkit.bulk.local import DiskGuard, EngineOptions, LocalBuilds
@@ -13,7 +14,7 @@ from buildkit.bulk.stores import EngineStore, PushedLayers, RegistryStore, Serve
 from buildkit.bulk.workers import Workers
 from buildkit.engines.docker import Buildx, Docker
 from buildkit.errors import NotStarted, SettingError
-from buildkit.runtime_api.policy import Clock
+from buildkit.runtime_api.retry import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.libraries import Libraries
-    from buildkit.bulk.plan import Store
-    from buildkit.bulk.runner import Builds
     from buildkit.bulk.workers import Pace
     from buildkit.engines.engine import Engine
     from buildkit.reference import Reference
     from buildkit.registry.client import RegistryClient
     from buildkit.task import Run
     from buildkit.workspace import Workspace
+
+
+_SHOWN_REFUSALS = 3
 
 
 class BulkRequest(NamedTuple):
@@ -51,35 +53,12 @@ class BulkRequest(NamedTuple):
     stall_s: float = 900.0
 
 
-class Backend(Protocol):
-    """What builds, and where the images go."""
-
-    @property
-    def prefix(self) -> str | None:
-        """What the names of images begin with, if a server decides."""
-
-    @property
-    def links_layers(self) -> bool:
-        """Whether the Dockerfile may use `COPY --link`."""
-
-    def choose_builder_images(
-        self, entries: Sequence[ImageEntry], digests: Mapping[Reference, str]
-    ) -> list[ImageEntry]:
-        """Return the entries with the builder image of each, where one is needed and can be determined.
-
-        Args:
-            digests: Of base images, as far as they are known.
-        """
-
-    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
-        """Return where it can be asked whether an image exists."""
-
-    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:
-        """Return what builds, in directories of `images`."""
-
-
 class ServerBackend:
-    """A Runtime API."""
+    """A Runtime API.
+
+    Attributes:
+        links_layers: Whether the Dockerfile may use `COPY --link`.
+    """
 
     links_layers = False
 
@@ -109,7 +88,7 @@ class ServerBackend:
             )
         return list(entries)
 
-    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:  # noqa: ARG002 - the server has its own access
+    def open_store(self, repository: Reference, registry: RegistryClient) -> ServerStore:  # noqa: ARG002 - the server has its own access
         """Return the server's own answers."""
         store = ServerStore(self._api, self._journal, repository, self._pace)
         if store.claims_everything:
@@ -118,7 +97,7 @@ class ServerBackend:
             )
         return store
 
-    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:  # noqa: ARG002 - as above
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> RemoteBuilds:  # noqa: ARG002 - as above
         """Return builds on the server."""
         settings = self._this.settings
         sending = (settings.upload_format, settings.build_timeout, self._request.force, FirstAlone())
@@ -126,7 +105,12 @@ class ServerBackend:
 
 
 class EngineBackend:
-    """Local engines: the one that ENGINE names, or each of the builders."""
+    """Local engines: the one that ENGINE names, or each of the builders.
+
+    Attributes:
+        prefix: No server decides what the names of images begin with.
+        links_layers: As above.
+    """
 
     prefix: str | None = None
 
@@ -155,40 +139,48 @@ class EngineBackend:
         """Return the entries with a builder image: where none is set, the base image with the oldest C library."""
         bases = [base for base in need_builder_image(entries) if digests.get(base) != ""]
         exact = {base: f"{base}@{digests[base]}" if digests.get(base) else str(base) for base in bases}
-        missing = [base for base in bases if exact[base] not in self._journal.libraries]
-
-        def examine(base: Reference) -> bool:
-            engine = self._engines[bases.index(base) % len(self._engines)]
-            try:
-                libraries = parse_probe(engine.probe(str(base), PROBE)) if engine.runs_containers else None
-            except NotStarted as refusal:
-                self._this.ui.warn(refusal.message)
-                return False
-            if libraries:
-                self._journal.note_libraries(exact[base], libraries)
-            return False
-
-        if missing:
-            self._this.ui.report(f"looking for the oldest C library among {len(missing)} base images")
-            Workers(self._request.workers, self._pace).run(missing, examine)
+        self._examine({base: name for base, name in exact.items() if name not in self._journal.libraries})
         found = {base: self._journal.libraries.get(exact[base]) for base in bases}
-        chosen = choose_builder_images(found)
+        chosen = choose_builder_images(found, self._this.tree.project.requires_python)
         for kind, base in chosen.items():
             self._this.ui.report(f"the server is built on {base} ({found[base]}), for every base image with {kind}")
         return [_set_builder(entry, found, chosen) for entry in entries]
 
-    def open_store(self, repository: Reference, registry: RegistryClient) -> Store:
+    def _examine(self, bases: Mapping[Reference, str]) -> None:
+        """Note in the journal which C library base images have, by their exact names."""
+        refusals: list[str] = []
+
+        def examine(base: Reference) -> bool:
+            try:
+                libraries = parse_probe(next(engines).probe(str(base), PROBE))
+            except NotStarted as refusal:
+                refusals.append(refusal.message)
+                return False
+            if libraries:
+                self._journal.note_libraries(bases[base], libraries)
+            return False
+
+        engines = cycle(self._engines)
+        if bases and self._engines[0].runs_containers:
+            self._this.ui.report(f"looking for the oldest C library among {len(bases)} base images")
+            Workers(self._request.workers, self._pace).run(bases, examine)
+        elif bases:
+            refusals.append(f"{self._engines[0].name} runs no containers, so that it cannot look into base images")
+        for message in refusals[:_SHOWN_REFUSALS]:
+            self._this.ui.warn(message)
+
+    def open_store(self, repository: Reference, registry: RegistryClient) -> RegistryStore | EngineStore:
         """Return the registry if images are pushed, and the engine otherwise."""
         if self._request.push:
             return RegistryStore(registry, self._journal, repository)
         return EngineStore(self._engines[0])
 
-    def make_builds(self, images: Workspace, registry: RegistryClient) -> Builds:
+    def make_builds(self, images: Workspace, registry: RegistryClient) -> LocalBuilds:
         """Return builds with these engines."""
         request = self._request
         guard = DiskGuard(request.keep_free_bytes, self._this.workspace.path, self._this.ui)
-        layers = PushedLayers(registry)
-        options = EngineOptions(request.push, request.network, request.stall_s, guard.check, layers.count)
+        pushed = PushedLayers(registry) if request.push else None
+        options = EngineOptions(request.network, request.stall_s, guard, pushed)
         return LocalBuilds(self._engines, images, self._journal, options)
 
     def _check(self, engines: Sequence[Engine]) -> list[Engine]:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit import record
@@ -20,14 +21,14 @@ from buildkit.models import LocalBuild
 from buildkit.workspace import BUILD_LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from buildkit.bulk.board import Running
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.plan import Image
+    from buildkit.bulk.stores import PushedLayers
     from buildkit.engines.engine import BuiltImage, Engine
-    from buildkit.reference import Reference
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
@@ -50,130 +51,6 @@ _WRONG_BASE = {
     "repository does not exist": "does not exist",
     ": not found": "does not exist",
 }
-
-
-class EngineOptions(NamedTuple):
-    """How engines build.
-
-    Attributes:
-        push: Whether images go to their registry.
-        network: Of the RUN steps; the engine's own default if empty.
-        stall_s: Seconds without a line of the log after which a build is cancelled.
-        check_disk: Called before each build; raises if there is too little room.
-        count_pushed: Called after each push with the image and its base; returns what the registry received.
-    """
-
-    push: bool
-    network: str
-    stall_s: float
-    check_disk: Callable[[Engine], None]
-    count_pushed: Callable[[Reference, Reference], int | None]
-
-
-class LocalBuilds:
-    """Engines, which take turns: the one with the fewest builds is next; one that is lost comes after the others."""
-
-    def __init__(self, engines: Sequence[Engine], images: Workspace, journal: Journal, options: EngineOptions) -> None:
-        self._images = images
-        self._journal = journal
-        self._options = options
-        self._lock = threading.Lock()
-        self._loads = dict.fromkeys(engines, 0)
-        self._losses = dict.fromkeys(engines, 0)
-        self._running: dict[threading.Event, Running] = {}
-        self._stalled: set[threading.Event] = set()
-
-    @property
-    def place(self) -> str:
-        """Where images are built, for people."""
-        return ", ".join(map(name_engine, self._loads))
-
-    def build(self, image: Image, running: Running) -> Ending:
-        """Return how the build of an image ended.
-
-        Raises:
-            BuildFailed: A step of the build has failed, or its base image is wrong.
-            NotStarted: The engine was lost.
-            Interruption: The build stalled, or something else outside of it went wrong.
-            DiskFull: There is too little room on the disk.
-        """
-        started = time.monotonic()
-        workspace = self._images.child(image.name)
-        with workspace.writing(), self._take() as engine, self._watch(running) as cancelled:
-            running.place = name_engine(engine)
-            self._options.check_disk(engine)
-            write_image(image.recipe, workspace, image.entry.base)
-            self._journal.note_start(image.name, str(image.reference), running.place)
-            options = BuildOptions(
-                self._options.push,
-                self._options.network,
-                cancelled=cancelled,
-                structured=True,
-                build_args={BASE_IMAGE: str(image.entry.base)},
-            )
-            try:
-                built = _build(engine, image, options, workspace, running)
-            except BuildFailed as failure:
-                raise self._explain(failure, image, cancelled) from failure
-            workspace.save(LocalBuild(engine.name, str(image.reference), built.image_id, built.digest, built.elapsed_s))
-        seconds = round(time.monotonic() - started, 1)
-        pushed = self._options.count_pushed(image.reference, image.entry.base) if self._options.push else None
-        return Ending(seconds, digest=built.digest, pushed_bytes=pushed)
-
-    def cancel_stalled(self) -> None:
-        """Cancel the builds that have logged nothing for too long."""
-        with self._lock:
-            for cancelled, running in self._running.items():
-                if time.monotonic() - running.heard > self._options.stall_s:
-                    self._stalled.add(cancelled)
-                    cancelled.set()
-
-    def cancel_all(self) -> None:
-        """Cancel every build, because the run ends."""
-        with self._lock:
-            for cancelled in self._running:
-                cancelled.set()
-
-    @contextmanager
-    def _take(self) -> Iterator[Engine]:
-        with self._lock:
-            engine = min(self._loads, key=lambda engine: (self._losses[engine], self._loads[engine]))
-            self._loads[engine] += 1
-        try:
-            yield engine
-        except NotStarted:
-            self._losses[engine] += 1
-            raise
-        else:
-            self._losses[engine] = 0
-        finally:
-            with self._lock:
-                self._loads[engine] -= 1
-
-    @contextmanager
-    def _watch(self, running: Running) -> Iterator[threading.Event]:
-        cancelled = threading.Event()
-        with self._lock:
-            self._running[cancelled] = running
-        try:
-            yield cancelled
-        finally:
-            with self._lock:
-                del self._running[cancelled]
-
-    def _explain(self, failure: BuildFailed, image: Image, cancelled: threading.Event) -> BuildFailed | Interruption:
-        """Return the error as what it is: only a step that failed makes the build a failed one."""
-        if cancelled in self._stalled:
-            return Stalled(
-                f"its build logged nothing for {self._options.stall_s:g} s and was cancelled",
-                f"read the end of its log, {image.name}/{BUILD_LOG}; --stall-timeout waits longer",
-            )
-        if cancelled.is_set() or any(text in failure.message for text in _TEMPORARY):
-            return Interruption(failure.message, f"run {run('images')} again")
-        for text, problem in _WRONG_BASE.items():
-            if text in failure.message and "failed to " in failure.message:
-                return BuildFailed(f"its base image {image.entry.base} {problem}: {failure.message}", failure.fix)
-        return failure
 
 
 class DiskGuard:
@@ -216,6 +93,138 @@ class DiskGuard:
                     "remove images that are no longer needed, or give a smaller --keep-free; then run the same command"
                     " again: it continues where it stopped",
                 )
+
+
+class EngineOptions(NamedTuple):
+    """How engines build.
+
+    Attributes:
+        network: Of the RUN steps; the engine's own default if empty.
+        stall_s: Seconds without a line of the log after which a build is cancelled.
+        guard: Asked before each build.
+        pushed: What their registry has of the images; None if they stay in the engine.
+    """
+
+    network: str
+    stall_s: float
+    guard: DiskGuard
+    pushed: PushedLayers | None
+
+
+class LocalBuilds:
+    """Engines, which share the work; one that is lost comes after the others.
+
+    A base image goes to the same engine each time, which has it in its cache, unless that one has more to do.
+    """
+
+    def __init__(self, engines: Sequence[Engine], images: Workspace, journal: Journal, options: EngineOptions) -> None:
+        self._images = images
+        self._journal = journal
+        self._options = options
+        self._lock = threading.Lock()
+        self._loads = dict.fromkeys(engines, 0)
+        self._losses = dict.fromkeys(engines, 0)
+        self._running: dict[threading.Event, Running] = {}
+        self._stalled: set[threading.Event] = set()
+
+    @property
+    def place(self) -> str:
+        """Where images are built, for people."""
+        return ", ".join(map(name_engine, self._loads))
+
+    def build(self, image: Image, running: Running) -> Ending:
+        """Return how the build of an image ended.
+
+        Raises:
+            BuildFailed: A step of the build has failed, or its base image is wrong.
+            NotStarted: The engine was lost.
+            Interruption: The build stalled, or something else outside of it went wrong.
+            DiskFull: There is too little room on the disk.
+        """
+        started = time.monotonic()
+        workspace = self._images.child(image.name)
+        with workspace.writing(), self._take(image) as engine, self._watch(running) as cancelled:
+            running.place = name_engine(engine)
+            self._options.guard.check(engine)
+            write_image(image.recipe, workspace, image.entry.base)
+            self._journal.note_start(image.name, str(image.reference), running.place)
+            options = BuildOptions(
+                self._options.pushed is not None,
+                self._options.network,
+                cancelled=cancelled,
+                structured=True,
+                build_args={BASE_IMAGE: str(image.entry.base)},
+            )
+            try:
+                built = _build(engine, image, options, workspace, running)
+            except BuildFailed as failure:
+                raise self._explain(failure, image, cancelled) from failure
+            workspace.save(LocalBuild(engine.name, str(image.reference), built.image_id, built.digest, built.elapsed_s))
+        seconds = round(time.monotonic() - started, 1)
+        pushed = self._options.pushed
+        pushed_bytes = pushed.count(image.reference, image.entry.base) if pushed else None
+        return Ending(seconds, digest=built.digest, pushed_bytes=pushed_bytes)
+
+    def cancel_stalled(self) -> None:
+        """Cancel the builds that have logged nothing for too long."""
+        with self._lock:
+            for cancelled, running in self._running.items():
+                if time.monotonic() - running.heard > self._options.stall_s:
+                    self._stalled.add(cancelled)
+                    cancelled.set()
+
+    def cancel_all(self) -> None:
+        """Cancel every build, because the run ends."""
+        with self._lock:
+            for cancelled in self._running:
+                cancelled.set()
+
+    @contextmanager
+    def _take(self, image: Image) -> Iterator[Engine]:
+        with self._lock:
+            least = min(self._loads.values())
+
+            def rank(engine: Engine) -> tuple[int, bool, bytes]:
+                chance = sha256(f"{name_engine(engine)} {image.entry.base}".encode()).digest()
+                return self._losses[engine], self._loads[engine] > least + 1, chance
+
+            engine = min(self._loads, key=rank)
+            self._loads[engine] += 1
+        try:
+            yield engine
+        except NotStarted:
+            self._losses[engine] += 1
+            raise
+        else:
+            self._losses[engine] = 0
+        finally:
+            with self._lock:
+                self._loads[engine] -= 1
+
+    @contextmanager
+    def _watch(self, running: Running) -> Iterator[threading.Event]:
+        cancelled = threading.Event()
+        with self._lock:
+            self._running[cancelled] = running
+        try:
+            yield cancelled
+        finally:
+            with self._lock:
+                del self._running[cancelled]
+
+    def _explain(self, failure: BuildFailed, image: Image, cancelled: threading.Event) -> BuildFailed | Interruption:
+        """Return the error as what it is: only a step that failed makes the build a failed one."""
+        if cancelled in self._stalled:
+            return Stalled(
+                f"its build logged nothing for {self._options.stall_s:g} s and was cancelled",
+                f"read the end of its log, {image.name}/{BUILD_LOG}; --stall-timeout waits longer",
+            )
+        if cancelled.is_set() or any(text in failure.message for text in _TEMPORARY):
+            return Interruption(failure.message, f"run {run('images')} again")
+        for text, problem in _WRONG_BASE.items():
+            if text in failure.message and "failed to " in failure.message:
+                return BuildFailed(f"its base image {image.entry.base} {problem}: {failure.message}", failure.fix)
+        return failure
 
 
 def name_engine(engine: Engine) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from buildkit.errors import SettingError
 from buildkit.reference import Reference, check_tag, parse_reference
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.recipe import Recipe
+    from buildkit.bulk.stores import EngineStore, RegistryStore, ServerStore
     from buildkit.bulk.workers import Workers
     from buildkit.registry.client import RegistryClient
+
+    Store = RegistryStore | EngineStore | ServerStore
 
 
 class State(StrEnum):
@@ -65,17 +68,6 @@ class Image:
     def is_there(self) -> bool:
         """Whether the image exists."""
         return self.state in {State.PRESENT, State.BUILT}
-
-
-class Store(Protocol):
-    """Where the images go."""
-
-    def find(self, image: Image) -> str | None:
-        """Return the digest of the image, empty if it is not known, or None if the image certainly is not there.
-
-        Raises:
-            RuntimeBuildError: It cannot be found out.
-        """
 
 
 def resolve_bases(entries: Sequence[ImageEntry], registry: RegistryClient, workers: Workers) -> dict[Reference, str]:

@@ -16,7 +16,7 @@ from buildkit.errors import LocalError, run
 from buildkit.generated import read_generated
 from buildkit.models import PROGRAMS, BuildContext, Dockerfile
 from buildkit.reference import Reference
-from buildkit.tasks.context import choose_options, pack_context
+from buildkit.tasks.context import pack_context
 from buildkit.tasks.dockerfile import render_dockerfile
 from buildkit.tasks.version import describe_version
 from buildkit.workspace import DOCKERFILE, INSTRUCTIONS, RECIPES, STAT_CACHE
@@ -133,6 +133,7 @@ def copy_source(recipe: Recipe, workspace: Workspace, generated: Mapping[str, by
         LocalError: The recipe's archive has changed, or the new one cannot be written.
     """
     from buildkit.archive.writer import ArchiveWriter
+    from buildkit.packing import choose_options
 
     version, options = recipe.version, choose_options(recipe.version, recipe.settings, ui)
     try:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from buildkit.bulk.journal import Ending
 from buildkit.bulk.plan import State
 from buildkit.bulk.report import format_running, format_totals
 from buildkit.errors import LocalError, NotStarted, OutcomeUnknown, RuntimeBuildError, StoppedWatching
-from buildkit.runtime_api.policy import KEY_REFUSED, NOT_FOUND, RequestFailed
+from buildkit.runtime_api.policy import KEY_REFUSED, NOT_FOUND
+from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:
-    from buildkit.bulk.board import Board, Running
+    from buildkit.bulk.board import Board
     from buildkit.bulk.journal import Journal
+    from buildkit.bulk.local import LocalBuilds
     from buildkit.bulk.plan import Image
+    from buildkit.bulk.remote import RemoteBuilds
     from buildkit.bulk.workers import Pace
     from buildkit.ui import Ui
 
@@ -43,21 +46,10 @@ class DiskFull(LocalError):
     """There is too little room for any build."""
 
 
-class Builds(Protocol):
-    """What builds one image."""
-
-    @property
-    def place(self) -> str:
-        """Where, for people."""
-
-    def build(self, image: Image, running: Running) -> Ending:
-        """Return how it ended, or raise what went wrong."""
-
-
 class Runner:
     """Builds the images of a plan; `work` is what a worker does with one of them."""
 
-    def __init__(self, builds: Builds, journal: Journal, board: Board, pace: Pace, ui: Ui) -> None:
+    def __init__(self, builds: RemoteBuilds | LocalBuilds, journal: Journal, board: Board, pace: Pace, ui: Ui) -> None:
         self._builds = builds
         self._journal = journal
         self._board = board

@@ -26,11 +26,13 @@ from buildkit.workspace import IMAGES, RESULTS, SUMMARY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from buildkit.bulk.backends import Backend, BulkRequest
+    from buildkit.bulk.backends import BulkRequest
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.plan import Image
     from buildkit.bulk.recipe import Recipe
     from buildkit.task import Run
+
+    Backend = ServerBackend | EngineBackend
 
 # Registries and servers are asked this many questions at a time.
 _QUERIES = 16
@@ -60,7 +62,7 @@ class Session:
         """
         this, journal = self._this, self._journal
         kind = ServerBackend if this.settings.runtime_api_url else EngineBackend
-        backend: Backend = kind(this, self._request, journal, self._pace)
+        backend = kind(this, self._request, journal, self._pace)
         digests = resolve_bases(self._entries, self._registry, self._queries)
         entries = backend.choose_builder_images(self._entries, digests)
         recipes = self._make_recipes(entries, backend)
@@ -108,12 +110,9 @@ class Session:
     def estimate(self, images: Sequence[Image]) -> str:
         """Return what is to be done, and how long that takes if earlier builds tell."""
         counts = {state: sum(image.state is state for image in images) for state in State}
-        words = [f"{count} {state}" for state, count in counts.items() if count]
-        text = ", ".join(words) or "nothing to do"
-        seconds = self._journal.list_seconds()
-        todo = counts[State.BUILD] + counts[State.WAITING]
-        if seconds and todo:
-            left_s = todo * sum(seconds) / len(seconds) / min(self._request.workers, todo)
+        text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing to do"
+        left_s = Board(images, self._request.workers, self._journal.list_seconds()).look().left_s
+        if left_s:
             text += f"; about {format_duration(round(left_s))} with {self._request.workers} workers"
         return text
 

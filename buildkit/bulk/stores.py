@@ -14,8 +14,8 @@ from buildkit.reference import Reference
 from buildkit.registry.client import NETWORK_FIX, RegistryClient, RegistryRefused, locate
 from buildkit.registry.credentials import find_docker_credentials
 from buildkit.runtime_api.http import ExchangeFailed
-from buildkit.runtime_api.policy import RequestFailed
 from buildkit.runtime_api.response import parse_retry_after
+from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

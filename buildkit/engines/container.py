@@ -31,7 +31,6 @@ class ImageConfig:
     """The configuration of an image; `history` has the commands that created its layers."""
 
     image_id: str
-    user: str
     workdir: str
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
@@ -140,7 +139,6 @@ def _parse_image(description: dict[str, Any], history: tuple[str, ...]) -> Image
     health = config.get("Healthcheck") or description.get("Healthcheck") or {}
     return ImageConfig(
         image_id=description["Id"],
-        user=config.get("User") or "",
         workdir=config.get("WorkingDir") or "/",
         entrypoint=tuple(config.get("Entrypoint") or ()),
         command=tuple(config.get("Cmd") or ()),

@@ -67,9 +67,6 @@ class Docker(Engine):
     def _format_progress(self, options: BuildOptions) -> str:
         return f"--progress={'rawjson' if self._uses_json(options) else 'plain'}"
 
-    def _read_receipt(self, text: str) -> tuple[str, str | None]:
-        return text, None
-
     def _find_digest(self, image: str) -> str | None:
         # docker lists one digest for each repository that it knows.
         output = self.run("image", "inspect", "--format={{json .RepoDigests}}", image)

@@ -34,9 +34,6 @@ class Podman(Engine):
     def _read_version(self) -> str:
         return self._ask("info", "--format", "{{.Version.Version}}")
 
-    def _read_receipt(self, text: str) -> tuple[str, str | None]:
-        return text, None
-
 
 class Buildah(Podman):
     """buildah: it builds and pushes, and runs no containers."""

@@ -82,15 +82,17 @@ class JsonProgress:
         except ValueError:
             yield from format_line(record)
             return
+        for entry in status.get("vertexes") or ():
+            yield from self._begin(entry)
         for kind, translate in (
-            ("vertexes", self._begin),
-            ("statuses", self._translate_status),
-            ("logs", self._translate_log),
-            ("warnings", self._translate_warning),
-            ("vertexes", self._end),
+            ("statuses", _translate_status),
+            ("logs", _translate_log),
+            ("warnings", _translate_warning),
+            ("vertexes", _end),
         ):
             for entry in status.get(kind) or ():
-                yield from translate(entry)
+                if vertex := self._vertices.get(entry.get("vertex") or entry.get("digest")):
+                    yield from translate(vertex, entry)
 
     def _begin(self, entry: dict[str, Any]) -> Iterator[str]:
         if not entry.get("started"):
@@ -101,42 +103,39 @@ class JsonProgress:
             yield vertex.format(_flatten(entry["name"]))
         vertex.started = vertex.started or _parse_time(entry["started"])
 
-    def _translate_status(self, entry: dict[str, Any]) -> Iterator[str]:
-        vertex = self._vertices.get(entry["vertex"])
-        if vertex and entry.get("completed"):
-            for text in format_line(entry["id"].encode()):
-                yield vertex.format(f"{text} done")
 
-    def _translate_log(self, entry: dict[str, Any]) -> Iterator[str]:
-        vertex = self._vertices.get(entry["vertex"])
-        if vertex is None:
-            return
-        *lines, vertex.rest = (vertex.rest + base64.b64decode(entry["data"])).split(b"\n")
-        for line in lines:
-            yield from vertex.format_output(line, entry["timestamp"])
+def _translate_status(vertex: _Vertex, entry: dict[str, Any]) -> Iterator[str]:
+    if entry.get("completed"):
+        for text in format_line(entry["id"].encode()):
+            yield vertex.format(f"{text} done")
 
-    def _translate_warning(self, entry: dict[str, Any]) -> Iterator[str]:
-        vertex = self._vertices.get(entry["vertex"])
-        if vertex:
-            for text in format_line(base64.b64decode(entry.get("short") or "")):
-                yield vertex.format(f"WARNING: {text}")
 
-    def _end(self, entry: dict[str, Any]) -> Iterator[str]:
-        vertex = self._vertices.get(entry["digest"])
-        completed = entry.get("completed")
-        if vertex is None or not completed or completed == vertex.completed:
-            return
-        vertex.completed = completed
-        if vertex.rest:
-            yield from vertex.format_output(vertex.rest, completed)
-            vertex.rest = b""
-        if entry.get("error"):
-            is_cancelled = entry["error"].endswith("context canceled")
-            yield vertex.format("CANCELED" if is_cancelled else f"ERROR: {_flatten(entry['error'])}")
-        elif entry.get("cached"):
-            yield vertex.format("CACHED")
-        else:
-            yield vertex.format(f"DONE {_subtract(completed, vertex.started):.1f}s")
+def _translate_log(vertex: _Vertex, entry: dict[str, Any]) -> Iterator[str]:
+    *lines, vertex.rest = (vertex.rest + base64.b64decode(entry["data"])).split(b"\n")
+    for line in lines:
+        yield from vertex.format_output(line, entry["timestamp"])
+
+
+def _translate_warning(vertex: _Vertex, entry: dict[str, Any]) -> Iterator[str]:
+    for text in format_line(base64.b64decode(entry.get("short") or "")):
+        yield vertex.format(f"WARNING: {text}")
+
+
+def _end(vertex: _Vertex, entry: dict[str, Any]) -> Iterator[str]:
+    completed = entry.get("completed")
+    if not completed or completed == vertex.completed:
+        return
+    vertex.completed = completed
+    if vertex.rest:
+        yield from vertex.format_output(vertex.rest, completed)
+        vertex.rest = b""
+    if entry.get("error"):
+        is_cancelled = entry["error"].endswith("context canceled")
+        yield vertex.format("CANCELED" if is_cancelled else f"ERROR: {_flatten(entry['error'])}")
+    elif entry.get("cached"):
+        yield vertex.format("CACHED")
+    else:
+        yield vertex.format(f"DONE {_subtract(completed, vertex.started):.1f}s")
 
 
 def _flatten(text: str) -> str:

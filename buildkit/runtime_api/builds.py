@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 from buildkit.errors import run
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.fields import read_builds, read_status
 from buildkit.runtime_api.http import Request
-from buildkit.runtime_api.policy import RequestFailed
-from buildkit.runtime_api.response import InvalidResponse, read_builds, read_status
+from buildkit.runtime_api.response import InvalidResponse
+from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ def list_builds(api: RuntimeApi, parameters: Mapping[str, str]) -> list[ListedBu
         RequestFailed: The server does not list them.
     """
     request = api.make_get(protocol.BUILDS, parameters)
-    response = policy.repeat(lambda: _require(api, request), api.clock)
+    response = api.repeat(lambda: _require(api, request))
     if response.status in policy.ABSENT:
         raise RequestFailed(
             f"this Runtime API does not list builds ({request} returned {response.title})",
@@ -56,7 +57,7 @@ def cancel_build(api: RuntimeApi, build_id: str, *, within_s: float = math.inf) 
     request = Request(url, api.network.read_s, total_s=within_s, method="POST")
     # Cancelling twice is the same as cancelling once, so a lost response allows another try.
     is_brief = math.isfinite(within_s)
-    response = _require(api, request) if is_brief else policy.repeat(lambda: _require(api, request), api.clock)
+    response = _require(api, request) if is_brief else api.repeat(lambda: _require(api, request))
     if response.status not in policy.ABSENT:
         return read_status(api.parse(request, response), api.clean).status
     if protocol.CANCEL not in api.features():

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from buildkit.display import escape_controls
 from buildkit.errors import SettingError, run
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.fields import read_features, read_status
 from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
 from buildkit.runtime_api.log import split_lines
-from buildkit.runtime_api.policy import ACCEPTED, Clock, RequestFailed
-from buildkit.runtime_api.response import (
-    InvalidResponse,
-    extract_detail,
-    parse_object,
-    parse_origin,
-    read_features,
-    read_status,
-    shorten,
-)
+from buildkit.runtime_api.policy import ACCEPTED
+from buildkit.runtime_api.response import InvalidResponse, extract_detail, parse_object, parse_origin, shorten
+from buildkit.runtime_api.retry import TRANSIENT, Clock, RequestFailed, repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from buildkit.errors import RuntimeBuildError
     from buildkit.runtime_api.protocol import BuildStatus
     from buildkit.runtime_api.response import Response
     from buildkit.secret import ApiKey
 
+T = TypeVar("T")
+
 _NETWORK, _CLOCK = Network(), Clock()
-_EVENTS = "text/event-stream"
 _MIN_TOTAL_S = 0.1
 _FEATURES_S = 10.0
 
@@ -64,7 +59,7 @@ class RuntimeApi:
     def registry_prefix(self) -> str | None:
         """Return what image names begin with on this server, without a trailing slash, or None."""
         request = self.make_get(protocol.REGISTRY_PREFIX)
-        prefix = policy.repeat(lambda: self._get(request), self.clock).get("registry_prefix")
+        prefix = self.repeat(lambda: self._get(request)).get("registry_prefix")
         if not isinstance(prefix, str | None):
             raise RequestFailed(
                 f"{request} returned a registry_prefix that is not text",
@@ -119,7 +114,7 @@ class RuntimeApi:
     def image_exists(self, reference: str) -> bool | None:
         """Return whether the server says that it has the image, or None if it does not say. It may be wrong."""
         request = self.make_get(protocol.IMAGE_EXISTS, {"image": reference})
-        exists = policy.repeat(lambda: self._get(request), self.clock).get("exists")
+        exists = self.repeat(lambda: self._get(request)).get("exists")
         return exists if isinstance(exists, bool) else None
 
     def features(self, *, within_s: float = _FEATURES_S) -> frozenset[str]:
@@ -151,6 +146,10 @@ class RuntimeApi:
         scheme, host, port = other
         is_allowed = not self._allowed_hosts.isdisjoint({host, f"{host}:{port}"})
         return own == other or (is_allowed and scheme in ("https", own[0]))
+
+    def repeat(self, request: Callable[[], T]) -> T:
+        """Return what `request` returns, repeating it as far as its failures allow."""
+        return repeat(request, self.clock)
 
     def make_get(self, path: str, parameters: Mapping[str, str] | None = None) -> Request:
         """Return a GET of that path below the base URL."""
@@ -187,7 +186,7 @@ class RuntimeApi:
                 f"{request} returned {response.title}, but {invalid}",
                 "run the same command again; if it keeps failing, RUNTIME_API_URL may not be a Runtime API",
                 status=response.status,
-                retry=policy.TRANSIENT,
+                retry=TRANSIENT,
             ) from invalid
 
     def classify(self, request: Request, response: Response) -> RuntimeBuildError:

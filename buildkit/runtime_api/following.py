@@ -1,23 +1,30 @@
-"""The log of a build as it grows, shown by a thread beside the polling, which alone decides how the build ended."""
+"""The log of a build that is waited for: while it grows, shown by a thread beside the polling, or the end of it.
+
+The polling alone decides how the build ended.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from buildkit.errors import run
+from buildkit.errors import RuntimeBuildError, run
 from buildkit.runtime_api.events import open_events
 from buildkit.runtime_api.log import MAX_LOG_BYTES, TOO_LONG, format_line
-from buildkit.runtime_api.policy import NOT_FOUND, RequestFailed, choose_backoff
+from buildkit.runtime_api.policy import NOT_FOUND
 from buildkit.runtime_api.protocol import FOLLOW
-from buildkit.runtime_api.response import InvalidResponse
+from buildkit.runtime_api.response import InvalidResponse, shorten
+from buildkit.runtime_api.retry import RequestFailed, choose_backoff
 
 if TYPE_CHECKING:
     from buildkit.runtime_api.client import RuntimeApi
     from buildkit.runtime_api.events import Event
     from buildkit.ui import Ui
 
+# A command ends within 10 s of the final status; what has arrived must still be shown in that time.
+TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 8.0
 # Once the build has ended, this long without a line means that no more will come.
 _QUIET_S = 1.5
 _TICK_S, _SHORT_PAUSE_S = 0.05, 0.2
@@ -124,3 +131,20 @@ class LogFollower:
         with self._writing:
             if not self._stopped.is_set():
                 self._ui.report(line)
+
+
+def read_tail(api: RuntimeApi, build_id: str, ui: Ui, *, within_s: float = TAIL_S) -> list[str]:
+    """Return the last lines of a build's log, each of them shortened; a log that cannot be read is only a warning.
+
+    Args:
+        within_s: Seconds that may be spent on it, at most `TAIL_S`.
+    """
+    if within_s <= 0:
+        return []
+    try:
+        with api.build_logs(build_id, within_s=min(within_s, TAIL_S)) as lines:
+            parts = (part for line in lines or () for part in format_line(line, TAIL_LINE_BYTES))
+            return [shorten(part, TAIL_LINE_BYTES) for part in deque(parts, TAIL_LINES)]
+    except RuntimeBuildError as error:
+        ui.warn(f"the log cannot be read: {error.message}")
+        return []

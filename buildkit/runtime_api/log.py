@@ -1,28 +1,21 @@
-"""The log of a build: its lines in constant memory, safe for a terminal, and the end of it within fixed limits."""
+"""The log of a build: its lines in constant memory, safe for a terminal."""
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections import deque
 from typing import TYPE_CHECKING
 
 from buildkit.display import escape_controls, strip_sequences
-from buildkit.errors import RuntimeBuildError
 from buildkit.runtime_api.http import ExchangeFailed
-from buildkit.runtime_api.response import describe, shorten
+from buildkit.runtime_api.response import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from buildkit.runtime_api.client import RuntimeApi
-    from buildkit.ui import Ui
-
 MAX_LOG_BYTES = 64 * 1024 * 1024
 TOO_LONG = "(the log is longer than 64 MiB; the rest is left out)"
 MAX_LINE_CHARS = 1_000_000
-# A command ends within 10 s of the final status; what has arrived must still be shown in that time.
-TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 8.0
 _TEXT_KEYS = ("message", "msg", "log", "text", "line", "content")
 _LIST_KEYS = ("logs", "lines", "entries")
 
@@ -48,23 +41,6 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
         return
     if rest:
         yield rest
-
-
-def read_tail(api: RuntimeApi, build_id: str, ui: Ui, *, within_s: float = TAIL_S) -> list[str]:
-    """Return the last lines of a build's log, each of them shortened; a log that cannot be read is only a warning.
-
-    Args:
-        within_s: Seconds that may be spent on it, at most `TAIL_S`.
-    """
-    if within_s <= 0:
-        return []
-    try:
-        with api.build_logs(build_id, within_s=min(within_s, TAIL_S)) as lines:
-            parts = (part for line in lines or () for part in format_line(line, TAIL_LINE_BYTES))
-            return [shorten(part, TAIL_LINE_BYTES) for part in deque(parts, TAIL_LINES)]
-    except RuntimeBuildError as error:
-        ui.warn(f"the log cannot be read: {error.message}")
-        return []
 
 
 def format_line(line: str, limit: int | None = None) -> Iterator[str]:

@@ -28,24 +28,19 @@ _MAX_RETRY_AFTER_S. A GET may always be repeated: 3 tries on 5xx and without a u
 
 from __future__ import annotations
 
-import random
-import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from buildkit.display import format_size
-from buildkit.errors import NotStarted, OutcomeUnknown, RuntimeBuildError, run
+from buildkit.errors import OutcomeUnknown, RuntimeBuildError, run
 from buildkit.runtime_api.protocol import JSON, MULTIPART
 from buildkit.runtime_api.response import parse_retry_after
+from buildkit.runtime_api.retry import NEVER, TRANSIENT, RequestFailed, Retry
 from buildkit.runtime_api.upload import UploadAttempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from buildkit.runtime_api.http import ExchangeFailed, Request
     from buildkit.runtime_api.response import Response
-
-T = TypeVar("T")
 
 ACCEPTED = frozenset({200, 201, 202})
 REFUSED = frozenset(
@@ -60,9 +55,8 @@ _TRANSIENT = frozenset({408, 425})
 # What a server may say to an upload that names a source which it does not have.
 _MISSING = frozenset({404, 409, 422})
 
-_LOST_TRIES, _BUSY_TRIES = 3, 6
+_BUSY_TRIES = 6
 _MAX_RETRY_AFTER_S = 300.0
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 30.0
 
 UNKNOWN_FIX = f"look on the server for the build; {run('upload', '--force')} submits it again"
 SAME_KEY_FIX = f"run {run('upload')} again; this server does not start a second build for it"
@@ -95,51 +89,6 @@ _REFUSALS = {
     422: _OTHER_FORMAT,
     503: ("", _UPLOAD_FIX),
 }
-
-
-class Clock(NamedTuple):
-    """Time and chance; replaced in tests, so that no test waits.
-
-    Attributes:
-        back_off: Sleeps after a failure that everybody who asks the same server would meet; `sleep` if None.
-        begin: Called before each request; returns when it may be made.
-    """
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], object] = time.sleep
-    random: Callable[[], float] = random.random
-    back_off: Callable[[float], object] | None = None
-    begin: Callable[[], object] = lambda: None
-
-
-class Retry(NamedTuple):
-    """Whether a failed request may be repeated.
-
-    Attributes:
-        tries: How many times the same request may be made in all.
-        after_s: What the server asked for.
-        is_transient: It may be over soon: whoever polls should continue.
-    """
-
-    tries: int = 1
-    after_s: float | None = None
-    is_transient: bool = False
-
-
-NEVER, TRANSIENT = Retry(), Retry(_LOST_TRIES, is_transient=True)
-
-
-class RequestFailed(NotStarted):
-    """The Runtime API gave no usable response, and no build was started.
-
-    Attributes:
-        status: HTTP status; None if there was no response.
-    """
-
-    def __init__(self, message: str, fix: str, *, status: int | None = None, retry: Retry = NEVER) -> None:
-        super().__init__(message, fix)
-        self.status = status
-        self.retry = retry
 
 
 class SourceMissing(RequestFailed):
@@ -201,30 +150,10 @@ def classify_failure(request: Request, failure: ExchangeFailed, reason: str) -> 
     return RequestFailed(f"no response from {url}: {reason}", _REACH_FIX, retry=TRANSIENT)
 
 
-def repeat(request: Callable[[], T], clock: Clock) -> T:
-    """Return what `request` returns, repeating it as far as its failures allow."""
-    made = 0
-    while True:
-        made += 1
-        try:
-            return request()
-        except RequestFailed as failure:
-            if made >= failure.retry.tries:
-                raise
-            pause_s = failure.retry.after_s
-        (clock.back_off or clock.sleep)(choose_backoff(made, clock) if pause_s is None else pause_s)
-
-
 def keep_unknown(error: RuntimeBuildError) -> OutcomeUnknown:
     """Return the error for an upload that failed after an earlier try may have started a build."""
     earlier = "" if isinstance(error.__cause__, OutcomeUnknown) else "; an earlier try may have started a build"
     return OutcomeUnknown(f"{error.message}{earlier}", SAME_KEY_FIX)
-
-
-def choose_backoff(failures: int, clock: Clock) -> float:
-    """Return the seconds to wait after so many failures in a row; random, so that clients do not return all at once."""
-    limit_s = min(_FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16), _MAX_BACKOFF_S)
-    return limit_s * (1 + clock.random()) / 2
 
 
 def _find_upload(request: Request) -> UploadAttempt | None:

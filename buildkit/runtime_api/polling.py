@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.errors import StoppedWatching, run
 from buildkit.models import BuildResult
-from buildkit.runtime_api.policy import NOT_FOUND, RequestFailed, choose_backoff
+from buildkit.runtime_api.policy import NOT_FOUND
 from buildkit.runtime_api.protocol import ENDED, IN_PROGRESS, SUCCESS
+from buildkit.runtime_api.retry import RequestFailed, choose_backoff
 
 if TYPE_CHECKING:
     from buildkit.runtime_api.client import RuntimeApi

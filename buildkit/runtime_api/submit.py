@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from buildkit.display import format_size
 from buildkit.errors import LocalError, OutcomeUnknown
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.fields import read_build_id, read_replica
 from buildkit.runtime_api.http import Request
-from buildkit.runtime_api.policy import RequestFailed, SourceMissing
+from buildkit.runtime_api.policy import SourceMissing
 from buildkit.runtime_api.protocol import StartedBuild
-from buildkit.runtime_api.response import InvalidResponse, parse_object, read_build_id, read_replica
+from buildkit.runtime_api.response import InvalidResponse, parse_object
+from buildkit.runtime_api.retry import TRANSIENT, RequestFailed
 from buildkit.runtime_api.upload import SourceUpload
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def _send_source(api: RuntimeApi, attempt: UploadAttempt, ui: Ui) -> None:
         return
     body = SourceUpload(attempt.source, attempt.draw)
     try:
-        policy.repeat(lambda: _put_source(api, body), api.clock)
+        api.repeat(lambda: _put_source(api, body))
     except RequestFailed as failure:
         if failure.status not in policy.REFUSED:
             raise
@@ -99,7 +101,7 @@ def _send_source(api: RuntimeApi, attempt: UploadAttempt, ui: Ui) -> None:
 
 
 def _repeat_post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
-    return policy.repeat(lambda: _try_post(api, attempt), api.clock)
+    return api.repeat(lambda: _try_post(api, attempt))
 
 
 def _try_post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
@@ -113,14 +115,14 @@ def _try_post(api: RuntimeApi, attempt: UploadAttempt) -> StartedBuild:
             if not attempt.idempotency_key or protocol.IDEMPOTENCY not in api.features():
                 raise
             attempt.outcome_unknown = True
-        raise RequestFailed(unknown.message, unknown.fix, retry=policy.TRANSIENT) from unknown
+        raise RequestFailed(unknown.message, unknown.fix, retry=TRANSIENT) from unknown
 
 
 def _has_source(api: RuntimeApi, sha256: str) -> bool | None:
     """Return whether the server has a source, or None if it does not say."""
     request = Request(f"{api.url}{protocol.CONTEXTS}/{sha256}", api.network.read_s, method="HEAD")
     try:
-        status = policy.repeat(lambda: api.fetch(request), api.clock).status
+        status = api.repeat(lambda: api.fetch(request)).status
     except RequestFailed:
         return None
     return False if status == policy.NOT_FOUND else status in policy.ACCEPTED or None

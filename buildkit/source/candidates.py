@@ -8,11 +8,11 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from buildkit.source.listing import ListedFile, Status, list_files, list_untracked
+from buildkit.source.listing import ListedFile, Status, list_files, stream_untracked
 from buildkit.source.walk import walk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from buildkit.models import Project
@@ -43,8 +43,16 @@ class Candidates:
             walked = walk_files(self._path, self._roots or os.listdir(self._path), self._read_rules().prunes)
             yield chain((ListedFile(path, Status.CHANGED) for path in walked), self._list_included())
             return
-        with list_files(self._path, self._roots, self._prunes, untracked=bool(self._roots)) as listed:
-            yield chain(listed, self._list_needed(), self._list_included())
+        if self._roots:
+            with list_files(self._path, self._roots, self._prunes) as listed:
+                yield chain(listed, self._list_included())
+            return
+        # Git starts to look for the untracked files before it lists the tracked ones, which takes less time.
+        with (
+            stream_untracked(self._path, self._prunes) as untracked,
+            list_files(self._path, (), self._prunes, untracked=False) as listed,
+        ):
+            yield chain(listed, self._list_needed(untracked), self._list_included())
 
     def is_untracked(self, path: str) -> bool:
         """Return whether a file is left out because git does not track it."""
@@ -67,13 +75,15 @@ class Candidates:
         """Files that git neither tracks nor ignores; none in a workspace, where they are packed."""
         if not self._in_git or self._roots:
             return frozenset()
-        return frozenset(list_untracked(self._path, self._prunes))
+        with stream_untracked(self._path, self._prunes) as paths:
+            return frozenset(paths)
 
     def _prunes(self, folder: str) -> bool:
         return self._read_rules().prunes(folder)  # which are not read yet when git starts
 
-    def _list_needed(self) -> Iterator[ListedFile]:
+    def _list_needed(self, untracked: Iterable[str]) -> Iterator[ListedFile]:
         """Yield what the build needs of the files that git does not track, such as a new lock file."""
+        self._untracked = frozenset(untracked)
         yield from (ListedFile(path, Status.CHANGED) for path in self._required.intersection(self._untracked))
 
     def _list_included(self) -> Iterator[ListedFile]:

@@ -67,9 +67,7 @@ def _compare_form(folders: SourceFolders, path: str, found: str, wanted: str) ->
     if mode == wanted_mode != "120000":
         with os.fdopen(folders.open(path), "rb") as file:
             text = file.read(_MAX_TEXT_BYTES).replace(b"\r\n", b"\n")
-        digest = start_blob(wanted, len(text))
-        digest.update(text)
-        if digest.hexdigest() == wanted_blob:
+        if start_blob(wanted, len(text), text).hexdigest() == wanted_blob:
             return _LINE_ENDINGS
     return ""
 

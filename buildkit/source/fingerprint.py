@@ -9,6 +9,7 @@ import re
 import stat
 import struct
 from array import array
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _BATCH = 256
 _TIMED_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "overlay"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
-_PACK = struct.Struct("<qqqQI").pack
 
 # Size, both times, inode and mode of a file: if they are the same, so is its content.
 get_fields: Callable[[os.stat_result], StatFields] = attrgetter(
@@ -32,27 +32,30 @@ get_fields: Callable[[os.stat_result], StatFields] = attrgetter(
 
 
 class StatFingerprint:
-    """Size, times, inode, mode and link target of files, in order.
-
-    Attributes:
-        sizes: Bytes of each file.
-        newest_ns: The latest change (ctime) of any of them, in nanoseconds since the epoch.
-    """
+    """Size, times, inode, mode and link target of files, in order."""
 
     def __init__(self) -> None:
-        self.sizes = array("q")
-        self.newest_ns = 0
+        self._sizes = array("q")
+        self._newest_ns = 0
         self._digest = hashlib.sha256()
         self._names: list[str] = []
-        self._numbers: list[bytes] = []
+        self._fields: list[StatFields] = []
+
+    @property
+    def sizes(self) -> array[int]:
+        """Bytes of each file."""
+        self._digest_batch()
+        return self._sizes
+
+    @property
+    def newest_ns(self) -> int:
+        """The latest change (ctime) of any of the files, in nanoseconds since the epoch."""
+        self._digest_batch()
+        return self._newest_ns
 
     def add(self, path: str, fields: StatFields, link: str = "") -> None:
         """Add one file; `link` is its target if it is a symbolic link."""
-        size, _, changed_ns, _, _ = fields
-        self.sizes.append(size)
-        if changed_ns > self.newest_ns:  # noqa: PLR1730 - half the time of `max`, for every file
-            self.newest_ns = changed_ns
-        self._numbers.append(_PACK(*fields))
+        self._fields.append(fields)
         self._names.append(f"{path}\0{link}" if link else path)
         if len(self._names) == _BATCH:
             self._digest_batch()
@@ -63,11 +66,15 @@ class StatFingerprint:
         return self._digest.hexdigest()
 
     def _digest_batch(self) -> None:
+        """Digest the files that were added last together, which takes half the time."""
         if self._names:
-            self._digest.update(b"".join(self._numbers))
+            self._digest.update(struct.pack("<" + "qqqQI" * len(self._fields), *chain.from_iterable(self._fields)))
             self._digest.update(os.fsencode("\0".join(self._names) + "\0"))
+            sizes, _, changes_ns, _, _ = zip(*self._fields, strict=True)
+            self._sizes.extend(sizes)
+            self._newest_ns = max(self._newest_ns, *changes_ns)
             self._names.clear()
-            self._numbers.clear()
+            self._fields.clear()
 
 
 def take_fingerprint(source: Path, files: Iterable[str]) -> StatFingerprint | None:

@@ -13,10 +13,10 @@ from buildkit.source.git import run_git, split_entries, stream_git
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 _SUBMODULE = "160000 "
-_UNTRACKED = ("-o", "--exclude-standard")
 
 
 class Status(Enum):
@@ -61,8 +61,7 @@ def list_files(
     # Two commands at once: what is in the index is read while git still looks for what is not.
     read_index = ["ls-files", "-z", "-t", "-s", "--", *roots]
     with ExitStack() as stack:
-        find = ["ls-files", "-z", *_UNTRACKED, "--", *roots]
-        found = stack.enter_context(stream_git(source, find, prunes)) if untracked else iter(())
+        found = stack.enter_context(stream_untracked(source, prunes, roots)) if untracked else iter(())
         entries = stack.enter_context(stream_git(source, read_index))
         nested: dict[str, str] = {}
         yield chain(
@@ -73,14 +72,15 @@ def list_files(
         )
 
 
-def list_untracked(source: Path, prunes: Callable[[str], bool]) -> list[str]:
-    """Return the files that git neither tracks nor ignores; of another repository inside, its folder with a slash.
+def stream_untracked(
+    source: Path, prunes: Callable[[str], bool], roots: Sequence[str] = ()
+) -> AbstractContextManager[Iterator[str]]:
+    """Give an iterator over the files that git neither tracks nor ignores; of another repository, its folder and `/`.
 
     Raises:
         LocalError: As in `list_files`.
     """
-    with stream_git(source, ["ls-files", "-z", *_UNTRACKED], prunes) as entries:
-        return sorted(entries)
+    return stream_git(source, ["ls-files", "-z", "-o", "--exclude-standard", "--", *roots], prunes)
 
 
 def _follow_index(source: Path, entries: Iterable[str], nested: dict[str, str]) -> Iterator[ListedFile]:

@@ -98,7 +98,7 @@ def _find_built(this: Run, api: RuntimeApi, request: UploadRequest) -> BuildResu
     The proof is our own record of that build; some servers claim that every image exists.
     """
     previous, inputs = find_submission(this.workspace), load_inputs(this.workspace)
-    if previous is None or not is_same_build(previous, inputs, api.url, request.naming.name_images(inputs)):
+    if previous is None or not is_same_build(previous, inputs, api.url, request.naming):
         return None
     result = this.workspace.find(BuildResult)
     if result is None or result.build_id != previous.build_id or result.status != SUCCESS or result.image is None:

@@ -138,7 +138,8 @@ def _render(tree: SourceTree, request: DockerfileRequest, version: Version, valu
 
 def _derive(tree: SourceTree, request: DockerfileRequest, version: Version, ui: Ui) -> _Rendered:
     """Return the Dockerfile from the source's own, which DOCKERFILE names."""
-    from buildkit.derived import GIT_REF, GIT_SHA, IMAGES, derive_dockerfile, find_unpacked
+    from buildkit.contract import GIT_REF, GIT_SHA
+    from buildkit.derived import IMAGES, derive_dockerfile, find_unpacked
 
     settings = request.settings
     path = settings.dockerfile or ""

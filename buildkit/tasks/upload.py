@@ -100,22 +100,16 @@ def _find_pending(
     previous = record.find_submission(workspace)
     if previous is None:
         return None
-    if previous.build_id is None and not (
-        _KEY.fullmatch(previous.idempotency_key or "")
-        and IDEMPOTENCY in api.features()
-        and _is_same(previous, api, request, inputs)
-    ):
+    is_same = record.is_same_build(previous, inputs, api.url, request.naming)
+    if previous.build_id is not None:
+        return previous if is_same and not record.has_ended(workspace, previous) else None
+    if not (is_same and _KEY.fullmatch(previous.idempotency_key or "") and IDEMPOTENCY in api.features()):
         raise OutcomeUnknown(
             f"an earlier upload to {previous.runtime_api_url} may have started a build of {previous.target_image}, "
             "but its ID never arrived",
             f"look on the server for that build; {run('upload', '--force')} submits it again",
         )
-    is_open = previous.build_id is None or not record.has_ended(workspace, previous)
-    return previous if is_open and _is_same(previous, api, request, inputs) else None
-
-
-def _is_same(previous: Submission, api: RuntimeApi, request: UploadRequest, inputs: PackedInputs) -> bool:
-    return record.is_same_build(previous, inputs, api.url, request.naming.name_images(inputs))
+    return previous
 
 
 def _describe_intent(workspace: Workspace, api: RuntimeApi, inputs: PackedInputs, images: Sequence[str]) -> Submission:

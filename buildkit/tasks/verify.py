@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.contract import SESSION_VARIABLES, ImageContract
 from buildkit.display import escape_controls
-from buildkit.errors import BuildFailed, NotStarted
-from buildkit.models import Dockerfile, LocalBuild, Target, Verification, Version
+from buildkit.errors import BuildFailed, LocalError, NotStarted, run
+from buildkit.models import BuildResult, Dockerfile, LocalBuild, Target, Verification, Version
 from buildkit.reference import parse_reference
 from buildkit.task import Flag, Outcome, Run, Task
 
@@ -84,31 +84,39 @@ def verify(workspace: Workspace, engine: Engine, request: VerifyRequest, ui: Ui)
     served, findings = _check(candidate, ui)
     findings = [dataclasses.replace(finding, detail=escape_controls(finding.detail)) for finding in findings]
     result = Verification(
-        image=built.image if built else image,
+        image=(built and built.image) or image,
         engine=engine.name,
         target=str(contract.target),
         ok=all(finding.ok for finding in findings),
         findings=findings,
         health_s=served.health_s,
         stop_s=served.stop_s,
-        made_from=workspace.digests("build.json") if built else {},
+        made_from=workspace.digests(f"{built.step}.json") if built else {},
     )
     workspace.save(result)
     return result
 
 
-def _find_contract(workspace: Workspace, request: VerifyRequest) -> tuple[LocalBuild | None, ImageContract]:
+def _find_contract(
+    workspace: Workspace, request: VerifyRequest
+) -> tuple[LocalBuild | BuildResult | None, ImageContract]:
     """Return the workspace's own build, unless another image is given, and what is promised about the image."""
     settings = request.settings
     if request.image:
         return None, ImageContract.from_settings(settings, settings.target, settings.git_sha)
-    built = workspace.load(LocalBuild)
+    built = workspace.find(LocalBuild) or workspace.find(BuildResult)
+    if built is None or built.image is None:
+        raise LocalError(
+            "there is no image yet", f"run {run('all')} or {run('build')} first, or give --image REFERENCE"
+        )
     target = Target(workspace.load(Dockerfile).target)
     return built, ImageContract.from_settings(settings, target, workspace.load(Version).sha)
 
 
-def _pin(built: LocalBuild) -> str:
-    """Return the reference of exactly this image; one that a remote builder has pushed is only in the registry."""
+def _pin(built: LocalBuild | BuildResult) -> str:
+    """Return the reference of exactly this image, as far as it is known; a remote builder's is only in the registry."""
+    if isinstance(built, BuildResult):
+        return built.image or ""
     return f"{built.image}@{built.digest}" if built.engine == "buildx" and built.digest else built.image_id
 
 

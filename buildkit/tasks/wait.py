@@ -58,8 +58,7 @@ def wait(workspace: Workspace, api: RuntimeApi, request: WaitRequest, ui: Ui) ->
         OutcomeUnknown: An upload was sent, and no build ID came back.
         LocalError: Nothing was submitted, or the record is damaged.
     """
-    from buildkit.runtime_api.following import LogFollower
-    from buildkit.runtime_api.log import TAIL_S
+    from buildkit.runtime_api.following import TAIL_S, LogFollower
     from buildkit.runtime_api.polling import WatchedBuild
 
     build, made_from = WatchedBuild(request.build_id or ""), {}
@@ -117,7 +116,7 @@ def _cancel(api: RuntimeApi, build_id: str, ui: Ui) -> bool:
 
 def _report_tail(api: RuntimeApi, build_id: str, deadline_s: float, ui: Ui) -> None:
     """Report the end of the build's log, as far as the time allows."""
-    from buildkit.runtime_api.log import read_tail
+    from buildkit.runtime_api.following import read_tail
 
     for line in read_tail(api, build_id, ui, within_s=deadline_s - api.clock.now()):
         ui.report(line)

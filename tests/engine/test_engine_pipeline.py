@@ -58,6 +58,6 @@ def test_the_example_becomes_a_verified_image(command: Command, served: Served, 
     assert is_live
     assert served.status(build_id) | {"status": "SUCCESS", "image": image} == served.status(build_id)
     assert inspect_image(docker, image).labels["org.opencontainers.image.revision"].startswith(command.short_sha)
-    verified = command.run("verify", "--image", image)
-    assert verified.code == 0, verified.err
+    verified = command.run("verify")
+    assert (verified.code, verified.result) == (0, image), verified.err
     assert "FAIL" not in verified.err

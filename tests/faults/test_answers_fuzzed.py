@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import RuntimeBuildError
-from buildkit.runtime_api.log import read_tail
+from buildkit.runtime_api.following import read_tail
 from tests.misbehaviour import send
 from tests.runtime_api import KEY
 

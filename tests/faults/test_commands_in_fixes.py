@@ -19,6 +19,7 @@ from invoke.program import Program
 import buildkit
 from buildkit import cli
 from buildkit.models import StepResult
+from buildkit.task import TASKS
 from tests.misbehaviour import answer
 from tests.sweeps import rest_is_slow
 
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.fault
 PACKAGE = Path(buildkit.__file__).parent
 VIRTUAL = {"virtual_time": True}
 STEPS = sorted({kind.step for kind in StepResult.__subclasses__()})
-WRITTEN_OUT = re.compile(rf"\b(?:invoke|runtime-build) (?:{'|'.join(cli.TASKS)}|--list|--help)\b")
+WRITTEN_OUT = re.compile(rf"\b(?:invoke|runtime-build) (?:{'|'.join(TASKS)}|--list|--help)\b")
 # What an expression in the place of an argument may stand for.
 VALUE = "0"
 
@@ -238,6 +239,7 @@ def test_81_open_submission_is_explained(command: Command, server: RuntimeApiSer
 
 DEFECT = """
 from buildkit import cli
+from buildkit.task import TASKS
 from buildkit.errors import BuildFailed
 from buildkit.task import Outcome, Run, Task
 
