@@ -41,6 +41,7 @@ LONGEST = {
     "test_middleboxes.py",
     "test_reproducible.py",
     "test_server_app.py",
+    "test_server_process.py",
     "test_server_store.py",
     "test_terminal.py",
 }
