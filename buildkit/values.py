@@ -110,14 +110,14 @@ def parse_list(value: str, name: str) -> tuple[str, ...]:
 def parse_hosts(value: str, name: str) -> tuple[str, ...]:
     """Return host names in lower case, each with its port if one was given."""
     shape = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-    hosts = [_match(shape, word, name, "host[:port],… without https://") for word in parse_list(value, name)]
+    hosts = [match_shape(shape, word, name, "host[:port],… without https://") for word in parse_list(value, name)]
     return tuple(host.lower().translate({ord("["): None, ord("]"): None}) for host in hosts)  # as urlsplit gives them
 
 
 def parse_packages(value: str, name: str) -> tuple[str, ...]:
     """Return package names, separated by commas, spaces or newlines."""
     words = tuple(re.split(r"[,\s]+", value.strip(", \t\n"))) if value.strip(", \t\n") else ()
-    return tuple(_match(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "package names") for word in words)
+    return tuple(match_shape(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "package names") for word in words)
 
 
 def parse_features(value: str, name: str) -> frozenset[str]:
@@ -128,12 +128,12 @@ def parse_features(value: str, name: str) -> frozenset[str]:
 
 def parse_stage(value: str, name: str) -> Target:
     """Return a stage of a Dockerfile of the source's own; empty for the last one."""
-    return Target(_match(r"(?:[A-Za-z][A-Za-z0-9_.-]*)?", value, name, "the name of a stage in DOCKERFILE"))
+    return Target(match_shape(r"(?:[A-Za-z][A-Za-z0-9_.-]*)?", value, name, "the name of a stage in DOCKERFILE"))
 
 
 def parse_url_path(value: str, name: str) -> str:
     """Return the path of a URL, perhaps with a query."""
-    return _match(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
+    return match_shape(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
 
 
 def parse_build_args(value: str, name: str) -> dict[str, str]:
@@ -151,12 +151,12 @@ def parse_build_args(value: str, name: str) -> dict[str, str]:
 def parse_module(value: str, name: str) -> str:
     """Return the dotted name of a module."""
     word = "[A-Za-z_][A-Za-z0-9_]*"
-    return _match(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
+    return match_shape(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
 
 
 def parse_program_name(value: str, name: str) -> str:
     """Return the name of an executable."""
-    return _match(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "A-Z a-z 0-9 . _ -, starting with a letter or digit")
+    return match_shape(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "A-Z a-z 0-9 . _ -, starting with a letter or digit")
 
 
 def parse_archive_name(value: str, name: str) -> str:
@@ -215,7 +215,8 @@ def _check_argument(key: str, text: str, name: str) -> None:
         raise SettingError(f"{name}: {key} contains a control character: {text!r}", "write it in one printable line")
 
 
-def _match(shape: str, value: str, name: str, meant: str) -> str:
+def match_shape(shape: str, value: str, name: str, meant: str) -> str:
+    """Return a value that the regular expression `shape` matches as a whole; `meant` says what to set instead."""
     if not re.fullmatch(shape, value):
         raise SettingError(f"{name} has a value that cannot be used: {value!r}", f"set {name} to {meant}")
     return value

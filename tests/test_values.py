@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildkit import values
-from buildkit.command import parse_command
+from buildkit.command import StartCommand, parse_command
 from buildkit.errors import SettingError
 from buildkit.models import TARGETS
 from buildkit.reference import parse_repository, parse_tags, parse_target_image
@@ -281,7 +281,22 @@ def test_optional_value_is_none_if_it_is_empty() -> None:
     ],
 )
 def test_a_command_is_split_as_a_shell_would(value: str, program: str, arguments: tuple[str, ...]) -> None:
-    assert parse_command(value, "NAME") == (program, arguments)
+    assert parse_command(value, "NAME") == StartCommand(program, arguments)
+
+
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [
+        ("cd /agent-server && uvicorn app:app", "/agent-server"),
+        ("cd /workspace/project/ && uvicorn app:app", "/workspace/project"),
+        ("cd src/web && uvicorn app:app", "/agent-server/src/web"),
+        ("cd . && uvicorn app:app", "/agent-server"),
+    ],
+)
+def test_a_command_may_begin_with_the_folder_that_it_starts_in(value: str, folder: str) -> None:
+    command = parse_command(value, "NAME")
+    assert command == StartCommand("uvicorn", ("app:app",), folder)
+    assert parse_command(str(command), "NAME") == command
 
 
 @pytest.mark.parametrize(
@@ -290,6 +305,11 @@ def test_a_command_is_split_as_a_shell_would(value: str, program: str, arguments
         ("serve --port $PORT", "$PORT"),
         ("serve --port ${PORT:-8000}", "PORT"),
         ("migrate && serve", "&&"),
+        ("cd /srv; serve", "program"),
+        ("cd $HOME && serve", "$HOME"),
+        ("cd 'two words' && serve", "two words"),
+        ("cd /srv && cd app && serve", "&&"),
+        ("cd /srv &&", "program"),
         ("serve | tee log", "|"),
         ("serve > log", ">"),
         ("serve 'open", "quotes"),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from buildkit.advice import advise_build
+from buildkit.display import strip_sequences
 from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.engines.progress import JsonProgress, find_lost_connection, shorten_log
 from buildkit.errors import BuildFailed, NotStarted, run
@@ -242,6 +244,8 @@ class Engine(ABC):
                 raise NotStarted(f"{self.name} was lost during {purpose}: {lost}", "run it again")
             end = shorten_log(last_lines)
             fix = next((better for text, better in self.hints.items() if text in end), fix)
+            if fix == _BUILD_FIX:
+                fix = advise_build("\n".join(map(strip_sequences, last_lines))) or fix
             raise BuildFailed(f"{self.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)
 
 
