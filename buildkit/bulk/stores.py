@@ -14,7 +14,7 @@ from buildkit.bulk.journal import BUILT
 from buildkit.reference import Reference, parse_reference
 from buildkit.registry.client import NETWORK_FIX, RegistryClient, RegistryRefused, locate
 from buildkit.registry.credentials import find_docker_credentials
-from buildkit.runtime_api.http import ExchangeFailed
+from buildkit.runtime_api.exchange import ExchangeFailed
 from buildkit.runtime_api.response import parse_retry_after
 from buildkit.runtime_api.retry import RequestFailed
 
