@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import shlex
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from buildkit.command import SOURCE_FOLDER
 from buildkit.errors import LocalError
 from buildkit.models import Problem
-from buildkit.source.dependencies import LOCKS, DependencyKind, list_declared, list_named, normalize
+from buildkit.pythons import check_libraries, check_python
+from buildkit.source.dependencies import LOCKS, DependencyKind, list_declared, list_named, names_versions, normalize
 from buildkit.source.metadata import read_package
 from buildkit.startup import StartChecker
 
@@ -17,9 +20,6 @@ if TYPE_CHECKING:
     from buildkit.settings import Settings
     from buildkit.source.tree import SourceTree
 
-_PYTHON = re.compile(r"(?<![a-z0-9])(?P<word>python|py)(?P<mark>[-:_]?)3\.(?P<minor>\d{1,2})")
-_MINORS = range(8, 20)
-_PATCHES = range(30)
 _LOCK_COMMANDS = {
     DependencyKind.UV_LOCK: "uv lock",
     DependencyKind.PYLOCK: "uv pip compile pyproject.toml -o pylock.toml",
@@ -44,10 +44,14 @@ def find_problems(tree: SourceTree, settings: Settings) -> list[Problem]:
     selected, missing = tree.try_select()
     problems = [Problem("source", missing.message, missing.fix)] if missing else []
     problems += tree.find_losses(selected)
-    if settings.dockerfile:  # nothing is known about what it builds
-        return problems
+    if settings.dockerfile:
+        from buildkit.derived import check_dockerfile
+
+        check_dockerfile(tree.path, settings.dockerfile, settings.target or None, settings.build_args)
+        return problems  # nothing is known about what it builds
     installation = list(_check_lock(tree, selected.files))
-    problems += [*installation, *_check_python(tree, settings), *_check_spec(tree, settings)]
+    problems += [*installation, *check_python(tree, settings), *_check_spec(tree, settings)]
+    problems += check_libraries(tree, settings)
     if not any(problem.is_error for problem in installation):
         problems += StartChecker(tree, settings, selected.files).check()
     return problems
@@ -61,12 +65,8 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
         below = [f"SOURCE_DIR={path}" for path in _list_projects(files)]
         fix = f"set {' or '.join(below)}" if below else "set REQUIREMENTS or SOURCE_DIR, if there are any"
         yield Problem("dependencies", detail, fix, is_error=bool(below))
-    elif found.kind in _UNLOCKED and project.get("dependencies") != []:
-        detail = f"no lock file: the newest versions that {found.path} allows are installed"
-        command = "poetry lock" if isinstance(project.get("dependencies"), dict) else _UNLOCKED[found.kind]
-        if _PIPENV_LOCK in files:
-            command = "pipenv requirements >requirements.txt"
-        yield Problem("dependencies", detail, f"run `{command}`, and commit what it writes", is_error=False)
+    elif unlocked := find_unlocked(tree):
+        yield unlocked
     if not found.kind.is_locked or list_named(tree.path, found, project) - {normalize(tree.project.name or "")}:
         return
     others = [found._replace(kind=kind, path=str(kind)) for kind in LOCKS if kind is not found.kind]
@@ -83,10 +83,28 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
         yield Problem("dependencies", detail, _suggest_locking(found.kind, project))
 
 
+def find_unlocked(tree: SourceTree) -> Problem | None:
+    """Return a warning if a build chooses the versions of the dependencies, so that no two images are the same."""
+    found, project = tree.project.dependencies, read_package(tree.path).project
+    if found.kind is DependencyKind.REQUIREMENTS and not names_versions(tree.path, found):
+        detail = f"{found.path} names no versions: the newest of everything are installed"
+        command = f"uv pip compile {shlex.quote(found.path)} -o {shlex.quote(found.path)}"
+        fix = f"run `{command}` (with `--exclude-newer` and a date if the code is old), and commit what it writes"
+        return Problem("dependencies", detail, fix, is_error=False)
+    if found.kind not in _UNLOCKED or project.get("dependencies") == []:
+        return None
+    detail = f"no lock file: the newest versions that {found.path} allows are installed"
+    command = "poetry lock" if isinstance(project.get("dependencies"), dict) else _UNLOCKED[found.kind]
+    if (tree.path / _PIPENV_LOCK).is_file():
+        command = "pipenv requirements >requirements.txt"
+    return Problem("dependencies", detail, f"run `{command}`, and commit what it writes", is_error=False)
+
+
 def _list_projects(files: Iterable[str]) -> list[str]:
-    """Return the folders directly below the source that are projects of their own."""
-    names = (path.split("/") for path in files if path.count("/") == 1)
-    return sorted({folder for folder, name in names if name in _PROJECT_FILES and not folder.startswith(".")})
+    """Return the folders below the source that are projects of their own: the nearest ones, in two levels at most."""
+    named = (path.rpartition("/") for path in files if not path.startswith("."))
+    folders = sorted({folder for folder, _, name in named if folder and name in _PROJECT_FILES})
+    return [path for path in folders if "/" not in path] or [path for path in folders if path.count("/") == 1]
 
 
 def _suggest_locking(kind: DependencyKind, project: dict[str, object]) -> str:
@@ -94,31 +112,6 @@ def _suggest_locking(kind: DependencyKind, project: dict[str, object]) -> str:
     if kind is DependencyKind.UV_LOCK and isinstance(project.get("dependencies"), dict):
         return f"delete {kind}, because uv does not read Poetry's table; `poetry lock` makes a lock file"
     return f"run `{command}`"
-
-
-def _check_python(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
-    """Yield an error if the name of the image that Python comes from says that it has another version."""
-    setting = "BUILDER_IMAGE" if settings.builder_image else "BASE_IMAGE"
-    name = str(settings.builder_image or settings.base_image)
-    stated, required = _PYTHON.search(name), tree.project.requires_python
-    if stated is None or required is None:
-        return
-    from packaging.specifiers import SpecifierSet
-
-    try:
-        specifier = SpecifierSet(required)
-        accepted = [minor for minor in _MINORS if any(specifier.contains(f"3.{minor}.{patch}") for patch in _PATCHES)]
-    except ValueError:
-        return  # the build says what is wrong with it
-    minor = int(stated["minor"])
-    if minor in accepted or not accepted:
-        return
-    nearest = min(accepted, key=lambda other: (other < minor, abs(other - minor)))
-    start, end = stated.span()
-    other = f"{name[:start]}{stated['word']}{stated['mark']}3.{nearest}{name[end:]}".partition("@")[0]
-    yield Problem(
-        "Python", f"{setting} {name} has Python 3.{minor}, but {required} is required", f"set {setting}={other}"
-    )
 
 
 def _check_spec(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
@@ -131,6 +124,9 @@ def _check_spec(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
         yield Problem("spec", error.message, error.fix)
         return
     command = settings.server_command
+    if command and PurePosixPath(command.folder).is_relative_to(SOURCE_FOLDER):
+        detail = f"SERVER_COMMAND starts in {command.folder}, but the image of an executable has no source"
+        yield Problem("server", detail, "set TARGET=source or leave the folder out")
     if spec is None and command and command.program == "python" and command.module is None:
         detail = f"no executable can be made of SERVER_COMMAND, which runs a script: {command}"
         yield Problem("spec", detail, "set TARGET=source, or BUILD_ARGS=PYINSTALLER_SPEC=path/of/a.spec in the source")

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.contract import GIT_REF, GIT_SHA
 from buildkit.errors import LocalError, SettingError
+from buildkit.files import read_bounded
 from buildkit.stages import parse_stages
 from buildkit.template import quote_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from e2b_dockerfile_utils import DockerfileInstruction
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
 
 IMAGES = ("BASE_IMAGE", "BUILDER_IMAGE")  # ARGs that are settings of the same name
+_MAX_BYTES = 4_000_000
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SYNTAX = re.compile(r"\ufeff?(?:\s*#\s*(?:check|escape)\s*=.*\n)*\s*#\s*syntax\s*=\s*(\S+)", re.IGNORECASE)
 _FROM_ELSEWHERE = re.compile(r"(?:^--|^--mount=|,)from=|^--mount=(?:.*,)?type=(?!bind)")
@@ -64,6 +67,40 @@ def derive_dockerfile(text: str, name: str, target: str | None, values: Mapping[
     if unused := sorted(values.keys() - parsed.list_arguments(needed)):
         ui.warn(f"{name} has no ARG for these values in the stages that the target needs: {', '.join(unused)}")
     return DerivedDockerfile(_write(text, parsed, last, values), root)
+
+
+def check_dockerfile(source: Path, path: str, target: str | None, values: Mapping[str, str]) -> None:
+    """Refuse a Dockerfile of the source that cannot be read, has no such stage, or has no ARG for a value.
+
+    Raises:
+        SettingError, LocalError: It is one of these.
+    """
+    parsed = parse_stages(read_dockerfile(source, path), path, values)
+    _check_declared(parsed, path, values)
+    _find_target(parsed, path, target)
+
+
+def read_dockerfile(source: Path, path: str) -> str:
+    """Return the text of the Dockerfile at `path` in the source, with its line ends.
+
+    Raises:
+        SettingError: `path` leads out of the source.
+        LocalError: It cannot be read, or is not UTF-8 text.
+    """
+    file = source / path
+    if not file.resolve().is_relative_to(source.resolve()):
+        raise SettingError(
+            f"DOCKERFILE is outside the source directory: {path!r}", "set DOCKERFILE to a path below SOURCE_DIR"
+        )
+    try:
+        return read_bounded(file, _MAX_BYTES, follow=True).decode("utf-8")
+    except OSError as error:
+        raise LocalError(
+            f"DOCKERFILE names {path!r}, which cannot be read: {error.strerror or error}",
+            "set DOCKERFILE to a file below SOURCE_DIR, or unset it to use the built-in one",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise LocalError(f"DOCKERFILE names {path!r}, which is not UTF-8 text: {error}", "save it as UTF-8") from error
 
 
 def find_unpacked(text: str, files: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The `.env` file: its variables, or the line that makes it unusable; nothing in it is skipped silently.
+"""The `.env` file, and one for containers: variables, or the line that makes it unusable; nothing is skipped silently.
 
 Applications have a `.env` of their own in the same place, so whether a file means us is a question of its names.
 """
@@ -26,6 +26,7 @@ _ASSIGNMENT = re.compile(
     [^\S\r\n]*(?:\#[^\r\n]*)?(?:\r\n|\n|\r|\Z)""",
     re.VERBOSE,
 )
+_VARIABLE = re.compile(r"[^\s=#]+=")
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 
 
@@ -65,6 +66,26 @@ def names_any(path: Path, names: Iterable[str]) -> bool:
     data = read_bounded(path, _MAX_BYTES, follow=True).replace(b"\0", b"")
     line = rf"^[^\w\r\n]*(?:export\s+)?['\"]?(?:{'|'.join(names)})\b"
     return re.search(line.encode(), data, re.MULTILINE) is not None
+
+
+def read_variables(path: Path) -> dict[str, str]:
+    """Return the variables for a container as `docker run --env-file` reads them: quotes belong to a value.
+
+    Raises:
+        SettingError: The file cannot be read, or has a line that is not an assignment.
+    """
+    fix = "name a text file of NAME=value lines"
+    try:
+        lines = read_bounded(path, _MAX_BYTES, follow=True).decode("utf-8").splitlines()
+    except OSError as error:
+        raise SettingError(f"--env-file {path} cannot be read: {error.strerror}", fix) from error
+    except UnicodeDecodeError as error:
+        raise SettingError(f"--env-file {path} is not UTF-8 text", fix) from error
+    assigned = {number: line.lstrip() for number, line in enumerate(lines, 1) if not _BLANK.fullmatch(line)}
+    if wrong := [number for number, line in assigned.items() if not _VARIABLE.match(line)]:
+        raise SettingError(f"--env-file {path}, line {wrong[0]}: not NAME=value", f"correct line {wrong[0]}")
+    pairs = (line.partition("=") for line in assigned.values())
+    return {name: value for name, _, value in pairs}
 
 
 def _read_text(path: Path) -> str:

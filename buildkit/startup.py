@@ -8,10 +8,13 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from buildkit.command import SOURCE_FOLDER
+from buildkit.contract import HEALTH
 from buildkit.examples import StartExamples
 from buildkit.models import Problem
 from buildkit.source.dependencies import list_named, normalize
 from buildkit.source.metadata import read_package
+from buildkit.source.tables import read_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,6 +27,8 @@ _DEFAULT_MODULE = "openhands.agent_server"
 _SERVERS = frozenset({"daphne", "flask", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"})
 _APPLICATION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*(?:\(.*\))?")
 _ELSEWHERE = frozenset({"--app-dir", "--chdir", "--working-dir"})
+# Requirements that bring uvicorn along, which is often not listed then.
+_BRING_UVICORN = re.compile(r"\b(?:fastapi\[[^]]*\b(?:all|standard)\b|(?:fastmcp|gradio|mcp|nicegui)\b)", re.IGNORECASE)
 # Programs that come with a distribution of another name.
 _PROVIDED_BY = {
     "django-admin": {"django"},
@@ -79,7 +84,8 @@ class StartChecker:
         if module is None or _ELSEWHERE.intersection(arguments) or self._is_module_installed(module):
             return None
         path = module.replace(".", "/")
-        if self._has_file(f"{path}.py", f"{path}/__init__.py"):
+        folder = self._settings.server_command.folder if self._settings.server_command else ""
+        if self._has_file(f"{path}.py", f"{path}/__init__.py") or f"{folder}/{path}.py" in self._places:
             return None
         described = f"SERVER_COMMAND names the application {module}, which is not packed"
         return self._describe(described, is_sure=self._is_own(module))
@@ -112,16 +118,26 @@ class StartChecker:
         path = self._tree.path
         own = [read_package(path, folder) for folder in ("", *(f"{member}/" for member in self._project.members))]
         named = list_named(path, self._project.dependencies, own[0].project)
-        return named - {normalize(package.name) for package in own if package.name}
+        named -= {normalize(package.name) for package in own if package.name}
+        dependencies = self._project.dependencies
+        listed = "" if dependencies.kind.is_locked else "\n".join(read_code(path, file) for file in dependencies.files)
+        return named | ({"uvicorn"} if _BRING_UVICORN.search(listed) else frozenset())
+
+    @cached_property
+    def _places(self) -> frozenset[str]:
+        """Where the packed files are in the image of a source target."""
+        return frozenset(f"{SOURCE_FOLDER}/{path}" for path in self._files)
 
     @property
     def _described(self) -> str:
         return self._project.dependencies.path or "the project"
 
     def _suggest(self) -> str:
-        examples = StartExamples(
-            self._tree.path, self._project, self._files, self._installed, self._settings.server_port
-        ).find()
-        if not examples:
+        settings = self._settings
+        examples = StartExamples(self._tree.path, self._project, self._files, self._installed, settings.server_port)
+        ways = examples.find()
+        if not ways:
             return "set SERVER_MODULE to a module that `python -m` can run, or SERVER_COMMAND to a command"
-        return f"set what starts the server: {' or '.join(examples)}"
+        health = examples.find_health() if settings.health_path == HEALTH else None
+        also = f"; also set HEALTH_PATH={health} because no file mentions {HEALTH}" if health else ""
+        return f"set what starts the server, on 0.0.0.0:{settings.server_port}: {' or '.join(ways)}{also}"

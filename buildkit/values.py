@@ -16,20 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Text = TypeVar("Text", bound=str)
 
-# Separate settings say these; a build argument of the same name would contradict them.
-_RESERVED = {
-    "BASE_IMAGE": "set BASE_IMAGE instead",
-    "BUILDER_IMAGE": "set BUILDER_IMAGE instead",
-    "OPENHANDS_BUILD_GIT_SHA": "set GIT_SHA instead",
-    "OPENHANDS_BUILD_GIT_REF": "remove it: the ref comes from GITHUB_REF, or else is the commit",
-    "TARGET": "set TARGET instead",
-}
-# The words of Docker's own check SecretsUsedInArgOrEnv.
-_SECRET_NAME = re.compile(
-    r"(^|_)(api_?key|auth|credentials?|key|pass|password|passwd|passphrase|pword|secret|token)s?(_|$)", re.IGNORECASE
-)
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[?::1\]?", re.ASCII)
-_USERINFO = re.compile(r"://[^/\s@]*@")
 
 
 def optional(parse: Callable[[str, str], T]) -> Callable[[str, str], T | None]:
@@ -110,14 +97,14 @@ def parse_list(value: str, name: str) -> tuple[str, ...]:
 def parse_hosts(value: str, name: str) -> tuple[str, ...]:
     """Return host names in lower case, each with its port if one was given."""
     shape = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-    hosts = [_match(shape, word, name, "host[:port],… without https://") for word in parse_list(value, name)]
+    hosts = [match_shape(shape, word, name, "host[:port],… without https://") for word in parse_list(value, name)]
     return tuple(host.lower().translate({ord("["): None, ord("]"): None}) for host in hosts)  # as urlsplit gives them
 
 
 def parse_packages(value: str, name: str) -> tuple[str, ...]:
     """Return package names, separated by commas, spaces or newlines."""
     words = tuple(re.split(r"[,\s]+", value.strip(", \t\n"))) if value.strip(", \t\n") else ()
-    return tuple(_match(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "package names") for word in words)
+    return tuple(match_shape(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]*", word, name, "package names") for word in words)
 
 
 def parse_features(value: str, name: str) -> frozenset[str]:
@@ -128,35 +115,23 @@ def parse_features(value: str, name: str) -> frozenset[str]:
 
 def parse_stage(value: str, name: str) -> Target:
     """Return a stage of a Dockerfile of the source's own; empty for the last one."""
-    return Target(_match(r"(?:[A-Za-z][A-Za-z0-9_.-]*)?", value, name, "the name of a stage in DOCKERFILE"))
+    return Target(match_shape(r"(?:[A-Za-z][A-Za-z0-9_.-]*)?", value, name, "the name of a stage in DOCKERFILE"))
 
 
 def parse_url_path(value: str, name: str) -> str:
     """Return the path of a URL, perhaps with a query."""
-    return _match(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
-
-
-def parse_build_args(value: str, name: str) -> dict[str, str]:
-    """Return NAME=value pairs; separated by newlines if there is more than one line, otherwise by commas."""
-    pairs = [part.partition("=") for part in value.split("\n" if "\n" in value else ",") if part.strip()]
-    for key, equals, _ in pairs:
-        if not equals:
-            raise SettingError(f"{name} contains {key.strip()!r}, which is not NAME=value", f"set {name}=NAME=value,…")
-    arguments = {key.strip(): text for key, _, text in pairs}
-    for key, text in arguments.items():
-        _check_argument(key, text, name)
-    return arguments
+    return match_shape(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
 
 
 def parse_module(value: str, name: str) -> str:
     """Return the dotted name of a module."""
     word = "[A-Za-z_][A-Za-z0-9_]*"
-    return _match(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
+    return match_shape(rf"{word}(?:\.{word})*", value, name, "a dotted name such as package.module")
 
 
 def parse_program_name(value: str, name: str) -> str:
     """Return the name of an executable."""
-    return _match(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "A-Z a-z 0-9 . _ -, starting with a letter or digit")
+    return match_shape(r"[A-Za-z0-9][A-Za-z0-9._-]*", value, name, "A-Z a-z 0-9 . _ -, starting with a letter or digit")
 
 
 def parse_archive_name(value: str, name: str) -> str:
@@ -197,25 +172,8 @@ def is_loopback(host: str) -> bool:
     return _LOOPBACK.fullmatch(host) is not None
 
 
-def _check_argument(key: str, text: str, name: str) -> None:
-    """Raise SettingError if a build argument would break the Dockerfile or put a secret into the image's history."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        raise SettingError(
-            f"{name} has a name that cannot be used: {key!r}",
-            "write NAME=value; a name has A-Z a-z 0-9 _ and does not start with a digit",
-        )
-    if key in _RESERVED:
-        raise SettingError(f"{name} sets {key}, which is a setting of its own", _RESERVED[key])
-    if _SECRET_NAME.search(key) or _USERINFO.search(text):
-        raise SettingError(
-            f"{name}: {key} looks like a secret, and build arguments stay readable in the image",
-            "pass secrets to the container when it runs, or rename the argument if it is not a secret",
-        )
-    if not text.isprintable():
-        raise SettingError(f"{name}: {key} contains a control character: {text!r}", "write it in one printable line")
-
-
-def _match(shape: str, value: str, name: str, meant: str) -> str:
+def match_shape(shape: str, value: str, name: str, meant: str) -> str:
+    """Return a value that the regular expression `shape` matches as a whole; `meant` says what to set instead."""
     if not re.fullmatch(shape, value):
         raise SettingError(f"{name} has a value that cannot be used: {value!r}", f"set {name} to {meant}")
     return value

@@ -35,6 +35,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 LONGEST = {
     "test_browser.py",
     "test_build_logs.py",
+    "test_display.py",
     "test_follow.py",
     "test_images.py",
     "test_kills.py",
@@ -42,7 +43,6 @@ LONGEST = {
     "test_reproducible.py",
     "test_server_app.py",
     "test_server_store.py",
-    "test_terminal.py",
 }
 
 # A shell starts background jobs with SIGINT ignored, and the commands that the tests interrupt would inherit that.

@@ -21,6 +21,8 @@ def environment(tmp_path: Path) -> Path:
         "app/main.py": APPLICATION,
         "app/needs.py": "import no_such_package_anywhere\n",
         "app/configured.py": "raise RuntimeError('DATABASE_URL is not set')\n",
+        "app/linked.py": "raise ImportError('libpq.so.5: cannot open shared object file')\n",
+        "app/old.py": "from json import gone\n",
         "manage.py": "",
         ".venv/bin/uvicorn": "",
         ".packages/bin/serve-app": "",
@@ -46,6 +48,7 @@ def check(environment: Path, *command: str) -> subprocess.CompletedProcess[str]:
         ("python", "-m", "uvicorn", "--help"),
         ("serve-app", "--port", "8000"),
         ("python", "-u", "{environment}/manage.py", "runserver"),
+        ("uvicorn", "app.linked:app"),
     ],
 )
 def test_what_is_there_passes(environment: Path, command: tuple[str, ...]) -> None:
@@ -62,6 +65,7 @@ def test_what_is_there_passes(environment: Path, command: tuple[str, ...]) -> No
         (("python", "-m", "app.needs"), "app.needs cannot be imported: No module named 'no_such_package_anywhere'"),
         (("uvicorn", "app.main:application"), "app.main has no application"),
         (("uvicorn", "app.gone:app"), "app.gone cannot be imported: No module named 'app.gone'"),
+        (("uvicorn", "app.old:app"), "app.old cannot be imported: cannot import name 'gone' from 'json'"),
         (("serve-ap",), "no package has installed the program 'serve-ap'; there is: serve-app"),
         (("gunicorn", "app.main:app"), "no package has installed the program 'gunicorn'"),
         (("python", "manage.py"), "there is no /manage.py; did you mean {environment}/manage.py?"),
@@ -78,6 +82,17 @@ def test_a_module_that_needs_its_configuration_is_only_reported(environment: Pat
     done = check(environment, "uvicorn", "app.configured:app")
     assert done.returncode == 0
     assert "DATABASE_URL is not set" in done.stdout
+
+
+def test_files_are_looked_for_in_the_folder_that_the_server_starts_in(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (environment / "app/reads.py").write_text("open('manage.py')\napp = object()\n")
+    assert "No such file" in check(environment, "uvicorn", "app.reads:app").stdout
+    assert check(environment, "python", "manage.py").returncode == 1
+    monkeypatch.setenv("SERVER_FOLDER", str(environment))
+    assert "No such file" not in check(environment, "uvicorn", "app.reads:app").stdout
+    assert check(environment, "python", "manage.py").returncode == 0
 
 
 def test_nothing_is_written_into_the_tree(environment: Path) -> None:

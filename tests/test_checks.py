@@ -10,6 +10,7 @@ import pytest
 
 from buildkit.checks import find_problems
 from buildkit.command import parse_command
+from buildkit.errors import LocalError, SettingError
 from buildkit.models import Target
 from buildkit.reference import parse_reference
 from buildkit.settings import CiEnvironment, Settings
@@ -330,7 +331,30 @@ def test_a_dockerfile_of_the_sources_own_asks_for_nothing_else(tree: Path) -> No
     write(tree, ".dockerignore", "pair\n")
     (tree / "requirements.txt").unlink()
     commit_all(tree)
-    assert find(tree, dockerfile="Dockerfile.own", base_image="python:3.14") == []
+    assert find(tree, dockerfile="Dockerfile.own", target=Target(""), base_image="python:3.14") == []
+
+
+@project("scm-package")
+def test_a_dockerfile_that_is_missing_or_has_no_such_stage_is_reported(tree: Path) -> None:
+    write(tree, "Dockerfile.own", "FROM scratch AS first\n")
+    with pytest.raises(LocalError, match=r"Dockerfile\.gone"):
+        find(tree, dockerfile="Dockerfile.gone", target=Target(""))
+    with pytest.raises(SettingError, match="'second' is not a stage"):
+        find(tree, dockerfile="Dockerfile.own", target=Target("second"))
+    with pytest.raises(SettingError, match="NAME"):
+        find(tree, dockerfile="Dockerfile.own", target=Target("first"), build_args={"NAME": "x"})
+    assert find(tree, dockerfile="Dockerfile.own", target=Target("first")) == []
+
+
+@project("setup-py")
+def test_projects_are_looked_for_in_two_levels(tree: Path) -> None:
+    (tree / "services/web").mkdir(parents=True)
+    (tree / "setup.py").rename(tree / "services/web/setup.py")
+    commit_all(tree)
+    assert find_one(tree, server_command="tinyd").fix == "set SOURCE_DIR=services/web"
+    write(tree, "api/requirements.txt", "six\n")
+    commit_all(tree)
+    assert find_one(tree, server_command="tinyd").fix == "set SOURCE_DIR=api"
 
 
 @project("scm-package")

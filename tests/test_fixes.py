@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LISTS = {"INCLUDE", "EXCLUDE"}
-SETTING = re.compile(r"(?:set )?([A-Z_]+=(?:'[^']*'|\S)+)")
-ADDED = re.compile(r"add (\S+) to (INCLUDE|EXCLUDE)")
+SETTING = re.compile(r"(?:set )?([A-Z_]+=(?:'[^']*'|[^\s;])+)")
+ADDED = re.compile(r"(?:add|and) (\S+) to ([A-Z_]+)\b")
 REMOVED = re.compile(r"remove ('.*') from EXCLUDE")
 DELETED = re.compile(r"delete (\S+)|remove it")
 
@@ -103,8 +104,21 @@ def depend_without_a_lock(source: Path) -> None:
     (source / "uv.lock").unlink()
 
 
+def require_a_wheel(source: Path) -> None:
+    """Name a distribution without a version; uv finds it in the tree."""
+    write(source, "requirements.txt", "--no-index\n--find-links vendor\nfoo\n")
+    metadata = "Metadata-Version: 2.1\nName: foo\nVersion: 1\n"
+    (source / "vendor").mkdir()
+    with zipfile.ZipFile(source / "vendor/foo-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("foo-1.dist-info/METADATA", metadata)
+        wheel.writestr("foo-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("foo-1.dist-info/RECORD", "")
+
+
 PAIR = {"SERVER_COMMAND": "pair"}
 TINY = {"SERVER_MODULE": "tiny_server"}
+WEB = {"SERVER_COMMAND": "tidy-web"}
+OLD_PYTHON = {"BASE_IMAGE": "python:3.10"}
 CASES = {
     "module": Case("requirements-app", nothing, {}, "server"),
     "module of a package": Case("poetry-app", nothing, {"SERVER_MODULE": "cook_book"}, "server"),
@@ -124,6 +138,18 @@ CASES = {
         {},
         "server",
     ),
+    "pages of Streamlit": Case("streamlit-pages", nothing, {}, "server"),
+    "files of an application": Case("relative-files", nothing, {}, "server"),
+    "script with options": Case("old-lock", nothing, OLD_PYTHON, "server"),
+    "no wheels": Case("old-lock", nothing, WEB | {"BASE_IMAGE": "python:3.13"}, "Python"),
+    "no wheels beside a builder": Case("old-lock", nothing, WEB | {"BUILDER_IMAGE": "python:3.13"}, "Python"),
+    "header": Case("old-lock", nothing, WEB | OLD_PYTHON, "packages"),
+    "executable": Case(
+        "relative-files",
+        nothing,
+        {"TARGET": "binary", "SERVER_COMMAND": "cd /agent-server && uvicorn main:app"},
+        "server",
+    ),
     "script": Case("requirements-app", nothing, {"TARGET": "binary", "SERVER_COMMAND": "python /x.py"}, "spec"),
     "Python": Case(
         "scm-package", nothing, PAIR | {"BASE_IMAGE": "nikolaik/python-nodejs:python3.14-nodejs22"}, "Python"
@@ -132,6 +158,7 @@ CASES = {
     "empty lock beside another": Case("empty-lock", nothing, {"SERVER_MODULE": "empty_lock"}, "dependencies"),
     "empty lock": Case("single-package", depend_on_a_path, TINY, "dependencies"),
     "no lock": Case("single-package", depend_without_a_lock, TINY, "dependencies"),
+    "no versions": Case("requirements-app", require_a_wheel, {"SERVER_MODULE": "http.server"}, "dependencies"),
     "lock of a workspace": Case("workspace-today", lambda source: (source / "uv.lock").unlink(), {}, "source"),
     "projects further down": Case(
         "setup-py",
@@ -197,27 +224,31 @@ def read_problems(command: Command) -> dict[str, str]:
 
 def split_ways(fix: str) -> list[str]:
     """Return the ways that a fix offers; what needs a human is left out."""
+    fix, _, also = fix.partition("; also ")
     ways = re.split(r",? or (?=add |set |[A-Z_]+=)|, or (?=BUILD_ARGS)", fix)
     known = (SETTING, ADDED, REMOVED, DELETED, re.compile("run `"))
-    return [way for way in ways if any(pattern.search(way) for pattern in known) and "path/of" not in way]
+    ways = [way for way in ways if any(pattern.search(way) for pattern in known) and "path/of" not in way]
+    return [f"{way}; {also}" if also else way for way in ways]
 
 
 def apply(command: Command, way: str, problem: str) -> None:
     """Do what a message says, word for word."""
     settings = command.environment
-    if commands := re.findall(r"`([^`]+)`", way):
+    if commands := re.findall(r"`([^-`][^`]*)`", way):
         for text in commands:
             run_command(command, text)
-    elif match := ADDED.search(way):
-        settings[match[2]] = ",".join(filter(None, [settings.get(match[2], ""), match[1]]))
+    elif added := ADDED.findall(way):
+        for word, name in added:
+            settings[name] = ",".join(filter(None, [settings.get(name, ""), word]))
     elif match := REMOVED.search(way):
         patterns = match[1].strip("'").split("' and '")
         settings["EXCLUDE"] = ",".join(word for word in settings["EXCLUDE"].split(",") if word not in patterns)
     elif match := DELETED.search(way):
         (command.checkout / (match[1] or problem.split()[1])).unlink()
-    elif match := SETTING.search(way):
-        name, _, value = "".join(shlex.split(match[1])).partition("=")
-        settings[name] = value
+    else:
+        for match in SETTING.finditer(way):
+            name, _, value = "".join(shlex.split(match[1])).partition("=")
+            settings[name] = value
 
 
 def run_command(command: Command, text: str) -> None:

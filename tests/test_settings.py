@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildkit.envfile import read_env_file
+from buildkit.envfile import read_env_file, read_variables
 from buildkit.errors import SettingError
 from buildkit.precedence import find_root, load_settings
 
@@ -322,3 +322,25 @@ def test_what_became_a_build_argument_says_so_and_what_it_says_works(tmp_path: P
     assert name in error.message
     fix = error.fix.removeprefix("set BUILD_ARGS=")
     assert load(tmp_path, environment={"BUILD_ARGS": fix}).settings.build_args.keys() == {name}
+
+
+def test_variables_for_a_container_are_read_as_docker_does(tmp_path: Path) -> None:
+    file = tmp_path / "server.env"
+    file.write_text("# a comment\n\n  KEY=a=b \nQUOTED='x'\nEMPTY=\nKEY=c#d\n")
+    assert read_variables(file) == {"KEY": "c#d", "QUOTED": "'x'", "EMPTY": ""}
+
+
+@pytest.mark.parametrize("line", ["KEY", "=value", "A B=c", "export KEY=value"])
+def test_a_line_that_is_no_variable_is_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "server.env"
+    file.write_text(f"KEY=value\n{line}\n")
+    with pytest.raises(SettingError, match="line 2: not NAME=value"):
+        read_variables(file)
+
+
+def test_variables_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="cannot be read: No such file"):
+        read_variables(tmp_path / "gone.env")
+    (tmp_path / "latin.env").write_bytes(b"KEY=\xe9\n")
+    with pytest.raises(SettingError, match="is not UTF-8 text"):
+        read_variables(tmp_path / "latin.env")

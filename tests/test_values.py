@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildkit import values
-from buildkit.command import parse_command
+from buildkit.build_args import parse_build_args
+from buildkit.command import StartCommand, parse_command
 from buildkit.errors import SettingError
 from buildkit.models import TARGETS
 from buildkit.reference import parse_repository, parse_tags, parse_target_image
@@ -109,12 +110,12 @@ def test_bad_tag_is_named_by_its_place_in_the_list(value: str) -> None:
     ],
 )
 def test_build_arguments_are_separated_by_commas_or_by_lines(value: str, pairs: dict[str, str]) -> None:
-    assert values.parse_build_args(value, "BUILD_ARGS") == pairs
+    assert parse_build_args(value, "BUILD_ARGS") == pairs
 
 
 @pytest.mark.parametrize("value", ["A", "A=1,B", "A=\x0bRUN evil"])
 def test_build_argument_that_is_no_pair_or_no_line_is_refused(value: str) -> None:
-    refusal(values.parse_build_args, value, "BUILD_ARGS")
+    refusal(parse_build_args, value, "BUILD_ARGS")
 
 
 @pytest.mark.parametrize("value", ["x.tar.gz", "A_1.0+b-2.tgz"])
@@ -225,7 +226,7 @@ def test_image_name_is_a_repository_and_nothing_more(value: str) -> None:
 @pytest.mark.parametrize("value", ["TARGET=x", "API_KEY=x", "1A=x", "A=https://u:p@h/x", "=x"])
 def test_build_argument_that_contradicts_a_setting_or_looks_secret_is_refused(value: str) -> None:
     with pytest.raises(SettingError, match="BUILD_ARGS"):
-        values.parse_build_args(value, "BUILD_ARGS")
+        parse_build_args(value, "BUILD_ARGS")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,22 @@ def test_optional_value_is_none_if_it_is_empty() -> None:
     ],
 )
 def test_a_command_is_split_as_a_shell_would(value: str, program: str, arguments: tuple[str, ...]) -> None:
-    assert parse_command(value, "NAME") == (program, arguments)
+    assert parse_command(value, "NAME") == StartCommand(program, arguments)
+
+
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [
+        ("cd /agent-server && uvicorn app:app", "/agent-server"),
+        ("cd /workspace/project/ && uvicorn app:app", "/workspace/project"),
+        ("cd src/web && uvicorn app:app", "/agent-server/src/web"),
+        ("cd . && uvicorn app:app", "/agent-server"),
+    ],
+)
+def test_a_command_may_begin_with_the_folder_that_it_starts_in(value: str, folder: str) -> None:
+    command = parse_command(value, "NAME")
+    assert command == StartCommand("uvicorn", ("app:app",), folder)
+    assert parse_command(str(command), "NAME") == command
 
 
 @pytest.mark.parametrize(
@@ -290,6 +306,11 @@ def test_a_command_is_split_as_a_shell_would(value: str, program: str, arguments
         ("serve --port $PORT", "$PORT"),
         ("serve --port ${PORT:-8000}", "PORT"),
         ("migrate && serve", "&&"),
+        ("cd /srv; serve", "program"),
+        ("cd $HOME && serve", "$HOME"),
+        ("cd 'two words' && serve", "two words"),
+        ("cd /srv && cd app && serve", "&&"),
+        ("cd /srv &&", "program"),
         ("serve | tee log", "|"),
         ("serve > log", ">"),
         ("serve 'open", "quotes"),

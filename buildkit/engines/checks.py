@@ -40,7 +40,7 @@ def check_config(image: ImageConfig, contract: ImageContract) -> Iterator[Findin
     entrypoint_ok = PurePosixPath(tini).name == "tini" and tuple(rest) == ("--", *contract.server)
     yield _judge("entrypoint", entrypoint_ok, " ".join(image.entrypoint), f"tini -- {' '.join(contract.server)}")
     yield _compare("command", " ".join(image.command), " ".join(contract.address))
-    yield _compare("working directory", image.workdir, "/")
+    yield _compare("working directory", image.workdir, contract.start.folder)
     yield _judge("port", f"{contract.port}/tcp" in image.ports, ", ".join(sorted(image.ports)), f"{contract.port}/tcp")
     for name in ("LANG", "LC_ALL"):
         yield _compare(name, image.environment.get(name, ""), "C.UTF-8")

@@ -66,7 +66,11 @@ class Container:
         started = time.monotonic()
         self.engine.run("stop", "-t", str(_STOP_TIMEOUT_S), self.name)
         stop_s = time.monotonic() - started
-        return round(stop_s, 2), int(self._inspect("{{.State.ExitCode}}") or -1)
+        return round(stop_s, 2), self.read_exit_code()
+
+    def read_exit_code(self) -> int:
+        """Return the exit code of its first process, or -1 if that is not known."""
+        return int(self._inspect("{{.State.ExitCode}}") or -1)
 
     def _inspect(self, template: str) -> str:
         return self.engine.run("inspect", f"--format={template}", self.name).stdout

@@ -30,7 +30,7 @@ _READ_BYTES = 1 << 16
 _LONGEST_LINE = 16_384
 # A line of JSON holds a piece of a log; a part of it would say nothing.
 _LONGEST_RECORD = 4 << 20
-_KEPT_LINES = 40
+_KEPT_LINES = 200
 
 
 class Output(NamedTuple):

@@ -19,6 +19,7 @@ _LOCKED_NAME = re.compile(r'\[\[packages?\]\]\s*\nname = "([^"\n]+)"')
 _LOCKED_PYTHON = re.compile(r'^requires-python = "([^"\n]+)"$', re.MULTILINE)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?=\s*(?:[\[<>=!~;@#,\\]|$))")
 _INCLUDED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*)(\S+)|(?:-r|-c)(\S+)")
+_VERSION = re.compile(r"[<>=~!]=|[<>@]")
 _HEAD_BYTES = 1000
 _MAX_INCLUDED = 100
 
@@ -138,6 +139,12 @@ def list_declared(project: Mapping[str, Any]) -> list[str]:
         return [name for name in listed if name.lower() != "python"]
     found = (_REQUIREMENT.match(line.strip()) for line in strings({"": listed}, ""))
     return [match[0] for match in found if match]
+
+
+def names_versions(source: Path, dependencies: Dependencies) -> bool:
+    """Return whether a line of a requirements file, or of one that it includes, says which versions it allows."""
+    lines = (line.strip() for path in dependencies.files for line in read_text(source, path).splitlines())
+    return any(_REQUIREMENT.match(line) and _VERSION.search(re.split("[;#]", line)[0]) for line in lines)
 
 
 def normalize(name: str) -> str:

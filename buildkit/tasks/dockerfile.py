@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildkit.errors import LocalError, SettingError, run
+from buildkit.errors import LocalError, run
 from buildkit.generated import find_programs
 from buildkit.image import describe_image
 from buildkit.models import PROGRAMS, Dockerfile, Version
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 
-_MAX_BYTES = 4_000_000
 _COPIED_PATH = re.compile(r"[\w.@+ -][\w.@+ /-]*")
 _ONLY_FOR_TEMPLATE = ("BUILD_PACKAGES", "EXTRA_PACKAGES", "FEATURES", "REQUIREMENTS", "SERVER_COMMAND")
 # What PyInstaller is given if the source has no spec.
@@ -139,13 +138,13 @@ def _render(tree: SourceTree, request: DockerfileRequest, version: Version, valu
 def _derive(tree: SourceTree, request: DockerfileRequest, version: Version, ui: Ui) -> _Rendered:
     """Return the Dockerfile from the source's own, which DOCKERFILE names."""
     from buildkit.contract import GIT_REF, GIT_SHA
-    from buildkit.derived import IMAGES, derive_dockerfile, find_unpacked
+    from buildkit.derived import IMAGES, derive_dockerfile, find_unpacked, read_dockerfile
 
     settings = request.settings
     path = settings.dockerfile or ""
     values = {**settings.build_args, GIT_SHA: version.sha or "unknown", GIT_REF: tree.ref(version.sha)}
     values |= {name: str(getattr(settings, name.lower())) for name in IMAGES if request.has(name)}
-    derived = derive_dockerfile(_read_own(tree.path, path), path, settings.target or None, values, ui)
+    derived = derive_dockerfile(read_dockerfile(tree.path, path), path, settings.target or None, values, ui)
     if ignored := [name for name in _ONLY_FOR_TEMPLATE if request.has(name)]:
         ui.warn(f"ignored because DOCKERFILE is set: {', '.join(ignored)}")
     if missing := find_unpacked(derived.text, [*tree.select().files, DOCKERFILE, INSTRUCTIONS]):
@@ -156,30 +155,14 @@ def _derive(tree: SourceTree, request: DockerfileRequest, version: Version, ui: 
     return _Rendered(derived.text, derived.base_image, {}, path)
 
 
-def _read_own(source: Path, path: str) -> str:
-    """Return the text of the Dockerfile at `path` in the source, with its line ends."""
-    from buildkit.files import read_bounded
-
-    file = source / path
-    if not file.resolve().is_relative_to(source.resolve()):
-        raise SettingError(
-            f"DOCKERFILE is outside the source directory: {path!r}", "set DOCKERFILE to a path below SOURCE_DIR"
-        )
-    try:
-        return read_bounded(file, _MAX_BYTES, follow=True).decode("utf-8")
-    except OSError as error:
-        raise LocalError(
-            f"DOCKERFILE names {path!r}, which cannot be read: {error.strerror or error}",
-            "set DOCKERFILE to a file below SOURCE_DIR, or unset it to use the built-in one",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise LocalError(f"DOCKERFILE names {path!r}, which is not UTF-8 text: {error}", "save it as UTF-8") from error
-
-
 def main(this: Run) -> Outcome:
     """Write the Dockerfile for TARGET, or derive it from DOCKERFILE."""
+    from buildkit.checks import find_unlocked
+
     this.check_folders()
     with this.writing():
+        if not this.settings.dockerfile and (problem := find_unlocked(this.tree)):
+            this.ui.warn(f"{problem.message}; {problem.fix}")
         result = render_dockerfile(this.workspace, this.tree, DockerfileRequest.from_run(this), this.ui)
     return Outcome(this.show_path(this.workspace.path / DOCKERFILE), result)
 

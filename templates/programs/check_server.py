@@ -7,15 +7,18 @@ database or the other packages of the image does not: this is only reported.
 """
 
 import difflib
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 ENVIRONMENT = Path("/agent-server")
+# Where the server is started.
+FOLDER = os.environ.get("SERVER_FOLDER", "/")
 FOLDERS = (ENVIRONMENT / ".packages/bin", ENVIRONMENT / ".venv/bin")
 # Their first argument of this form is an application: `package.module:name`.
-SERVERS = {"daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"}
+SERVERS = {"daphne", "flask", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"}
 APPLICATION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?:\(.*\))?")
 # With one of these, the application is looked for in another folder.
 ELSEWHERE = {"--app-dir", "--chdir", "--working-dir"}
@@ -27,7 +30,10 @@ import importlib, sys
 name, attribute = sys.argv[1:]
 try:
     module = importlib.import_module(name)
-except ModuleNotFoundError as error:
+except ImportError as error:
+    # A library of the system that is missing here may be in the image.
+    if not isinstance(error, ModuleNotFoundError) and "cannot import name" not in str(error):
+        raise
     print(name, "cannot be imported:", error, file=sys.stderr)
     sys.exit({NOT_THERE})
 if attribute and not hasattr(module, attribute):
@@ -44,7 +50,7 @@ def check_module(name: str, attribute: str = "") -> None:
         done = subprocess.run(
             command,
             check=False,
-            cwd="/",
+            cwd=FOLDER,
             env={"PATH": f"{FOLDERS[1]}:/usr/local/bin:/usr/bin:/bin"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -72,9 +78,10 @@ def check_program(name: str) -> None:
 
 def check_script(path: str) -> None:
     """Exit if a script is not where the server will look for it."""
-    if not Path("/", path).exists():
+    place = Path(FOLDER, path)
+    if not place.exists():
         there = f"; did you mean {ENVIRONMENT / path}?" if (ENVIRONMENT / path).exists() else ""
-        sys.exit(f"the server cannot start: there is no /{path.lstrip('/')}{there}")
+        sys.exit(f"the server cannot start: there is no {place}{there}")
 
 
 def check(program: str, *arguments: str) -> None:

@@ -112,6 +112,34 @@ content-hash = "44e5c1aa2a8d56bcbe589aec6a99bef518c0e774954962363d94e8faf217ee8e
     "src/tiny/__init__.py": "",
     "src/tiny/cli.py": SERVER,
 }
+CONFIGURED_APP = {
+    "requirements.txt": "six==1.17.0\n",
+    "data/words.txt": "hello\n",
+    "tiny/__init__.py": "",
+    "tiny/__main__.py": f"""{SERVER}
+import os
+
+if os.environ["TINY_SECRET"] != "a secret of its own":
+    raise ValueError(os.environ["TINY_SECRET"])
+open("words.txt").close()
+main()
+""",
+}
+# Fails as a package does whose setup.py asks `pg_config`.
+NATIVE_APP = {
+    "setup.py": """\
+import shutil
+import sys
+
+from setuptools import setup
+
+if not shutil.which("pg_config"):
+    sys.exit("Error: pg_config executable not found.")
+setup(name="tiny", version="1", packages=["tiny"], entry_points={"console_scripts": ["tiny = tiny.cli:main"]})
+""",
+    "tiny/__init__.py": "",
+    "tiny/cli.py": SERVER,
+}
 SCM_APP = {
     "pyproject.toml": """\
 [build-system]
@@ -218,6 +246,41 @@ def test_the_packages_of_a_poetry_lock_are_installed_and_a_console_script_starts
     service.run("verify")
     python = "/agent-server/.venv/bin/python"
     assert try_inside(docker, service.image, f"{python} -c 'import six; assert six.__version__ == \"1.17.0\"'")
+
+
+def test_a_server_that_cannot_be_reached_is_said_to_listen_elsewhere(tmp_path: Path, debian_base: str) -> None:
+    settings = {"TARGET": "source-minimal", "SERVER_COMMAND": "tiny --host 127.0.0.1 --port 9000"}
+    service = Service(tmp_path / "elsewhere", debian_base, POETRY_APP, settings)
+    service.run(*CHAIN)
+    done = service.try_run("verify")
+    assert done.returncode == 6
+    assert "the server listens on 127.0.0.1:9000" in done.stderr
+    assert "fix: add the options for address 0.0.0.0 and port 8000 to SERVER_COMMAND" in done.stderr
+
+
+def test_a_server_is_given_its_own_configuration_and_starts_in_its_folder(tmp_path: Path, debian_base: str) -> None:
+    settings = {"TARGET": "source-minimal", "SERVER_COMMAND": "cd data && python -m tiny", "HEALTH_PATH": "/ping"}
+    service = Service(tmp_path / "configured", debian_base, CONFIGURED_APP, settings)
+    service.run(*CHAIN)
+    done = service.try_run("verify")
+    assert done.returncode == 6
+    assert "the server has ended with exit code 1; log: " in done.stderr
+    assert "KeyError: 'TINY_SECRET'" in done.stderr
+    assert "verify --env-file FILE" in done.stderr
+    (service.folder / "tiny.env").write_text("# ours\nTINY_SECRET=a secret of its own\n")
+    assert service.run("verify", "--env-file", "tiny.env")
+    (service.folder / "tiny.env").write_text("TINY_SECRET=wrong but secret\n")
+    done = service.try_run("verify", "--env-file", "tiny.env")
+    assert "ValueError: ***" in done.stderr
+    assert "wrong but secret" not in done.stderr + done.stdout
+
+
+def test_a_build_without_a_header_names_the_package_that_has_it(tmp_path: Path, debian_base: str) -> None:
+    settings = {"TARGET": "source-minimal", "SERVER_COMMAND": "tiny"}
+    service = Service(tmp_path / "headers", debian_base, NATIVE_APP, settings)
+    done = service.try_run(*CHAIN)
+    assert done.returncode == 6
+    assert "fix:   add libpq-dev to BUILD_PACKAGES, and libpq5 to EXTRA_PACKAGES" in done.stderr
 
 
 def test_a_version_from_git_is_that_of_the_package_and_of_the_image(

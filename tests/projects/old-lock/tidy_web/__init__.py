@@ -1,0 +1,3 @@
+from tidy_web.cli import main
+
+__all__ = ["main"]

@@ -1,0 +1,3 @@
+from streamlit.testing.v1 import AppTest
+
+assert AppTest
