@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from buildkit.workspace import Workspace
-from tests.checkouts import PROJECTS, commit_all
+from tests.checkouts import PROJECTS, commit_all, run_git
 from tests.commands import SOURCE, Command
 from tests.ledger import LEDGER
 from tests.runtime_api import RuntimeApiServer
@@ -35,19 +35,22 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 LONGEST = {
     "test_browser.py",
     "test_build_logs.py",
+    "test_display.py",
     "test_follow.py",
     "test_images.py",
     "test_kills.py",
     "test_middleboxes.py",
     "test_reproducible.py",
     "test_server_app.py",
+    "test_server_process.py",
     "test_server_store.py",
-    "test_terminal.py",
 }
 
-# A shell starts background jobs with SIGINT ignored, and the commands that the tests interrupt would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts background jobs with SIGINT ignored, and nohup all with SIGHUP; the commands that the tests interrupt
+# would inherit that.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -89,6 +92,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def git_repo(source_tree: Path, pristine: Path) -> Path:
     """The same tree as a checkout of its first commit, with nothing changed."""
     shutil.copytree(pristine / ".git", source_tree / ".git")
+    run_git(source_tree, "update-index", "--refresh")
     return source_tree
 
 

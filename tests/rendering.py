@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,3 +102,9 @@ def render(target: str = "source-minimal", **changes: Any) -> Rendered:
         programs = {name: workspace.read(name).decode() for name in PROGRAMS if workspace.exists(name)}
         text, instructions = workspace.read("Dockerfile"), workspace.read("BUILD_INSTRUCTIONS.md")
         return Rendered(text.decode(), instructions.decode(), result.dockerfile_sha256, programs)
+
+
+def read_instructions(text: str) -> list[str]:
+    """Return the instructions of a Dockerfile, each on one line, as an engine reads them."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return [line for line in re.sub(r"\\\n", "", "\n".join(lines)).splitlines() if line.strip()]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DOCKERFILE = "FROM localhost/base:1\nCOPY . /app\n"
+SLOW = f"{DOCKERFILE}RUN sleep 30\n"
 _STAND_IN = Path(__file__).with_name("stand_in_docker.py")
 _START_S = 30.0
 
@@ -211,6 +212,10 @@ class Served:
         answer = self.call("GET", "/build_status", build_id=build_id)
         assert answer.status == 200, answer
         return answer.record
+
+    def list_stored(self) -> list[str]:
+        """Return the files of contexts, whole or not."""
+        return sorted(path.name for path in (self.data / "contexts").rglob("*") if path.is_file())
 
     def wait(self, build_id: str, *statuses: str, timeout_s: float = 30.0) -> dict[str, Any]:
         """Return the state of a build once it has one of the statuses; by default, one in which it has ended."""

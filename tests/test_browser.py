@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browsing import launch_chromium, log_in, needs_chromium
 from tests.pages import PageServer
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +145,7 @@ def age(path: Path) -> None:
         connection.execute("UPDATE builds SET finished_at = started_at + 1800 WHERE status = 'TIMEOUT'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_screenshots(browser: Browser, server: PageServer, size: str, scheme: str, tmp_path: Path) -> None:
@@ -160,6 +162,7 @@ def test_screenshots(browser: Browser, server: PageServer, size: str, scheme: st
             page.screenshot(path=(IMAGES or tmp_path) / f"{name}-{size}-{scheme}.png")
 
 
+@pytest.mark.slow
 def test_every_page_works_without_scripts(browser: Browser, server: PageServer) -> None:
     with browser.new_context(java_script_enabled=False) as context:
         page = context.new_page()
@@ -192,6 +195,7 @@ def test_the_list_updates_itself_and_is_filtered(page: Page, server: PageServer)
     expect(page.get_by_role("row")).to_have_count(2)
 
 
+@pytest.mark.slow
 def test_a_log_is_followed_until_the_build_ends_unless_the_reader_scrolls(page: Page, server: PageServer) -> None:
     build = server.claim(server.add_without_context(target_image="registry.example.com/app:followed"))
     server.write_log(build, (f"line {number}" for number in range(1, 301)))
@@ -225,6 +229,7 @@ def test_a_running_build_shows_new_steps_and_keeps_what_was_opened(page: Page, s
     expect(page.locator(".badge")).to_have_text("Succeeded", timeout=10_000)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_lines_do_not_hang_the_browser(page: Page, server: PageServer) -> None:
     build = server.claim(server.add_without_context(target_image="registry.example.com/app:long"))
     server.write_log(
@@ -241,7 +246,9 @@ def test_a_hundred_thousand_lines_do_not_hang_the_browser(page: Page, server: Pa
     expect(page.locator("#L77779")).to_be_in_viewport()
 
 
-@pytest.mark.parametrize("text", ["<script>window.hacked = 1</script>", '"><img src=x onerror="window.hacked=1">'])
+@pytest.mark.parametrize(
+    "text", rest_is_slow(["<script>window.hacked = 1</script>", '"><img src=x onerror="window.hacked=1">'], 1)
+)
 def test_nothing_from_outside_runs(page: Page, server: PageServer, text: str) -> None:
     build = server.claim(
         server.add(f"app:{text}", {"<svg onload='window.hacked=1'>": "x", f"a/{text.replace('/', '')}": "xx"})

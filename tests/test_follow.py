@@ -228,6 +228,7 @@ class LastLine(KeptUi):
         self.reports[:] = [line]
 
 
+@pytest.mark.slow
 def test_long_log_is_cut_in_flat_memory(building: Building) -> None:
     building.steps.ui = LastLine()
     block = b"id: 5\n" + b"data: %s\n" % (b"x" * 16_000) * 4 + b"\n"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,15 +13,17 @@ from buildkit.errors import LocalError, SettingError
 from buildkit.settings import CiEnvironment, Settings
 from buildkit.source.rules import PackingRules, Verdict
 from buildkit.source.tree import SourceTree
-from tests.checkouts import PROJECTS, commit_all, run_git
+from tests.checkouts import commit_all, run_git
+from tests.trees import check_explained, explain, find_changes, make_tree, put, select
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
-    from buildkit.source.selection import SelectedFiles
 
 SDK = "openhands-sdk/openhands/sdk"
 SECRET_NAMES = """
+    .env .env.local .ENV .envrc .netrc .pypirc id_rsa id_ed25519_sk cert.p12
+    m.pyc __pycache__/m.py .venv/lib/m.py .ssh/config sub/.hg/store .AWS/credentials
     A.P8 a.pk8 a.jks a.keystore a.kdbx a.asc id_rsa.bak id_ed25519_work deploy_key prod-deploy-key Id_Rsa .NPMRC
     my-service-account.json service_account_prod.json application_default_credentials.json .azure/x .config/gcloud/x
     .env-prod .env_local prod.env .flaskenv .env~ .m.py.swp .npmrc .yarnrc.yml .pgpass .my.cnf .netrc~ .vault-token
@@ -34,40 +34,6 @@ HARMLESS_NAMES = """
     .env.example .env.sample .env.prod.template example.env .npmrc.dist env id_rsa.pub id_ed25519_work.pub git
     .github/x pyc config.json gcloud/x service.json terraform.tf x.bak deploy.key.md
 """
-
-
-def make_tree(source: Path, *, ours: Sequence[str] = (), **patterns: Sequence[str]) -> SourceTree:
-    settings = Settings(**{name: tuple(lines) for name, lines in patterns.items()})  # type: ignore[arg-type]  # by name
-    return SourceTree(source, settings, CiEnvironment(), ours=ours)
-
-
-def select(source: Path, **rules: Any) -> SelectedFiles:
-    return make_tree(source, **rules).select()
-
-
-def find_changes(source: Path, **rules: Any) -> list[str]:
-    return list(make_tree(source, **rules).find_changes())
-
-
-def explain(source: Path, path: str, **rules: Any) -> Verdict:
-    return make_tree(source, **rules).explain(path)
-
-
-def put(source: Path, *paths: str) -> None:
-    for path in paths:
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        (source / path).write_text(path)
-
-
-def check_explained(source: Path, **rules: Any) -> None:
-    """Every file below the source is explained as it is treated."""
-    tree = make_tree(source, **rules)
-    packed = set(tree.select().files)
-    for folder, _, names in os.walk(source):
-        for name in names:
-            path = os.path.relpath(os.path.join(folder, name), source)
-            if "/.git/" not in f"/{path}":
-                assert tree.explain(path).packed is (path in packed), path
 
 
 def test_the_same_files_in_git_and_outside_it(source_tree: Path) -> None:
@@ -89,65 +55,8 @@ def test_only_what_the_project_names_is_packed_by_default(git_repo: Path) -> Non
     check_explained(git_repo)
 
 
-NEVER = [
-    ".env",
-    ".env.local",
-    ".ENV",
-    ".envrc",
-    ".netrc",
-    ".pypirc",
-    "id_rsa",
-    "id_ed25519_sk",
-    "cert.p12",
-    "m.pyc",
-    "__pycache__/m.py",
-    ".venv/lib/m.py",
-    ".ssh/config",
-    "sub/.hg/store",
-    ".AWS/credentials",
-    "A.P8",
-    "a.pk8",
-    "a.jks",
-    "a.keystore",
-    "a.kdbx",
-    "a.asc",
-    "id_rsa.bak",
-    "id_ed25519_work",
-    "deploy_key",
-    "prod-deploy-key",
-    "my-service-account.json",
-    "service_account_prod.json",
-    "application_default_credentials.json",
-    ".env-prod",
-    ".env_local",
-    "prod.env",
-    ".flaskenv",
-    ".env~",
-    ".m.py.swp",
-    ".npmrc",
-    ".yarnrc.yml",
-    ".pgpass",
-    ".my.cnf",
-    ".netrc~",
-    ".vault-token",
-    ".docker/config.json",
-    ".kube/config",
-    ".azure/x",
-    ".config/gcloud/x",
-    "x.tfstate",
-    "x.tfstate.backup",
-    "x.tfvars",
-    "x.auto.tfvars.json",
-    "pip.conf",
-    ".git-credentials",
-    ".htpasswd",
-    ".NPMRC",
-    "Id_Rsa",
-]
-
-
 def test_secrets_and_caches_are_never_packed_even_tracked_and_included(git_repo: Path) -> None:
-    paths = [f"{SDK}/{number}/{name}" for number, name in enumerate(NEVER)]
+    paths = [f"{SDK}/{number}/{name}" for number, name in enumerate(SECRET_NAMES.split())]
     put(git_repo, *paths, f"{SDK}/deep/.git")
     run_git(git_repo, "add", "-f", *paths)
     assert not {*paths, f"{SDK}/deep/.git"} & set(select(git_repo, include=["*"]).files)
@@ -155,29 +64,8 @@ def test_secrets_and_caches_are_never_packed_even_tracked_and_included(git_repo:
     assert not {path: reason for path, reason in reasons.items() if not reason.startswith("never packed: ")}
 
 
-LOOK_ALIKE = [
-    ".env.example",
-    ".env.sample",
-    ".env.prod.template",
-    "example.env",
-    ".npmrc.dist",
-    "env",
-    "id_rsa.pub",
-    "id_ed25519_work.pub",
-    "git",
-    ".github/x",
-    "pyc",
-    "config.json",
-    "gcloud/x",
-    "service.json",
-    "terraform.tf",
-    "x.bak",
-    "deploy.key.md",
-]
-
-
 def test_what_only_looks_like_one_is_packed(git_repo: Path) -> None:
-    paths = {f"{SDK}/{name}" for name in LOOK_ALIKE}
+    paths = {f"{SDK}/{name}" for name in HARMLESS_NAMES.split()}
     put(git_repo, *paths)
     assert not paths - set(select(git_repo).files)
 
@@ -471,68 +359,3 @@ def test_a_dockerignore_that_is_none_is_refused_while_git_is_at_work(git_repo: P
     (git_repo / ".dockerignore").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingError, match=r"\.dockerignore cannot be read"):
         select(git_repo)
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Path:
-    """A checkout that is no uv workspace."""
-    source = Path(shutil.copytree(PROJECTS / "requirements-app", tmp_path / "service"))
-    put(source, "vendor/lib/m.py", "docs/index.md", "built/app.js", "Makefile")
-    (source / ".gitignore").write_text("built/\n*.log\n")
-    commit_all(source)
-    return source
-
-
-def test_a_tree_that_is_no_workspace_is_packed_whole(service: Path) -> None:
-    files = select(service).files
-    assert {"Makefile", "app/main.py", "common/greeting.py", "docs/index.md", "vendor/lib/m.py"} <= set(files)
-    assert not {".env", "built/app.js"} & set(files)
-    check_explained(service)
-    (service / ".git").rename(service.parent / "git")
-    assert {*files, "built/app.js"} == set(select(service).files)  # and nothing is ignored outside git
-    check_explained(service)
-
-
-def test_what_git_does_not_track_is_left_out_of_it_and_told(service: Path) -> None:
-    put(service, "new.py", "app/new.py", "app/x.log", "nested/m.py")
-    commit_all(service / "nested")
-    selected = select(service)
-    assert not {"new.py", "app/new.py", "nested/m.py"} & set(selected.files)
-    (warning,) = selected.warnings
-    assert warning.startswith("not packed, because git does not track them: app/new.py, nested/, new.py; `git add`")
-    assert find_changes(service) == []
-    assert "git does not track it" in explain(service, "nested/m.py").reason
-    check_explained(service)
-    run_git(service, "add", "app/new.py")
-    assert "app/new.py" in select(service, include=["new.py"]).files
-    assert "new.py" in select(service, include=["new.py"]).files
-    assert find_changes(service) == ["app/new.py"]
-
-
-def test_what_the_build_needs_is_packed_although_git_does_not_track_it(service: Path) -> None:
-    (service / "pyproject.toml").write_text('[project]\nname = "app"\n')
-    commit_all(service)
-    put(service, "uv.lock")
-    selected = select(service)
-    assert ("uv.lock" in selected.files, selected.warnings) == (True, [])
-    assert find_changes(service) == ["uv.lock"]
-    check_explained(service)
-
-
-def test_a_submodule_that_is_not_checked_out_is_told_unless_it_is_left_out(service: Path) -> None:
-    put(service.parent, "inner/m.py")
-    commit_all(service.parent / "inner")
-    run_git(service, "submodule", "--quiet", "add", str(service.parent / "inner"), "vendor/inner")
-    commit_all(service)
-    assert "vendor/inner/m.py" in select(service).files
-    run_git(service, "submodule", "--quiet", "deinit", "--force", "vendor/inner")
-    assert list(select(service).submodules) == ["vendor/inner"]
-    assert list(select(service, include=["inner"]).submodules) == ["vendor/inner"]
-    assert list(select(service, exclude=["/vendor/inner/"]).submodules) == []
-
-
-def test_leaving_out_the_whole_package_is_an_error(service: Path) -> None:
-    with pytest.raises(LocalError, match=r"app/main\.py is needed .*; common/greeting\.py is needed") as caught:
-        select(service, exclude=["*.py"])
-    assert caught.value.fix == "remove '*.py' from EXCLUDE"
-    assert "common/greeting.py" not in select(service, exclude=["common"]).files

@@ -12,6 +12,7 @@ from buildkit.errors import RuntimeBuildError
 from buildkit.runtime_api.following import read_tail
 from tests.misbehaviour import send
 from tests.runtime_api import KEY
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
     return bytes(mutated)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", rest_is_slow(range(4), 1))
 def test_mutated_answers_end_in_errors_of_ours_or_in_results(
     runtime_api: RuntimeApiServer, steps: Steps, tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
 ) -> None:

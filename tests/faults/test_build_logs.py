@@ -105,7 +105,8 @@ def test_71_log_of_a_failed_build_is_read_in_bounds(failed: Command, server: Run
 
 @pytest.mark.parametrize("fault", rest_is_slow(sorted(ENDLESS), 2))
 def test_71_time_for_the_log_is_part_of_the_timeout(failed: Command, server: RuntimeApiServer, fault: str) -> None:
-    assert fail_with(failed, server, fault, BUILD_TIMEOUT="2") < 2.5
+    # Two seconds, and the end of the process, which takes time on a busy machine.
+    assert fail_with(failed, server, fault, BUILD_TIMEOUT="2") < LIMIT_S / 2
 
 
 def test_71_end_of_the_log_is_what_is_shown(failed: Command, server: RuntimeApiServer) -> None:

@@ -37,8 +37,8 @@ MAPPED = """
 """
 
 
-def proxy_to(server: RuntimeApiServer, *directives: str) -> str:
-    lines = (f"proxy_pass http://127.0.0.1:{server.port};", "proxy_read_timeout 1s;", *directives)
+def proxy_to(server: RuntimeApiServer, *directives: str, timeout: str = "1s") -> str:
+    lines = (f"proxy_pass http://127.0.0.1:{server.port};", f"proxy_read_timeout {timeout};", *directives)
     return f"location / {{ {' '.join(lines)} }}"
 
 
@@ -206,7 +206,7 @@ def test_43_upload_arrives_once_whether_or_not_it_is_buffered(
     command: Command, server: RuntimeApiServer, tmp_path: Path, buffering: str
 ) -> None:
     add_large_file(command)
-    with run_nginx(tmp_path, proxy_to(server, f"proxy_request_buffering {buffering};")) as port:
+    with run_nginx(tmp_path, proxy_to(server, f"proxy_request_buffering {buffering};", timeout="1m")) as port:
         use(command, port)
         command.run("all").succeed()
     (build,) = server.builds
@@ -246,7 +246,7 @@ def test_34_nginx_terminates_tls(
 ) -> None:
     add_large_file(command)
     certificate, trust = issue(authority, tmp_path, "127.0.0.1")
-    with run_nginx(tmp_path, certificate + proxy_to(server), tls=True) as port:
+    with run_nginx(tmp_path, certificate + proxy_to(server, timeout="1m"), tls=True) as port:
         use(command, port, scheme="https", **trust)
         command.run("all").succeed()
         assert len(server.builds) == 1
@@ -270,7 +270,7 @@ def test_34_plain_http_to_a_tls_port_of_nginx_starts_nothing(
     command: Command, server: RuntimeApiServer, tmp_path: Path, authority: trustme.CA
 ) -> None:
     certificate, _ = issue(authority, tmp_path, "127.0.0.1")
-    with run_nginx(tmp_path, certificate + proxy_to(server), tls=True) as port:
+    with run_nginx(tmp_path, certificate + proxy_to(server, timeout="1m"), tls=True) as port:
         use(command, port)
         expect_not_started(command, server, "HTTP 400")
 
