@@ -146,13 +146,14 @@ def _start(stack: ExitStack, folder: Path, options: argparse.Namespace) -> tuple
 
 def _measure_builds(bench: Bench, bases: Bases, options: argparse.Namespace) -> None:
     """Measure the loop first, and then `images` with a builder that has forgotten it, on other base images."""
-    cold_s = _measure_loop(bench, bases.builders[1 : 1 + options.loop])
+    loop_s = _measure_loop(bench, bases.builders[1 : 1 + options.loop]) if options.loop else None
     own = {"BUILDER_IMAGE": bases.builders[0], "BUILDER": "one"}
     varied = _interleave(bases.varied)[: options.most]
     complete = next(base for base in bases.varied if base.endswith(":complete"))
     plain = [base for base in varied if base.endswith(":plain")] or varied
     rest = [base for base in varied if base not in {complete, *plain[:2]}]
     first_s = bench.images(plain[:1], **own)
+    cold_s = loop_s or first_s
     _row("`images`, one base image, cold", "", _format_ratio(first_s, cold_s))
     limit = 0.05 if options.target.startswith("binary") else 0.12
     _row(
@@ -303,7 +304,7 @@ def _put(url: str, body: bytes, kind: str) -> None:
 
 
 def _format_ratio(seconds: float, cold_s: float) -> str:
-    return f"{seconds:.1f} s, {seconds / cold_s:.2f} of the loop's first"
+    return f"{seconds:.1f} s, {seconds / cold_s:.2f} of a cold build"
 
 
 def _row(what: str, limit: str, figure: str) -> None:
@@ -320,7 +321,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rootfs", type=Path, nargs="*", default=[], help="root file systems of Debian, as tarballs")
     parser.add_argument("--builder", type=Path, help="the one to build the server on; the first one if not given")
     parser.add_argument("--most", type=int, help="build at most as many images")
-    parser.add_argument("--loop", type=int, default=3, help="base images of the shell loop, at most 3")
+    parser.add_argument("--loop", type=int, default=3, help="base images of the shell loop, 0 to 3")
     parser.add_argument("--two", action="store_true", help="build some once more with a second builder")
     parser.add_argument("--only", choices=["builds", "queries", "memory"], default="all", help="only this part")
     parser.add_argument("--log", type=Path, default=Path(os.devnull), help="a file that all output is appended to")

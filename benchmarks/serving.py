@@ -157,16 +157,16 @@ async def _spool_form(request: Request) -> None:
 async def _receive(request: Request, folder: Path) -> None:
     from starlette.concurrency import run_in_threadpool
 
+    from buildkit.server.bodies import BodyLimits, receive_body
     from buildkit.server.contexts import Contexts
-    from buildkit.server.receiver import Limits
-    from buildkit.server.receiving import BodyLimits, receive_body
+    from buildkit.server.incoming import Limits
     from buildkit.server.upload import open_body
 
-    with Contexts(folder / "contexts").receive(Limits()) as receiver:
-        body = open_body(request.headers["content-type"], receiver.write)
-        await receive_body(request, body.feed, BodyLimits(1 << 40))
+    with Contexts(folder / "contexts").receive(Limits()) as incoming:
+        body = open_body(request.headers["content-type"])
+        await receive_body(request, body.read, incoming.write, BodyLimits(1 << 40))
         body.close()
-        await run_in_threadpool(receiver.finish)
+        await run_in_threadpool(incoming.finish)
 
 
 def _read_peak() -> int:

@@ -50,6 +50,10 @@ _NEW_VERSIONS = (
     "the installed versions do not suit the code: lock those that it was written for, for example with"
     " `uv pip compile --exclude-newer` and the date of the code"
 )
+_NO_MODULE = (
+    "add the package that has this module to the dependencies, name another file with REQUIREMENTS, or name the extra"
+    " that has it with BUILD_ARGS=SYNC_OPTIONS='--extra NAME'"
+)
 _OF_BUILDS = (
     *_OLD_PYTHON,
     _Advice(
@@ -57,11 +61,7 @@ _OF_BUILDS = (
         "run `poetry lock`, and commit poetry.lock",
     ),
     _Advice(re.compile(r"server cannot start: .*cannot import name"), _NEW_VERSIONS),
-    _Advice(
-        re.compile(r"server cannot start: .*No module named"),
-        "add the package that has this module to the dependencies, or name the extra that has it with"
-        " BUILD_ARGS=SYNC_OPTIONS='--extra NAME'",
-    ),
+    _Advice(re.compile(r"server cannot start: .*No module named"), _NO_MODULE),
 )
 _OF_STARTS = (
     *_OLD_PYTHON,
@@ -70,6 +70,11 @@ _OF_STARTS = (
         f"the user of the image may write to {WORKSPACE}: keep the server's data there (an option in SERVER_COMMAND)",
     ),
     _Advice(re.compile(r"ImportError: cannot import name"), _NEW_VERSIONS),
+    _Advice(re.compile(r"ModuleNotFoundError: No module named"), _NO_MODULE),
+    _Advice(
+        re.compile(r"could not find terminal|Inappropriate ioctl for device|setupterm"),
+        "this program is for terminals: add its option for a web server, if it has one, to SERVER_COMMAND",
+    ),
     _Advice(_NO_FILE, "if this file is in the source, let SERVER_COMMAND begin with `cd /agent-server &&`"),
     _Advice(
         _REJECTED,

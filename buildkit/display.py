@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Cc: ESC, CR, BEL, C1 controls. Cf: bidirectional overrides, zero-width. Cs: names that are not UTF-8.
 # Zl, Zp: line breaks that only some programs see.
@@ -88,6 +92,15 @@ def format_duration(seconds: float) -> str:
 
 def _join(large: int, large_unit: str, small: int, small_unit: str) -> str:
     return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
+
+
+def name_first(names: Sequence[str], limit: int = 10) -> str:
+    """Return the first few of the names, and how many more there are.
+
+    >>> name_first(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 class _Escapes(dict[int, str]):

@@ -41,6 +41,8 @@ _WSGI = {
     "granian": "granian --interface wsgi --host 0.0.0.0 --port {port} {app}",
     "flask": "flask --app {app} run --host 0.0.0.0 --port {port}",
 }
+# A server for development: a script of the project's own is more likely to be right.
+_FLASK = "flask --app"
 # With these, an application that a function creates is one for ASGI.
 _ASGI_ALONE = frozenset({"fastapi", "litestar", "quart", "starlette"})
 _STREAMLIT = "cd {folder} && streamlit run {file} --server.address 0.0.0.0 --server.port {port} --server.headless true"
@@ -53,6 +55,7 @@ _PORT_OPTION = re.compile(r"""["']--port["'/,]""")
 # Folders of an application that are given without the place of the source, so that it must be started there.
 _RELATIVE = re.compile(r"""(?:directory|StaticFiles|Jinja2Templates|FileSystemLoader)\s*[=(]\s*["'](?!/)[\w.-]""")
 _HAS_HEALTH = re.compile(r"""["']/?health/?["']""")
+_OTHER_HEALTH = re.compile(r"""["'](/(?:healthz|health_?check|livez|ping|readyz))(?:/\??)?["']""")
 _HAS_ROOT = re.compile(r"""\.(?:api_route|get|route|mount)\(\s*["']/["']""")
 _MOST_READ, _MOST_NAMED = 60, 4
 
@@ -90,14 +93,17 @@ class StartExamples:
     def find_health(self) -> str | None:
         """Return the path that HEALTH_PATH should name, or None if nothing tells that /health is missing."""
         ways = self._list_ways()
-        if not ways or any(_HAS_HEALTH.search(read_code(self._source, path)) for path in self._files[:_MOST_READ]):
+        code = "\n".join(read_code(self._source, path) for path in self._files[:_MOST_READ])
+        if not ways or _HAS_HEALTH.search(code):
             return None
-        return ways[0].health or "/"
+        other = _OTHER_HEALTH.search(code)
+        return ways[0].health or (other[1] if other else "/")
 
     def _list_ways(self) -> list[_Way]:
-        scripts = list(self._list_scripts())
+        scripts, applications = list(self._list_scripts()), list(self._list_applications())
         found = [way for way in scripts if " " in way.setting]  # those that can be told where to listen
-        found += [*self._list_applications(), *(way for way in scripts if way not in found), *self._list_streamlit()]
+        found += (way for way in applications if _FLASK not in way.setting)
+        found += (way for way in [*scripts, *applications, *self._list_streamlit()] if way not in found)
         found += [way for way in self._list_runnable() if not found or "." not in way.setting.partition("=")[2]]
         return found[:_MOST_NAMED] or [*self._list_managers(), *self._list_programs()][:_MOST_NAMED]
 

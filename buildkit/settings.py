@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from buildkit import values
+from buildkit.build_args import parse_build_args
 from buildkit.command import parse_command
 from buildkit.models import DEFAULT_FEATURES, TARGETS, UPLOAD_FORMATS, Target
 from buildkit.reference import parse_reference, parse_registry_prefix, parse_repository, parse_tags, parse_target_image
@@ -99,7 +100,7 @@ class Settings:
         "", optional(parse_text), "folder of templates that override ours by name", "templates"
     )
     build_args: dict[str, str] = _setting(
-        "", values.parse_build_args, "NAME=value,… written into the Dockerfile as defaults", "dockerfile"
+        "", parse_build_args, "NAME=value,… written into the Dockerfile as defaults", "dockerfile"
     )
     extra_packages: tuple[str, ...] = _setting(
         "", parse_packages, "additional system packages to install", "dockerfile"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildkit.errors import SettingError
+from buildkit.owned import OwnedFolder
 from buildkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ class Run:
         from buildkit.source.tree import SourceTree
 
         self.check_folders()
-        ours = [self.workspace.path, self.workspace.lock_path]
+        server = self.locate(self.settings.serve_data)
+        folders = (self.workspace, OwnedFolder(server.parent.resolve() / server.name))
+        ours = [path for folder in folders for path in (folder.path, folder.lock_path)]
         inside = [path.relative_to(self.source).as_posix() for path in ours if path.is_relative_to(self.source)]
         return SourceTree(self.source, self.settings, self.ci, ours=inside)
 

@@ -16,20 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Text = TypeVar("Text", bound=str)
 
-# Separate settings say these; a build argument of the same name would contradict them.
-_RESERVED = {
-    "BASE_IMAGE": "set BASE_IMAGE instead",
-    "BUILDER_IMAGE": "set BUILDER_IMAGE instead",
-    "OPENHANDS_BUILD_GIT_SHA": "set GIT_SHA instead",
-    "OPENHANDS_BUILD_GIT_REF": "remove it: the ref comes from GITHUB_REF, or else is the commit",
-    "TARGET": "set TARGET instead",
-}
-# The words of Docker's own check SecretsUsedInArgOrEnv.
-_SECRET_NAME = re.compile(
-    r"(^|_)(api_?key|auth|credentials?|key|pass|password|passwd|passphrase|pword|secret|token)s?(_|$)", re.IGNORECASE
-)
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[?::1\]?", re.ASCII)
-_USERINFO = re.compile(r"://[^/\s@]*@")
 
 
 def optional(parse: Callable[[str, str], T]) -> Callable[[str, str], T | None]:
@@ -136,18 +123,6 @@ def parse_url_path(value: str, name: str) -> str:
     return match_shape(r"/[A-Za-z0-9/._~%!&()*+,;=:@?-]*", value, name, "a path such as /health")
 
 
-def parse_build_args(value: str, name: str) -> dict[str, str]:
-    """Return NAME=value pairs; separated by newlines if there is more than one line, otherwise by commas."""
-    pairs = [part.partition("=") for part in value.split("\n" if "\n" in value else ",") if part.strip()]
-    for key, equals, _ in pairs:
-        if not equals:
-            raise SettingError(f"{name} contains {key.strip()!r}, which is not NAME=value", f"set {name}=NAME=value,…")
-    arguments = {key.strip(): text for key, _, text in pairs}
-    for key, text in arguments.items():
-        _check_argument(key, text, name)
-    return arguments
-
-
 def parse_module(value: str, name: str) -> str:
     """Return the dotted name of a module."""
     word = "[A-Za-z_][A-Za-z0-9_]*"
@@ -195,24 +170,6 @@ def parse_url(value: str, name: str) -> str:
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine, by its name or address alone."""
     return _LOOPBACK.fullmatch(host) is not None
-
-
-def _check_argument(key: str, text: str, name: str) -> None:
-    """Raise SettingError if a build argument would break the Dockerfile or put a secret into the image's history."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        raise SettingError(
-            f"{name} has a name that cannot be used: {key!r}",
-            "write NAME=value; a name has A-Z a-z 0-9 _ and does not start with a digit",
-        )
-    if key in _RESERVED:
-        raise SettingError(f"{name} sets {key}, which is a setting of its own", _RESERVED[key])
-    if _SECRET_NAME.search(key) or _USERINFO.search(text):
-        raise SettingError(
-            f"{name}: {key} looks like a secret, and build arguments stay readable in the image",
-            "pass secrets to the container when it runs, or rename the argument if it is not a secret",
-        )
-    if not text.isprintable():
-        raise SettingError(f"{name}: {key} contains a control character: {text!r}", "write it in one printable line")
 
 
 def match_shape(shape: str, value: str, name: str, meant: str) -> str:

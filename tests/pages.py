@@ -14,9 +14,8 @@ import uvicorn
 
 from buildkit.secret import ApiKey
 from buildkit.server.app import create_app
-from buildkit.server.records import NewBuild
+from buildkit.server.records import NewBuild, Query
 from buildkit.server.server import Server, ServerOptions
-from buildkit.server.store import Query
 from tests.serving import Answer, Served, pack
 
 if TYPE_CHECKING:
@@ -87,9 +86,9 @@ class PageServer:
     def add(self, image: str = "app:1", files: Mapping[str, str | bytes] | None = None, **new: str) -> Build:
         """Return a queued build."""
         values = {"target_image": image, "tags": (), "base_image": "python:3.13-slim", "owner": OWNER, **new}
-        receiver = self.server.contexts.receive(self.server.options.limits)
-        receiver.write(pack(files))
-        sha256 = receiver.finish().sha256
+        incoming = self.server.contexts.receive(self.server.options.limits)
+        incoming.write(pack(files))
+        sha256 = incoming.finish().sha256
         return self.server.store.add(NewBuild(**{"context_sha256": sha256, **values}), 10_000)  # type: ignore[arg-type]  # texts, except the tags
 
     def add_without_context(self, **new: str) -> Build:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def find_other_pythons() -> list[str]:
     """Return interpreters of other versions that this machine has and that can run the package."""
-    names = ["python3.11", "python3.12", "python3.13", "python3.14"]
+    names = ["python3.11", "python3.12", "python3.13", "python3.14", "python3.15"]
     places = [shutil.which(name) for name in names]
     places += [str(path) for path in sorted(Path.home().glob(".pyenv/versions/*/bin/python3"))]
     found: dict[str, str] = {}

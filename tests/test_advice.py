@@ -46,6 +46,8 @@ STARTS = {
     "ModuleNotFoundError: No module named 'django.utils.six.moves'": "Python 3.11 or older",
     "ImportError: cannot import name 'Mapping' from 'collections' (/x.py)": "Python 3.9 or older",
     "ImportError: cannot import name 'BaseResponse' from 'werkzeug.wrappers' (/x.py)": "lock those",
+    "Cannot init the curses library (setupterm: could not find terminal)": "option for a web server",
+    "ModuleNotFoundError: No module named 'bottle'": "name another file with REQUIREMENTS",
     "ModuleNotFoundError: No module named 'cgi'": "Python 3.12 or older",
     "[Errno 13] Permission denied: '/var/lib/data'": "/workspace/project",
     "sqlite3.OperationalError: unable to open database file": "/workspace/project",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.engines.docker import Buildx
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

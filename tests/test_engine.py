@@ -17,13 +17,15 @@ import pytest
 
 from buildkit.engines import find_engine
 from buildkit.engines.docker import Buildx, Docker
-from buildkit.engines.engine import BuildOptions, Engine
+from buildkit.engines.options import BuildOptions
 from buildkit.engines.podman import Buildah
 from buildkit.engines.process import run_command, watch_command
 from buildkit.errors import NotStarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from buildkit.engines.engine import Engine
 
     Install = Callable[[str, str, str], Path]
 

@@ -80,6 +80,18 @@ def test_an_application_that_a_function_makes_is_found(suggest: Suggest) -> None
     assert "'uvicorn main:app " in suggest("relative-files", {"main.py": code})
 
 
+def test_a_script_comes_before_the_development_server_of_flask(suggest: Suggest) -> None:
+    lock = '[[package]]\nname = "flask"\nversion = "3.0.0"\n'
+    application = "from flask import Flask\n\napp = Flask(__name__)\n"
+    fix = suggest("poetry-app", {"poetry.lock": lock, "cook_book/web.py": application})
+    assert "SERVER_COMMAND=cook or SERVER_COMMAND='flask --app cook_book.web:app run " in fix
+
+
+@pytest.mark.parametrize("route", ["/healthcheck/?", "/healthcheck", "/healthcheck/"])
+def test_a_health_check_of_another_name_is_found(suggest: Suggest, route: str) -> None:
+    assert suggest("old-lock", {"tidy_web/admin.py": f'ROUTE = r"{route}"\n'}).endswith(ALSO.format("/healthcheck"))
+
+
 def test_a_health_check_that_is_there_or_chosen_is_left_alone(suggest: Suggest) -> None:
     assert "HEALTH_PATH" not in suggest("requirements-app")
     assert "HEALTH_PATH" not in suggest("old-lock", health_path="/ping")

@@ -34,7 +34,8 @@ def test_inputs_reach_the_script_as_variables_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "commands"), [("", ["all"]), ("true", ["all", "build"]), ("push", ["all", "build --push"]), ("no", None)]
+    ("build", "commands"),
+    [("", ["all"]), ("false", ["all"]), ("true", ["all", "build"]), ("push", ["all", "build --push"]), ("no", None)],
 )
 def test_the_job_runs_the_tool_and_hands_on_the_image(tmp_path: Path, build: str, commands: list[str] | None) -> None:
     (job,) = yaml.safe_load(load()[1]).values()

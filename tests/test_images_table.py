@@ -76,6 +76,12 @@ def test_the_totals_are_always_there() -> None:
     assert sum("flask-" in line for line in lines) == 5
 
 
+def test_a_failure_is_shown_by_what_the_build_said_last() -> None:
+    reason = "docker could not build registry.example.com/team/app:1 (exit code 1); its log ends: no package foo | exit"
+    snapshot = make_snapshot()._replace(failures=[("flask-1", reason)])
+    assert "failed: flask-1: no package foo" in render(snapshot, 40)
+
+
 def test_a_step_is_shown_without_its_options() -> None:
     row = Running("x", "one")
     row.hear("#7 [deps 3/5] RUN --mount=type=cache,target=/var/cache/uv     set -eu;     uv sync --frozen")

@@ -55,6 +55,7 @@ def test_the_action_passes_inputs_in_the_environment_alone() -> None:
     ("build", "attest", "commands"),
     [
         ("", "", ["all"]),
+        ("false", "", ["all"]),
         ("true", "false", ["all", "build"]),
         ("push", "", ["all", "build --push"]),
         ("push", "true", ["all", "build --push --attest"]),

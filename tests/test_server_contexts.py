@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from buildkit.archive import tar
 from buildkit.server.contexts import Contexts
-from buildkit.server.receiver import Limits
+from buildkit.server.incoming import Limits
 from buildkit.server.records import Build
 from buildkit.server.refusals import InvalidContext, Refused, TooLarge
 
@@ -77,16 +77,16 @@ def contexts(tmp_path: Path) -> Contexts:
 
 
 def store(contexts: Contexts, data: bytes, size: int = 1 << 20, limits: Limits = LIMITS) -> Build:
-    with contexts.receive(limits) as receiver:
+    with contexts.receive(limits) as incoming:
         for start in range(0, len(data), size):
-            receiver.write(data[start : start + size])
-        return replace(BUILD, context_sha256=receiver.finish().sha256)
+            incoming.write(data[start : start + size])
+        return replace(BUILD, context_sha256=incoming.finish().sha256)
 
 
 def store_source(contexts: Contexts, data: bytes) -> None:
-    with contexts.receive_source(hashlib.sha256(data).hexdigest(), LIMITS) as receiver:
-        receiver.write(data)
-        receiver.finish()
+    with contexts.receive_source(hashlib.sha256(data).hexdigest(), LIMITS) as incoming:
+        incoming.write(data)
+        incoming.finish()
 
 
 def read_all(descriptor: int) -> bytes:
@@ -97,10 +97,10 @@ def read_all(descriptor: int) -> bytes:
 @pytest.mark.parametrize("size", [1, 13, 512, 1 << 20])
 def test_a_context_is_stored_once_by_digest(contexts: Contexts, tmp_path: Path, size: int) -> None:
     for _ in range(2):
-        with contexts.receive(LIMITS) as receiver:
+        with contexts.receive(LIMITS) as incoming:
             for start in range(0, len(GOOD), size):
-                receiver.write(GOOD[start : start + size])
-            found = receiver.finish()
+                incoming.write(GOOD[start : start + size])
+            found = incoming.finish()
     sha256 = hashlib.sha256(GOOD).hexdigest()
     assert (found.sha256, found.size_bytes, found.base_image) == (sha256, len(GOOD), "debian:12")
     assert found.dockerfile == DOCKERFILE.decode()
@@ -116,9 +116,9 @@ def test_a_context_is_stored_once_by_digest(contexts: Contexts, tmp_path: Path, 
 def test_two_members_are_one_archive(contexts: Contexts) -> None:
     store_source(contexts, SOURCE)
     assert contexts.has_source(SOURCE_SHA256)
-    with contexts.receive(LIMITS) as receiver:
-        receiver.write(GOOD)
-        context = receiver.finish(SOURCE_SHA256)
+    with contexts.receive(LIMITS) as incoming:
+        incoming.write(GOOD)
+        context = incoming.finish(SOURCE_SHA256)
     build = replace(BUILD, context_sha256=context.sha256, source_sha256=SOURCE_SHA256)
     whole = read_all(contexts.open(build))
     with tarfile.open(fileobj=io.BytesIO(whole), mode="r:gz") as file:
@@ -185,10 +185,10 @@ def test_other_contexts_are_rejected_and_nothing_is_kept(
 
 
 def test_a_context_that_is_too_large_is_rejected_at_once(contexts: Contexts, tmp_path: Path) -> None:
-    receiver = contexts.receive(Limits(100, 1000))
-    receiver.write(GOOD[:100])
+    incoming = contexts.receive(Limits(100, 1000))
+    incoming.write(GOOD[:100])
     with pytest.raises(TooLarge) as caught:
-        receiver.write(b"x")
+        incoming.write(b"x")
     assert caught.value.status == 413
     assert not list((tmp_path / "contexts").iterdir())
 
@@ -210,25 +210,25 @@ def test_other_source_parts_are_rejected(contexts: Contexts, tmp_path: Path, dat
 
 
 def test_a_source_part_must_have_its_digest(contexts: Contexts) -> None:
-    with contexts.receive_source(LINK_SHA256, LIMITS) as receiver:
-        receiver.write(SOURCE)
+    with contexts.receive_source(LINK_SHA256, LIMITS) as incoming:
+        incoming.write(SOURCE)
         with pytest.raises(InvalidContext, match=f"is {SOURCE_SHA256}, not {LINK_SHA256}"):
-            receiver.finish()
+            incoming.finish()
     assert not any(map(contexts.has_source, (SOURCE_SHA256, LINK_SHA256, "../x", "")))
 
 
 def test_the_two_parts_are_checked_together(contexts: Contexts) -> None:
     store_source(contexts, LINK_SOURCE)
     for source, detail in ((LINK_SHA256, "below the symbolic link 'out'"), (SOURCE_SHA256, "is not stored")):
-        with contexts.receive(LIMITS) as receiver:
-            receiver.write(compress(("Dockerfile", DOCKERFILE), ("out/passwd", b"")))
+        with contexts.receive(LIMITS) as incoming:
+            incoming.write(compress(("Dockerfile", DOCKERFILE), ("out/passwd", b"")))
             with pytest.raises(InvalidContext, match=detail):
-                receiver.finish(source)
+                incoming.finish(source)
 
 
 def test_what_a_killed_server_left_is_removed(contexts: Contexts, tmp_path: Path) -> None:
-    with contexts.receive(LIMITS) as receiver:
-        receiver.write(GOOD)
+    with contexts.receive(LIMITS) as incoming:
+        incoming.write(GOOD)
         assert len(list((tmp_path / "contexts").iterdir())) == 1
         Contexts(tmp_path / "contexts")
         assert not list((tmp_path / "contexts").iterdir())
@@ -239,13 +239,13 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 import errno, resource, signal, sys, os
 from pathlib import Path
 from buildkit.server.contexts import Contexts
-from buildkit.server.receiver import Limits
+from buildkit.server.incoming import Limits
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-receiver = Contexts(Path(sys.argv[1])).receive(Limits())
+incoming = Contexts(Path(sys.argv[1])).receive(Limits())
 try:
-    receiver.write(sys.stdin.buffer.read())
-    receiver.finish()
+    incoming.write(sys.stdin.buffer.read())
+    incoming.finish()
 except OSError as error:
     assert error.errno == errno.EFBIG
     sys.exit(7)
@@ -291,10 +291,10 @@ def test_memory_does_not_grow_with_the_context(contexts: Contexts) -> None:
     block = os.urandom(1 << 20)
     limits = Limits(1 << 30, 1 << 40)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with contexts.receive(limits) as receiver:
-        receiver.write(compress_bytes(tar.format_file("big", 200 << 20, 0, executable=False), 0))
+    with contexts.receive(limits) as incoming:
+        incoming.write(compress_bytes(tar.format_file("big", 200 << 20, 0, executable=False), 0))
         for _ in range(200):
-            receiver.write(compress_bytes(block, 0))
-        receiver.write(compress_bytes(pack(("Dockerfile", DOCKERFILE))))
-        assert receiver.finish().size_bytes > 200 << 20
+            incoming.write(compress_bytes(block, 0))
+        incoming.write(compress_bytes(pack(("Dockerfile", DOCKERFILE))))
+        assert incoming.finish().size_bytes > 200 << 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024

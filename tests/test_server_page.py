@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from buildkit.server.ansi import render_line
-from buildkit.server.log_page import PAGE_LINES, Line, LogPosition, NewLines, read_new, read_part
+from buildkit.server.log_page import PAGE_LINES, Line, LogPosition, NewLines, read_new, read_part, render_line
 from buildkit.server.render import render_page
 from buildkit.treemap import render_treemap
 from tests.pages import KEY, OWNER, PageServer

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from buildkit.server.receiving import RefusalResponse, note_end_of_body
+from buildkit.server.bodies import RefusalResponse, note_end_of_body
 from buildkit.server.refusals import Refused
 from tests.serving import DOCKERFILE, SLOW, Served, format_json, format_multipart, pack
 

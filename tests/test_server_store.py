@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.errors import LocalError
-from buildkit.server.records import Build, NewBuild
-from buildkit.server.store import MAX_ATTEMPTS, Query, QueueFull, Store
+from buildkit.server.records import Build, NewBuild, Query
+from buildkit.server.store import MAX_ATTEMPTS, QueueFull, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 from buildkit.engines.podman import Podman
 from buildkit.errors import BuildFailed, LocalError, NotStarted
 from buildkit.server.attempt import WorkerOptions
 from buildkit.server.builders import Builder, choose_builder
-from buildkit.server.records import Build, NewBuild
-from buildkit.server.store import Query, Store
+from buildkit.server.records import Build, NewBuild, Query
+from buildkit.server.store import Store
 from buildkit.server.worker import Workers
 from tests.builders import LOST, Builds, FileContexts, FileLogs, wait_for
 

@@ -249,3 +249,17 @@ def test_clean_leaves_no_trace_and_can_be_repeated(command: Command) -> None:
 def test_clean_makes_nothing_where_nothing_is(command: Command) -> None:
     command.run("clean", OUTPUT_DIR="not/there/yet").succeed()
     assert not (command.checkout / "not").exists()
+
+
+def test_what_serve_keeps_in_the_tree_is_not_packed(command: Command, tmp_path: Path) -> None:
+    """Outside git no `.gitignore` leaves it out, and it holds keys and the contexts of others."""
+    service = tmp_path / "service"
+    for name in ("runtime-server/keys/keys", ".runtime-server.lock", "runtime-server2/m.py", "main.py"):
+        (service / name).parent.mkdir(parents=True, exist_ok=True)
+        (service / name).write_text("")
+    command.outputs = [service / "runtime-build"]
+    listed = command.run("context", "--files", SOURCE_DIR=str(service), SERVE_DATA=str(service / "runtime-server"))
+    assert sorted(re.findall(r"\S*(?:server|main)\S*", listed.succeed().out)) == [
+        "main.py",
+        "runtime-server2/m.py",
+    ]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildkit import values
+from buildkit.build_args import parse_build_args
 from buildkit.command import StartCommand, parse_command
 from buildkit.errors import SettingError
 from buildkit.models import TARGETS
@@ -109,12 +110,12 @@ def test_bad_tag_is_named_by_its_place_in_the_list(value: str) -> None:
     ],
 )
 def test_build_arguments_are_separated_by_commas_or_by_lines(value: str, pairs: dict[str, str]) -> None:
-    assert values.parse_build_args(value, "BUILD_ARGS") == pairs
+    assert parse_build_args(value, "BUILD_ARGS") == pairs
 
 
 @pytest.mark.parametrize("value", ["A", "A=1,B", "A=\x0bRUN evil"])
 def test_build_argument_that_is_no_pair_or_no_line_is_refused(value: str) -> None:
-    refusal(values.parse_build_args, value, "BUILD_ARGS")
+    refusal(parse_build_args, value, "BUILD_ARGS")
 
 
 @pytest.mark.parametrize("value", ["x.tar.gz", "A_1.0+b-2.tgz"])
@@ -225,7 +226,7 @@ def test_image_name_is_a_repository_and_nothing_more(value: str) -> None:
 @pytest.mark.parametrize("value", ["TARGET=x", "API_KEY=x", "1A=x", "A=https://u:p@h/x", "=x"])
 def test_build_argument_that_contradicts_a_setting_or_looks_secret_is_refused(value: str) -> None:
     with pytest.raises(SettingError, match="BUILD_ARGS"):
-        values.parse_build_args(value, "BUILD_ARGS")
+        parse_build_args(value, "BUILD_ARGS")
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,15 @@ class _Deflate(Protocol):
 
 
 class _Inflate(Protocol):
+    """As the standard library's `bz2.BZ2Decompressor`, which keeps what it could not decompress within `max_length`."""
+
     @property
     def eof(self) -> bool: ...
     @property
-    def unused_data(self) -> bytes: ...
+    def needs_input(self) -> bool: ...
     @property
-    def unconsumed_tail(self) -> bytes: ...
-    def decompress(self, data: bytes | memoryview, max_length: int = 0, /) -> bytes: ...
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes: ...
 
 
 class Compressor(NamedTuple):
@@ -165,13 +167,36 @@ class _ZlibBlocks:
         return deflate.compress(block) + deflate.flush(zlib.Z_SYNC_FLUSH)
 
 
+class _ZlibMember:
+    """A gzip member read with zlib."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(GZIP)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflate.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not (self.eof or self._inflate.unconsumed_tail)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflate.unused_data
+
+    def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
+        kept = self._inflate.unconsumed_tail
+        return self._inflate.decompress(kept + bytes(data) if kept else data, max(max_length, 0))
+
+
 def _use_zlib(level: int) -> Compressor:
     return Compressor(
         FALLBACK,
         zlib.ZLIB_RUNTIME_VERSION,
         level,
         start=lambda: _ZlibBlocks(level),
-        start_reading=lambda: zlib.decompressobj(GZIP),
+        start_reading=_ZlibMember,
         error=zlib.error,
         crc32=zlib.crc32,
     )
@@ -185,7 +210,7 @@ def _use_isal(level: int) -> Compressor:
         __version__,
         level,
         start=lambda: isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW_DEFLATE, _ISAL_MEMORY),
-        start_reading=lambda: isal_zlib.decompressobj(GZIP),
+        start_reading=lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP),
         error=cast("type[Exception]", igzip_lib.IsalError),  # which its stub types as an instance
         crc32=isal_zlib.crc32,
     )

@@ -1,20 +1,23 @@
-"""The tar on its way to the compressor: fixed blocks, their digest, the size limit, and the search for the secret."""
+"""The tar on its way to the compressor: entries, in fixed blocks, with the size limit and the search for the secret."""
 
 from __future__ import annotations
 
+import hashlib
 from array import array
+from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildkit.archive import tar
 from buildkit.archive.compressor import BLOCK_BYTES
-from buildkit.archive.tar import format_padding
+from buildkit.source.reader import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from buildkit.archive.compressor import Compressor, GzipWriter
-    from buildkit.archive.digest import Digest
 
 _KEY_MARK = b"PRIVATE KEY"
+_LARGE_BYTES = 1_000_000
 
 
 class SecretFound(Exception):
@@ -40,12 +43,30 @@ class PackingOptions(NamedTuple):
     secrets: tuple[bytes, ...] = ()
 
 
-class TarStream:
-    """Cuts one part of a tar into fixed blocks, digests and searches them, and passes them to a gzip member.
+class Digest:
+    """Counts bytes that are written somewhere else, and computes their sha256."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._sha256 = hashlib.sha256()
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Add bytes."""
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+    def hexdigest(self) -> str:
+        """Return the sha256 of all bytes so far."""
+        return self._sha256.hexdigest()
+
+
+class TarStream(Sink):
+    """Writes files as tar entries, cuts them into fixed blocks, and passes these to a gzip member.
+
+    Any call may raise SecretFound or LimitExceeded, or OSError if an earlier block could not be written.
 
     Attributes:
         size_bytes: The size of the tar so far.
-        key_marks: Where in the tar the words of a private key block are, in bytes from its beginning.
 
     Args:
         digest: Of the whole tar; earlier parts may be in it already.
@@ -64,33 +85,28 @@ class TarStream:
         self._pieces: list[bytes] = []
         self.size_bytes = digest.size_bytes
         self._block_end = self.size_bytes + BLOCK_BYTES
-        self.key_marks = array("q")
+        self._paths: list[str] = []
+        self._starts = array("q")
+        self._key_marks = array("q")
 
-    def check_room(self, size: int) -> None:
-        """Refuse `size` more bytes if they exceed the limit: a sparse file of terabytes would be read for days.
+    def add_folder(self, path: str) -> None:
+        """Write a folder."""
+        self._start_entry(tar.format_directory(path, self._options.mtime))
 
-        Raises:
-            LimitExceeded: They do.
-        """
-        if self.size_bytes + size > self._options.max_bytes:
+    def add_link(self, path: str, target: str) -> None:
+        """Write a symbolic link."""
+        self._start_entry(tar.format_symlink(path, target, self._options.mtime))
+
+    def start_file(self, path: str, size: int, *, executable: bool) -> None:
+        """Write the header of a file, whose content follows; a sparse one of terabytes would be read for days."""
+        if size > _LARGE_BYTES and self.size_bytes + size > self._options.max_bytes:
             raise LimitExceeded
-
-    def start_entry(self, header: bytes) -> None:
-        """Write the header of an entry, after zeros that make the content of the one before whole blocks.
-
-        Raises:
-            SecretFound, LimitExceeded, OSError: As in `write`.
-        """
-        self.write(format_padding(self.size_bytes) + header)
+        self._paths.append(path)
+        self._starts.append(self.size_bytes)
+        self._start_entry(tar.format_file(path, size, self._options.mtime, executable=executable))
 
     def write(self, data: bytes) -> None:
-        """Write some of the content of an entry.
-
-        Raises:
-            SecretFound: The secret is in what was written.
-            LimitExceeded: The tar is too large.
-            OSError: An earlier block could not be written.
-        """
+        """Write some of the content of a file."""
         self._pieces.append(data)
         self.size_bytes += len(data)
         while self.size_bytes >= self._block_end:
@@ -101,10 +117,19 @@ class TarStream:
             self._block_end += BLOCK_BYTES
             self._send(block)
 
+    def find_suspects(self) -> list[str]:
+        """Return the paths of the files that contain the words of a private key block."""
+        places = (max(bisect_right(self._starts, mark) - 1, 0) for mark in self._key_marks)
+        return list(dict.fromkeys(self._paths[place] for place in places))
+
     def finish(self) -> None:
         """Pass the last block on; nothing is written afterwards."""
-        if rest := b"".join(self._pieces) + format_padding(self.size_bytes):
+        if rest := b"".join(self._pieces) + tar.format_padding(self.size_bytes):
             self._send(rest)
+
+    def _start_entry(self, header: bytes) -> None:
+        """Write a header, after zeros that make the content of the entry before it whole blocks."""
+        self.write(tar.format_padding(self.size_bytes) + header)
 
     def _send(self, block: bytes) -> None:
         self._search(block)
@@ -122,8 +147,8 @@ class TarStream:
         start = self._digest.size_bytes
         position = block.find(_KEY_MARK)
         while position != -1:
-            self.key_marks.append(start + position)
+            self._key_marks.append(start + position)
             position = block.find(_KEY_MARK, position + 1)
         if _KEY_MARK in seam:
-            self.key_marks.append(start - 1)
+            self._key_marks.append(start - 1)
         self._tail = block[-self._overlap :]

@@ -12,10 +12,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildkit.archive import tar
 from buildkit.archive.compressor import GzipWriter
-from buildkit.archive.digest import Digest
 from buildkit.archive.findings import describe_limit, describe_private_keys, describe_secret, read_lines
-from buildkit.archive.packer import TarSink, write_generated
-from buildkit.archive.stream import LimitExceeded, PackingOptions, SecretFound, TarStream
+from buildkit.archive.stream import Digest, LimitExceeded, PackingOptions, SecretFound, TarStream
 from buildkit.errors import FileChanged, run
 from buildkit.source.reader import TreeReader
 
@@ -94,16 +92,15 @@ class ArchiveWriter:
         """
         try:
             with self._start_member() as stream:
-                sink = TarSink(stream, self._options.mtime)
-                reader = TreeReader(source, sink, committed)
+                reader = TreeReader(source, stream, committed)
                 reader.read(files)
         except SecretFound:
             raise describe_secret(self._options.secrets, read_lines(source, files)) from None
         except LimitExceeded:
             raise describe_limit(self._options.max_bytes, source, files) from None
         self._source = SourcePart(self._archive.size_bytes, self._context.size_bytes)
-        suspects = dict.fromkeys(sink.find_path(mark) for mark in stream.key_marks)
-        return ReadSource(reader.fingerprint, reader.different, describe_private_keys(source, suspects))
+        warnings = describe_private_keys(source, stream.find_suspects())
+        return ReadSource(reader.fingerprint, reader.different, warnings)
 
     def copy_source(self, archive: IO[bytes], part: SourcePart) -> None:
         """Write the source part of an earlier archive, which is decompressed only to digest the tar.
@@ -132,7 +129,7 @@ class ArchiveWriter:
         """
         try:
             with self._start_member() as stream:
-                write_generated(stream, generated, self._options.mtime)
+                _write_generated(stream, generated)
                 stream.write(tar.format_end(stream.size_bytes))
         except SecretFound:
             lines = ((path, data.splitlines()) for path, data in generated.items())
@@ -157,6 +154,18 @@ class ArchiveWriter:
     def _put(self, data: bytes) -> None:
         self._archive.update(data)
         self._file.write(data)
+
+
+def _write_generated(stream: TarStream, generated: Mapping[str, bytes]) -> None:
+    """Write the entries of files that are in memory, sorted, and of the folders that contain them."""
+    folders = {""}
+    for path, data in sorted(generated.items()):
+        folder = path.rpartition("/")[0]
+        if folder not in folders:
+            folders.add(folder)
+            stream.add_folder(folder)
+        stream.start_file(path, len(data), executable=False)
+        stream.write(data)
 
 
 def _read_exactly(file: IO[bytes], size: int) -> Iterator[bytes]:

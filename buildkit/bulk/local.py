@@ -15,7 +15,7 @@ from buildkit.bulk.recipe import BASE_IMAGE, write_image
 from buildkit.bulk.runner import DiskFull, Interruption, Stalled
 from buildkit.display import format_size
 from buildkit.engines.docker import Buildx
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 from buildkit.errors import BuildFailed, NotStarted, run
 from buildkit.models import LocalBuild
 from buildkit.workspace import BUILD_LOG
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.plan import Image
     from buildkit.bulk.stores import PushedLayers
-    from buildkit.engines.engine import BuiltImage, Engine
+    from buildkit.engines.engine import Engine
+    from buildkit.engines.options import BuiltImage
     from buildkit.ui import Ui
     from buildkit.workspace import Workspace
 

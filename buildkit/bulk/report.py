@@ -27,6 +27,8 @@ _MIN_ROWS, _MAX_ROWS = 3, 20
 # Lines of the table that are neither rows nor failures: its head, how many are left out, the totals on two lines.
 _OTHER_LINES = 4
 _TIME_COLUMNS = len("59 min 59 s") + 2
+# What stands before the end of a failed build's log; there is no room for it.
+_LOG_END = "its log ends: "
 _NAMED = 4
 _SLOW_S = 60.0
 # What stands between the word RUN and the command in most of our instructions.
@@ -63,7 +65,8 @@ class LiveTable(NamedTuple):
             table.add_row(Text(f"and {len(running) - count} more", style="dim"))
         yield table
         for name, reason in failures:
-            text = f"failed: {_keep_end(name, width // 3)}: {escape_controls(reason)}"
+            said = reason.partition(_LOG_END)[2] or reason
+            text = f"failed: {_keep_end(name, width // 3)}: {escape_controls(said)}"
             yield Text(text, style="red", no_wrap=True, overflow="ellipsis")
         yield Text(format_totals(self.snapshot, self.pause_s), style="bold")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from buildkit.reference import Reference
 from buildkit.registry.client import NETWORK_FIX, RegistryClient, RegistryRefused, locate
 from buildkit.registry.credentials import find_docker_credentials
-from buildkit.runtime_api.http import ExchangeFailed
+from buildkit.runtime_api.exchange import ExchangeFailed
 from buildkit.runtime_api.response import parse_retry_after
 from buildkit.runtime_api.retry import RequestFailed
 

@@ -8,7 +8,8 @@ import re
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from buildkit.engines.engine import CHECK_TIMEOUT_S, PROBE_TIMEOUT_S, Attestations, BuildOptions, Engine, format_common
+from buildkit.engines.engine import CHECK_TIMEOUT_S, PROBE_TIMEOUT_S, Engine
+from buildkit.engines.options import Attestations, BuildOptions, format_common
 from buildkit.errors import BuildFailed, NotStarted
 from buildkit.reference import parse_reference
 

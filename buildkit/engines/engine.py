@@ -7,11 +7,12 @@ import time
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import urlsplit
 
 from buildkit.advice import advise_build
 from buildkit.display import strip_sequences
+from buildkit.engines.options import BuiltImage
 from buildkit.engines.process import Output, format_line, run_command, watch_command
 from buildkit.engines.progress import JsonProgress, find_lost_connection, shorten_log
 from buildkit.errors import BuildFailed, NotStarted, run
@@ -19,8 +20,9 @@ from buildkit.reference import parse_reference
 from buildkit.values import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from threading import Event
+    from collections.abc import Callable, Sequence
+
+    from buildkit.engines.options import Attestations, BuildOptions
 
     Report = Callable[[str], None]
     Watch = Callable[[Sequence[str]], tuple[int, list[str]]]
@@ -29,45 +31,6 @@ CHECK_TIMEOUT_S = 20.0
 PROBE_TIMEOUT_S = 600.0
 _PRUNE_TIMEOUT_S = 600.0
 _BUILD_FIX = f"fix what the log names, then run {run('context build')}"
-
-
-class BuildOptions(NamedTuple):
-    """How an image is built.
-
-    Attributes:
-        push: Whether the image goes to its registry, under every name.
-        network: Of the RUN steps, such as `host`; the engine's own default if empty.
-        target: A stage; the last one if empty, which is what our archives are made for.
-        cancelled: Set from any thread to cancel the build.
-        structured: Whether BuildKit reports its steps as JSON where it can, which gives exact times and whole logs. The
-            lines that are reported look the same.
-        build_args: Values of the Dockerfile's arguments, by name.
-        attest: If not empty, the pushed image gets provenance and an SBOM: `true` for one by the engine's own scanner,
-            otherwise the scanner's image.
-    """
-
-    push: bool = False
-    network: str = ""
-    target: str = ""
-    cancelled: Event | None = None
-    structured: bool = False
-    build_args: Mapping[str, str] = {}
-    attest: str = ""
-
-
-class BuiltImage(NamedTuple):
-    """An image as its engine reports it; `digest` is the registry's, or None if nothing was pushed."""
-
-    image_id: str
-    digest: str | None
-    elapsed_s: float
-
-
-class Attestations(NamedTuple):
-    """What is attested of an image: a document of SPDX, and provenance of SLSA."""
-
-    sbom: dict[str, Any]
-    provenance: dict[str, Any]
 
 
 class Engine(ABC):
@@ -247,11 +210,3 @@ class Engine(ABC):
             if fix == _BUILD_FIX:
                 fix = advise_build("\n".join(map(strip_sequences, last_lines))) or fix
             raise BuildFailed(f"{self.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)
-
-
-def format_common(images: Sequence[str], options: BuildOptions) -> list[str]:
-    """Return the arguments of a build that every engine spells the same."""
-    common = [f"--tag={image}" for image in images]
-    common += [f"--build-arg={name}={value}" for name, value in options.build_args.items()]
-    common += [f"--target={options.target}"] if options.target else []
-    return common + ([f"--network={options.network}"] if options.network else [])

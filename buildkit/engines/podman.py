@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from buildkit.engines.engine import BuildOptions, Engine, format_common
+from buildkit.engines.engine import Engine
+from buildkit.engines.options import BuildOptions, format_common
 from buildkit.errors import run
 
 if TYPE_CHECKING:

@@ -93,9 +93,10 @@ def _ask(container: Container, port: int, path: str) -> str:
     """Return the HTTP status of one response, or curl's error message.
 
     The address is 127.0.0.2: a server that listens only on 127.0.0.1 does not respond there, nor to `docker run -p`.
+    Servers that respond to a few host names only are asked for the one that the image's own health check has.
     """
     url = f"http://127.0.0.2:{port}{path}"
-    command = ("curl", "-sS", "-m", "5", "-H", f"Host: localhost:{port}", "-o", "/dev/null", "-w", "%{http_code}", url)
+    command = ("curl", "-sS", "-m", "5", "-H", f"Host: 127.0.0.1:{port}", "-o", "/dev/null", "-w", "%{http_code}", url)
     output = container.enter(*command)
     return output.stdout.rpartition("\n")[2] if output.code == 0 else output.stderr or output.stdout
 
@@ -123,7 +124,8 @@ def _explain_response(container: Container, port: int, status: str, log: str) ->
     if status.startswith("5"):
         return _explain_end(log)
     if status == "400":
-        return f"the server rejects requests to `localhost`; if it has a list of allowed hosts, {_configure()}"
+        path = "set HEALTH_PATH to a path that it responds to"
+        return f"{path} or, if it has a list of allowed hosts, add 127.0.0.1 to it; {_configure()}"
     if _ALIVE.fullmatch(found := _ask(container, port, "/")):
         return f"the server responds to / with {found}: set HEALTH_PATH=/, or another path that it has"
     return "the server is up: set HEALTH_PATH to a path that it responds to"
@@ -134,7 +136,9 @@ def _explain_silence(addresses: list[str], port: int, log: str) -> str:
     ports = {address.rpartition(":")[2] for address in addresses}
     other = next(iter(ports)) if len(ports) == 1 and str(port) not in ports else None
     if other and not any(address.startswith(("127.", "[::1]")) for address in addresses):
-        return f"set SERVER_PORT={other}, or add the option for port {port} to SERVER_COMMAND"
+        return (
+            f"set SERVER_PORT={other} (and SERVER_COMMAND, not SERVER_MODULE), or add the option for port {port} to it"
+        )
     if addresses:
         return f"add the options for address 0.0.0.0 and port {port} to SERVER_COMMAND"
     return _explain_end(log)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit.errors import NotStarted
 from buildkit.registry.credentials import authorize, choose_scheme
-from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request
+from buildkit.runtime_api.exchange import ExchangeFailed
+from buildkit.runtime_api.http import HttpClient, Network, Request
 from buildkit.runtime_api.response import InvalidResponse, parse_object
 
 if TYPE_CHECKING:

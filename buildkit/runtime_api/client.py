@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from buildkit.display import escape_controls
 from buildkit.errors import SettingError, run
 from buildkit.runtime_api import policy, protocol
+from buildkit.runtime_api.exchange import ExchangeFailed, read_body
 from buildkit.runtime_api.fields import read_features, read_status
-from buildkit.runtime_api.http import ExchangeFailed, HttpClient, Network, Request, read_body
+from buildkit.runtime_api.http import HttpClient, Network, Request
 from buildkit.runtime_api.log import split_lines
 from buildkit.runtime_api.policy import ACCEPTED
 from buildkit.runtime_api.response import InvalidResponse, extract_detail, parse_object, parse_origin, shorten

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.runtime_api import policy, protocol
-from buildkit.runtime_api.http import Request, read_body
+from buildkit.runtime_api.exchange import read_body
+from buildkit.runtime_api.http import Request
 from buildkit.runtime_api.response import InvalidResponse
 
 if TYPE_CHECKING:

@@ -6,33 +6,23 @@ import logging
 import math
 import os
 import ssl
-import zlib
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
 import httpcore
 
+from buildkit.runtime_api.exchange import FAILURES, ExchangeFailed, decode, read_body
 from buildkit.runtime_api.proxy import choose_proxy, find_ca_file, is_usable, name_proxy
-from buildkit.runtime_api.response import MAX_BODY_BYTES, Response
+from buildkit.runtime_api.response import Response
 from buildkit.runtime_api.stream import ExchangeNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-_PIECE_BYTES = 64 * 1024
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
-_FAILURES = (
-    httpcore.NetworkError,
-    httpcore.TimeoutException,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-    httpcore.UnsupportedProtocol,
-)
+    from buildkit.runtime_api.exchange import Body
 
 
 class Network(NamedTuple):
@@ -53,29 +43,6 @@ class Network(NamedTuple):
     response_s: float = 300
     read_s: float = 30
     idle_s: float = 45
-
-
-class Body(Protocol):
-    """What a request sends; it can be sent again from its beginning.
-
-    Attributes:
-        total: Its bytes.
-        sent: How many of them were handed to the network.
-    """
-
-    total: int
-    sent: int
-
-    @property
-    def content_type(self) -> str:
-        """What it is."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the server may have all of it."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield it."""
 
 
 class Request(NamedTuple):
@@ -99,26 +66,6 @@ class Request(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.method} {self.url}"
-
-
-class ExchangeFailed(Exception):
-    """No response arrived, or not all of it.
-
-    Attributes:
-        reason: For people; names the proxy if there is one.
-        is_tls: The TLS connection could not be made, or failed.
-        connection_lost: The other end closed the connection, so asking again may help even if `is_tls`.
-        refused: Nothing listens there.
-        timed_out: A limit of ours was reached.
-    """
-
-    def __init__(self, reason: str, cause: BaseException | None = None, *, timed_out: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.is_tls = isinstance(cause, ssl.SSLError)
-        self.connection_lost = isinstance(cause, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
-        self.refused = isinstance(cause, ConnectionRefusedError)
-        self.timed_out = timed_out
 
 
 class HttpClient:
@@ -153,10 +100,10 @@ class HttpClient:
         with self._open_pool(request.url, proxy, network) as pool, ExitStack() as stack:
             try:
                 received = stack.enter_context(self._send(pool, request))
-            except (*_FAILURES, UnicodeError) as error:
+            except (*FAILURES, UnicodeError) as error:
                 raise _explain(error, network.cause, proxy) from error
             headers = {name.decode("latin-1").title(): text.decode("latin-1") for name, text in received.headers}
-            pieces = _decode(received.iter_stream(), headers.get("Content-Encoding", ""))
+            pieces = decode(received.iter_stream(), headers.get("Content-Encoding", ""))
             yield Response(received.status, headers, b"", None), pieces
 
     def _send(self, pool: httpcore.ConnectionPool, request: Request) -> AbstractContextManager[httpcore.Response]:
@@ -205,47 +152,8 @@ class HttpClient:
             raise ExchangeFailed(reason, ssl.SSLError()) from error
 
 
-def read_body(response: Response, pieces: Iterator[bytes]) -> Response:
-    """Return the response with its decoded body, up to `MAX_BODY_BYTES`, and why that is incomplete if it is."""
-    content, problem = bytearray(), None
-    try:
-        for piece in pieces:
-            content += piece
-            if len(content) > MAX_BODY_BYTES:
-                problem = "it is larger than 1 MiB"
-                break
-    except ExchangeFailed as failure:
-        problem = failure.reason
-    return replace(response, body=bytes(content[:MAX_BODY_BYTES]), problem=problem)
-
-
 def _explain(error: Exception, cause: BaseException | None, proxy: str | None) -> ExchangeFailed:
     root = cause or error
     reason = getattr(root, "strerror", None) or str(root) or type(root).__name__
     reason = f"{reason}, through the proxy {name_proxy(proxy)}" if proxy else str(reason)
     return ExchangeFailed(reason, root, timed_out=isinstance(error, httpcore.TimeoutException))
-
-
-def _decode(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield a body without the compression that a server may add although it was asked not to."""
-    encodings = [name for part in encoding.lower().split(",") if (name := part.strip()) not in {"", "identity"}]
-    if not _COMPRESSIONS.issuperset(encodings):
-        raise ExchangeFailed("its encoding is unknown")
-    for _ in encodings:
-        pieces = _inflate(pieces)
-    try:
-        yield from pieces
-    except (*_FAILURES, zlib.error) as error:
-        raise ExchangeFailed("it is incomplete or damaged", error) from error
-
-
-def _inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    engine = zlib.decompressobj(_GZIP_OR_ZLIB)
-    for piece in pieces:
-        rest = piece
-        while rest and not engine.eof:
-            yield engine.decompress(rest, _PIECE_BYTES)
-            rest = engine.unconsumed_tail
-    yield engine.flush()
-    if not engine.eof:
-        raise zlib.error("the compressed data ends early")

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from buildkit.display import escape_controls, strip_sequences
-from buildkit.runtime_api.http import ExchangeFailed
+from buildkit.runtime_api.exchange import ExchangeFailed
 from buildkit.runtime_api.response import describe
 
 if TYPE_CHECKING:

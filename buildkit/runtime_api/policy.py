@@ -39,7 +39,8 @@ from buildkit.runtime_api.retry import NEVER, TRANSIENT, RequestFailed, Retry
 from buildkit.runtime_api.upload import UploadAttempt
 
 if TYPE_CHECKING:
-    from buildkit.runtime_api.http import ExchangeFailed, Request
+    from buildkit.runtime_api.exchange import ExchangeFailed
+    from buildkit.runtime_api.http import Request
     from buildkit.runtime_api.response import Response
 
 ACCEPTED = frozenset({200, 201, 202})

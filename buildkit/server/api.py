@@ -13,13 +13,12 @@ from starlette.routing import Route
 
 from buildkit.errors import PROGRAM, NotStarted
 from buildkit.runtime_api import protocol
-from buildkit.server.access import wants_page
+from buildkit.server.bodies import BodyLimits, receive_body
 from buildkit.server.logstream import respond_with_log
-from buildkit.server.receiving import BodyLimits, receive_body
+from buildkit.server.records import Query
 from buildkit.server.refusals import InvalidBody, Refused, refuse_unknown
 from buildkit.server.responses import NO_STORE, describe_build, describe_status, format_metrics, respond
 from buildkit.server.server import FEATURES
-from buildkit.server.store import Query
 from buildkit.server.upload import Upload, UploadRequest
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Api:
         self._uploads += 1
         try:
             max_bytes = self._server.options.limits.max_bytes * 4 // 3 + _OTHER_FIELDS_BYTES
-            await receive_body(request, upload.feed, BodyLimits(max_bytes))
+            await receive_body(request, upload.read, upload.store, BodyLimits(max_bytes))
             build = await run_in_threadpool(upload.finish)
         finally:
             self._uploads -= 1
@@ -155,14 +154,19 @@ class Api:
         """Store the source part of a context."""
         sha256, limits = _read_digest(request), self._server.options.limits
         await run_in_threadpool(self._server.check_room, _read_length(request))
-        receiver = await run_in_threadpool(self._server.contexts.receive_source, sha256, limits)
+        incoming = await run_in_threadpool(self._server.contexts.receive_source, sha256, limits)
         try:
-            await receive_body(request, receiver.write, BodyLimits(limits.max_bytes))
-            self._server.keep_source(sha256)
-            await run_in_threadpool(receiver.finish)
+            await receive_body(request, bytes, incoming.write, BodyLimits(limits.max_bytes))
+            self._server.retention.keep_source(sha256)
+            await run_in_threadpool(incoming.finish)
         finally:
-            await run_in_threadpool(receiver.discard)
+            await run_in_threadpool(incoming.discard)
         return respond({"context_sha256": sha256}, HTTPStatus.CREATED)
+
+
+def wants_page(request: Request) -> bool:
+    """Return whether a browser asks, and not a program."""
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _read_upload_headers(request: Request) -> UploadRequest:

@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 from buildkit.errors import BuildFailed, LocalError, NotStarted
 from buildkit.runtime_api.protocol import SUCCESS
 from buildkit.server.steps import format_note, format_start, read_title

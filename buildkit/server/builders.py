@@ -31,7 +31,7 @@ class Builder:
         try:
             self.engine.check()
         except NotStarted as refusal:
-            self.problem = refusal.message
+            self.problem = f"{refusal.message}; {refusal.fix}"
             return False
         self.problem = ""
         return True

@@ -7,13 +7,12 @@ import re
 import secrets
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING
 
 from buildkit import files
 from buildkit.server.gunzip import Gunzip, feed_file
-from buildkit.server.receiver import Limits, Receiver, decode_dockerfile
+from buildkit.server.incoming import IncomingContext, Limits, decode_dockerfile
 from buildkit.server.scanner import TarScanner
 
 if TYPE_CHECKING:
@@ -30,31 +29,26 @@ _MAX_LISTED_BYTES = 1 << 50
 
 
 class Contexts:
-    """A folder of contexts; nobody else may write to it. Unfinished files of an earlier process are removed.
-
-    Attributes:
-        checkers: Threads that check contexts while they arrive, as many as there are processors.
-    """
+    """A folder of contexts; nobody else may write to it. Unfinished files of an earlier process are removed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.checkers = ThreadPoolExecutor(os.cpu_count(), "check context")
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in folder.iterdir():
             if files.is_temporary(path.name):
                 path.unlink()
 
-    def receive(self, limits: Limits) -> Receiver:
+    def receive(self, limits: Limits) -> IncomingContext:
         """Return what a context, or the rest of one whose source part is stored, is written to."""
-        return Receiver(self, limits)
+        return IncomingContext(self, limits)
 
-    def receive_source(self, sha256: str, limits: Limits) -> Receiver:
+    def receive_source(self, sha256: str, limits: Limits) -> IncomingContext:
         """Return what the source part of a context is written to: gzip members of a tar without its end.
 
         Args:
             sha256: The digest that the part must have.
         """
-        return Receiver(self, limits, source_sha256=sha256)
+        return IncomingContext(self, limits, source_sha256=sha256)
 
     def has(self, build: Build) -> bool:
         """Return whether the context of a build is stored."""

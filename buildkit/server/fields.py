@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import binascii
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pybase64 import b64decode
 
 from buildkit.server.refusals import InvalidBody
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CONTEXT, TAGS = "context", "tags"
 MAX_FIELD_BYTES = 64 * 1024
@@ -33,14 +30,11 @@ class BuildFields(NamedTuple):
 
 
 class FieldCollector:
-    """Collects the fields of one request, in any order, and rejects those that `POST /build` does not have.
+    """Collects the fields of one request, in any order, and rejects those that `POST /build` does not have."""
 
-    Args:
-        sink: Called with the bytes of the context as they arrive.
-    """
-
-    def __init__(self, sink: Callable[[bytes], object]) -> None:
-        self.context = Base64Decoder(sink)
+    def __init__(self) -> None:
+        self._decoder = Base64Decoder()
+        self._context: list[bytes] = []
         self._seen: set[str] = set()
         self._texts: dict[str, str] = {}
         self._tags: list[str] = []
@@ -64,6 +58,20 @@ class FieldCollector:
         else:
             self._texts[name] = text
 
+    def add_context(self, text: bytes) -> None:
+        """Decode the next part of the context.
+
+        Raises:
+            InvalidBody: It is not base64.
+        """
+        self._context.append(self._decoder.decode(text))
+
+    def take_context(self) -> bytes:
+        """Return what has been decoded since the last call."""
+        context = b"".join(self._context)
+        self._context.clear()
+        return context
+
     def finish(self) -> BuildFields:
         """Return the fields once the context is complete.
 
@@ -73,25 +81,20 @@ class FieldCollector:
         for name in (CONTEXT, _TEXTS[0]):
             if name not in self._seen:
                 raise InvalidBody(f"there is no `{name}`")
-        self.context.close()
+        self._decoder.close()
         target_image, context_sha256 = map(self._texts.get, _TEXTS)
         return BuildFields(target_image or "", tuple(self._tags), context_sha256)
 
 
 class Base64Decoder:
-    """Decodes base64 text as it arrives, with or without line breaks.
+    """Decodes base64 text as it arrives, with or without line breaks."""
 
-    Args:
-        sink: Called with the decoded bytes.
-    """
-
-    def __init__(self, sink: Callable[[bytes], object]) -> None:
-        self._sink = sink
+    def __init__(self) -> None:
         self._held = b""
         self._is_padded = False
 
-    def feed(self, text: bytes) -> None:
-        """Decode the next part of the text.
+    def decode(self, text: bytes) -> bytes:
+        """Return what the next part of the text stands for.
 
         Raises:
             InvalidBody: It is not base64.
@@ -103,15 +106,14 @@ class Base64Decoder:
         whole = len(text) - len(text) % 4
         self._held = text[whole:]
         if not whole:
-            return
+            return b""
         if self._is_padded:
             raise InvalidBody("`context` is not base64: it continues after its padding")
         self._is_padded = text.endswith(b"=", 0, whole)
         try:
-            data = b64decode(memoryview(text)[:whole], validate=True)
+            return b64decode(memoryview(text)[:whole], validate=True)
         except binascii.Error:
             raise InvalidBody("`context` is not base64") from None
-        self._sink(data)
 
     def close(self) -> None:
         """Check that the text is complete.

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAGIC = b"\x1f\x8b"
-_INPUT_BYTES = 1 << 18
-_OUTPUT_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 19
 
 
 class Gunzip:
@@ -35,10 +34,11 @@ class Gunzip:
         Raises:
             InvalidContext: It is not gzip.
         """
-        for start in range(0, len(data), _INPUT_BYTES):
-            piece: bytes | memoryview = memoryview(data)[start : start + _INPUT_BYTES]
-            while piece:
-                piece = self._decompress(piece)
+        for start in range(0, len(data), _BLOCK_BYTES):
+            piece: bytes | memoryview = memoryview(data)[start : start + _BLOCK_BYTES]
+            while piece or not (self._member.eof or self._member.needs_input):
+                self._decompress(piece)
+                piece = self._member.unused_data
 
     def finish(self) -> None:
         """Check that the last member is complete.
@@ -49,20 +49,19 @@ class Gunzip:
         if self._begun and not self._member.eof:
             raise InvalidContext("the context is cut: its gzip data ends too early")
 
-    def _decompress(self, piece: bytes | memoryview) -> bytes:
-        """Decompress some of `piece`, and return the rest."""
+    def _decompress(self, piece: bytes | memoryview) -> None:
+        """Decompress some of `piece`; the member keeps the rest, unless it ends first."""
         if self._member.eof or not self._begun:
             self._member = self._compressor.start_reading()
             if not _MAGIC.startswith(bytes(piece[: len(_MAGIC)])):
                 raise self._refuse()
         try:
-            output = self._member.decompress(piece, _OUTPUT_BYTES)
+            output = self._member.decompress(piece, _BLOCK_BYTES)
         except self._compressor.error:
             raise self._refuse() from None
         self._begun = True
         if output:
             self._sink(output)
-        return self._member.unused_data if self._member.eof else self._member.unconsumed_tail
 
     def _refuse(self) -> InvalidContext:
         return InvalidContext(f"the context is {'damaged' if self._begun else 'not gzip'}")
@@ -71,5 +70,5 @@ class Gunzip:
 def feed_file(gunzip: Gunzip, path: Path) -> None:
     """Decompress a stored file."""
     with path.open("rb") as file:
-        while data := file.read(_OUTPUT_BYTES):
+        while data := file.read(_BLOCK_BYTES):
             gunzip.feed(data)

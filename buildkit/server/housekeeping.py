@@ -1,18 +1,74 @@
-"""What the server does now and then: expire what waits too long, forget old builds, keep the disk free."""
+"""What the server no longer needs: builds that waited too long, old builds, and contexts that belong to none."""
 
 from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from buildkit.errors import LocalError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from buildkit.server.contexts import Contexts
     from buildkit.server.server import Server
+    from buildkit.server.store import Store
     from buildkit.ui import Ui
 
 _INTERVAL_S = 5.0
+_SOURCE_KEPT_S = 3600.0
+
+
+class Retention:
+    """Deletes the contexts that are not needed, and no others.
+
+    Attributes:
+        is_deletion_due: Whether contexts are deleted as soon as none is about to become part of a build.
+    """
+
+    def __init__(self, contexts: Contexts, store: Store) -> None:
+        self._contexts = contexts
+        self._store = store
+        self.is_deletion_due = False
+        self._lock = threading.Lock()  # guards what follows
+        self._new_sources: dict[str, float] = {}
+        self._unfinished = 0
+
+    def keep_source(self, sha256: str) -> None:
+        """Keep a source that no build refers to yet."""
+        with self._lock:
+            self._new_sources[sha256] = time.time() + _SOURCE_KEPT_S
+
+    def delete_contexts(self, *, of_ended: bool = False) -> None:
+        """Delete the contexts that no build refers to.
+
+        Args:
+            of_ended: Also those of builds that have ended.
+        """
+        with self._lock:
+            self.is_deletion_due = self._unfinished > 0
+            if not self._unfinished:
+                self._contexts.delete_unused(self._list_used(of_ended=not of_ended))
+
+    @contextmanager
+    def keeping_contexts(self) -> Iterator[None]:
+        """Delete no context in the block, in which one becomes part of a build; what is due is deleted after it."""
+        with self._lock:
+            self._unfinished += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unfinished -= 1
+            if self.is_deletion_due:
+                self.delete_contexts()
+
+    def _list_used(self, *, of_ended: bool) -> set[str]:
+        now = time.time()
+        self._new_sources = {sha256: until for sha256, until in self._new_sources.items() if until > now}
+        return self._store.list_digests(of_ended=of_ended) | set(self._new_sources)
 
 
 class Housekeeping:
@@ -50,9 +106,9 @@ class Housekeeping:
         for build_id in forgotten:
             server.logs.delete(build_id)
         if forgotten:
-            server.delete_contexts()
+            server.retention.delete_contexts()
         if server.contexts.free_bytes() < options.keep_free_bytes:
-            server.delete_contexts(of_ended=True)
+            server.retention.delete_contexts(of_ended=True)
 
     def report_builders(self) -> None:
         """Say which builders have begun, or ceased, to respond."""

@@ -10,7 +10,7 @@ from buildkit.server.fields import CONTEXT, FIELDS_TOO_LARGE, MAX_FIELD_BYTES, T
 from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from buildkit.server.fields import BuildFields
 
@@ -22,22 +22,18 @@ _ESCAPE_BYTES = 6
 
 
 class JsonBody:
-    """A JSON object: texts, a list of texts (`tags`), and the context, whose value may be of any length.
+    """A JSON object: texts, a list of texts (`tags`), and the context, whose value may be of any length."""
 
-    Args:
-        sink: Called with the decoded bytes of the context as they arrive.
-    """
-
-    def __init__(self, sink: Callable[[bytes], object]) -> None:
-        self._fields = FieldCollector(sink)
+    def __init__(self) -> None:
+        self._fields = FieldCollector()
         self._data = b""
         self._position = 0
         self._ended = False
         self._read_bytes = 0
         self._parser = self._parse()
 
-    def feed(self, data: bytes) -> None:
-        """Read the next part of the body.
+    def read(self, data: bytes) -> bytes:
+        """Read the next part of the body, and return what it holds of the context, decoded.
 
         Raises:
             InvalidBody: It is not the JSON object that `POST /build` expects.
@@ -45,6 +41,7 @@ class JsonBody:
         self._data = self._data[self._position :] + data
         self._position = 0
         next(self._parser)
+        return self._fields.take_context()
 
     def close(self) -> BuildFields:
         """Return the fields at the end of the body.
@@ -96,7 +93,7 @@ class JsonBody:
             held = _CUT_ESCAPE.search(piece, max(0, len(piece) - _ESCAPE_BYTES)) if end is None else None
             piece = piece[: held.start()] if held else piece
             self._position += len(piece)
-            self._fields.context.feed(_unescape(piece))
+            self._fields.add_context(_unescape(piece))
             if end is not None:
                 self._position = end + 1
                 return

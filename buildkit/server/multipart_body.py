@@ -12,8 +12,6 @@ from buildkit.server.fields import CONTEXT, FIELDS_TOO_LARGE, MAX_FIELD_BYTES, F
 from buildkit.server.refusals import InvalidBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from buildkit.server.fields import BuildFields
 
 _NAME = re.compile(rb'form-data\s*;(?:.*;)?\s*name="?([^";\r\n]*)', re.IGNORECASE)
@@ -24,14 +22,13 @@ class MultipartBody:
 
     Args:
         boundary: What separates the parts, as the Content-Type header names it.
-        sink: Called with the decoded bytes of the context as they arrive.
 
     Raises:
         InvalidBody: The boundary is invalid.
     """
 
-    def __init__(self, boundary: bytes, sink: Callable[[bytes], object]) -> None:
-        self._fields = FieldCollector(sink)
+    def __init__(self, boundary: bytes) -> None:
+        self._fields = FieldCollector()
         self._name = ""
         self._value = bytearray()
         self._read_bytes = 0
@@ -54,8 +51,8 @@ class MultipartBody:
         except FormParserError:
             raise InvalidBody("the boundary of the multipart form is invalid") from None
 
-    def feed(self, data: bytes) -> None:
-        """Read the next part of the body.
+    def read(self, data: bytes) -> bytes:
+        """Read the next part of the body, and return what it holds of the context, decoded.
 
         Raises:
             InvalidBody: It is not the form that `POST /build` expects.
@@ -64,6 +61,7 @@ class MultipartBody:
             self._parser.write(data)
         except FormParserError as error:
             raise InvalidBody(f"the body is not a multipart form: {error}") from None
+        return self._fields.take_context()
 
     def close(self) -> BuildFields:
         """Return the fields at the end of the body.
@@ -97,7 +95,7 @@ class MultipartBody:
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == CONTEXT:
-            self._fields.context.feed(data[start:end])
+            self._fields.add_context(data[start:end])
             return
         self._read_bytes += end - start
         if self._read_bytes > MAX_FIELD_BYTES:

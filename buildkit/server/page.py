@@ -7,7 +7,7 @@ from http import HTTPStatus
 from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
@@ -18,10 +18,10 @@ from starlette.staticfiles import StaticFiles
 from buildkit.archive.comparison import PackedFile, compare_files
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.log_page import MAX_MATCHES, LogPosition, read_new, read_part, read_raw, search_log
+from buildkit.server.records import Query
 from buildkit.server.refusals import Refused
 from buildkit.server.render import STATUSES, render_page
-from buildkit.server.sessions import Sessions
-from buildkit.server.store import Query
+from buildkit.server.sessions import Sessions, read_form
 from buildkit.server.views import find_failed, find_previous, list_files, list_steps
 from buildkit.template import FOLDERS
 from buildkit.treemap import LEGEND, render_treemap
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     Show = Callable[[Request], Response]
 
 _MAX_LISTED = 50
-_MAX_FORM_BYTES, _MAX_FORM_FIELDS = 8192, 20
 _NUMBER = re.compile(r"[0-9]{1,12}")
 # A path of ours: a browser takes what begins with two slashes, or with a slash and a backslash, for another host.
 _OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
@@ -157,7 +156,7 @@ class Page:
 
     async def log_in(self, request: Request) -> Response:
         """Exchange a key for a session."""
-        form = await _read_form(request)
+        form = await read_form(request)
         owner = await run_in_threadpool(self._server.keys.check, form.get("key", "").strip())
         path = form.get("next", "/")
         if owner is None:
@@ -168,14 +167,14 @@ class Page:
 
     async def log_out(self, request: Request) -> Response:
         """End the session."""
-        await self._read_own_form(request)
+        await self._sessions.read_form(request)
         response = _go_to("/")
         self._sessions.end(response)
         return response
 
     async def change_build(self, request: Request) -> Response:
         """Cancel a build, or build the same context again."""
-        form = await self._read_own_form(request)
+        form = await self._sessions.read_form(request)
         build_id = request.path_params["build_id"]
         if form.get("action") == "retry":
             build = await run_in_threadpool(self._server.retry, build_id, request.state.owner)
@@ -184,17 +183,6 @@ class Page:
         else:
             raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "action is neither cancel nor retry")
         return _go_to(f"/builds/{quote(build.id, safe='')}")
-
-    async def _read_own_form(self, request: Request) -> dict[str, str]:
-        """Return the fields of a form of this session.
-
-        Raises:
-            Refused: Another site's page may have sent it.
-        """
-        form = await _read_form(request)
-        if request.state.owner is None or not self._sessions.is_token(request, form.get("token", "")):
-            raise Refused(HTTPStatus.FORBIDDEN, "the form is too old or not from this server; reload the page")
-        return form
 
     def _for_owners(self, show: Show) -> Show:
         """Return an endpoint that asks for a key first, and that explains a refusal on a page."""
@@ -230,21 +218,3 @@ def _go_to(path: str) -> Response:
 def _read_number(request: Request, name: str) -> int | None:
     text = request.query_params.get(name, "")
     return int(text) if _NUMBER.fullmatch(text) else None
-
-
-async def _read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a small form.
-
-    Raises:
-        Refused: It is too large, or has too many fields.
-    """
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_FORM_BYTES:
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the form is too large")
-    try:
-        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
-    except ValueError:
-        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "the form has too many fields") from None
-    return {name: values[-1] for name, values in fields.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,17 @@ class NewBuild:
     source_sha256: str | None = None
     idempotency_key: str | None = None
     retry_of: str | None = None
+
+
+class Query(NamedTuple):
+    """Which builds to list.
+
+    Attributes:
+        text: Part of an ID, an image or an owner, in upper or lower case.
+        before: The ID of a build; only older ones are listed.
+    """
+
+    status: str | None = None
+    text: str = ""
+    limit: int = 50
+    before: str | None = None

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from buildkit.display import escape_controls, format_duration, format_size
 from buildkit.runtime_api.protocol import ENDED
-from buildkit.server.ansi import render_line
+from buildkit.server.log_page import render_line
 from buildkit.template import FOLDERS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from buildkit.errors import LocalError
-from buildkit.server.receiving import RefusalResponse
+from buildkit.server.bodies import RefusalResponse
 from buildkit.server.refusals import Refused, explain_os_error
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ import tarfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.server.refusals import InvalidContext
-from buildkit.server.tar_header import Header, InvalidHeader, parse_header
+from buildkit.server.tar_header import InvalidHeader, parse_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from buildkit.server.tar_header import Header
 
 BLOCK_BYTES = 512
 _END = bytes(BLOCK_BYTES)
@@ -63,7 +65,7 @@ class TarScanner:
         self._header = b""
         self._left = 0  # bytes of the current entry that have not arrived, with their padding
         self._kept: bytearray | None = None
-        self._current = Header("", b"", 0, "")
+        self._kind, self._size_bytes = b"", 0  # of the current entry
 
     @property
     def is_between_entries(self) -> bool:
@@ -129,7 +131,7 @@ class TarScanner:
             raise InvalidContext(f"the size of {header.name!r} in the tar is invalid: {size}")
         self._kept = bytearray() if keep else None
         self._left = size + -size % BLOCK_BYTES
-        self._current = header._replace(size_bytes=size)
+        self._kind, self._size_bytes = header.kind, size
         if not size:
             self._end_entry()
 
@@ -171,7 +173,7 @@ class TarScanner:
         kept, self._kept = self._kept, None
         if kept is None:
             return
-        data, kind = bytes(kept[: self._current.size_bytes]), self._current.kind
+        data, kind = bytes(kept[: self._size_bytes]), self._kind
         if kind in _LONG_NAMES:
             self._extended[_LONG_NAMES[kind]] = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif kind == tarfile.XGLTYPE:

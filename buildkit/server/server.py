@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -13,10 +11,11 @@ from buildkit.owned import OwnedFolder
 from buildkit.runtime_api.protocol import ENDED
 from buildkit.server.attempt import WorkerOptions
 from buildkit.server.contexts import Contexts
+from buildkit.server.housekeeping import Retention
 from buildkit.server.images import find_local_image, find_registry_image, parse_name
+from buildkit.server.incoming import Limits
 from buildkit.server.keys import Keys
 from buildkit.server.logs import Logs
-from buildkit.server.receiver import Limits
 from buildkit.server.records import NewBuild
 from buildkit.server.refusals import Refused, refuse_full_disk, refuse_stopping, refuse_unknown
 from buildkit.server.store import QueueFull, Store
@@ -29,12 +28,11 @@ if TYPE_CHECKING:
     from buildkit.engines.engine import Engine
     from buildkit.secret import ApiKey
     from buildkit.server.images import StoredImage
-    from buildkit.server.receiver import Receiver
+    from buildkit.server.incoming import IncomingContext
     from buildkit.server.records import Build
 
 FEATURES = ("idempotency", "contexts", "follow", "cancel", "retry", "builds")
 _RETRY_AFTER_S = 30
-_SOURCE_KEPT_S = 3600.0
 _STOP_TIMEOUT_S = 5.0
 
 
@@ -93,10 +91,7 @@ class Server:
         worker_options = WorkerOptions(options.slots, options.build_timeout_s, pushes, options.network)
         self.workers = Workers(self.store, self.contexts, self.logs, engines, worker_options)
         self.is_stopping = False
-        self._lock = threading.Lock()  # guards what follows
-        self._new_sources: dict[str, float] = {}
-        self._unfinished = 0
-        self._is_deletion_due = False
+        self.retention = Retention(self.contexts, self.store)
 
     def start(self) -> None:
         """Queue the builds that a killed server left running, and start to build."""
@@ -118,11 +113,11 @@ class Server:
             raise refuse_stopping()
         wanted = self.options.keep_free_bytes + size_bytes
         if self.contexts.free_bytes() < wanted:
-            self.delete_contexts(of_ended=True)
+            self.retention.delete_contexts(of_ended=True)
             if self.contexts.free_bytes() < wanted:
                 raise refuse_full_disk("the disk of the server has no room for this build")
 
-    def accept(self, receiver: Receiver, new: NewBuild) -> Build:
+    def accept(self, incoming: IncomingContext, new: NewBuild) -> Build:
         """Store the context that was received and return the queued build, or the one that has its idempotency key.
 
         Args:
@@ -134,10 +129,10 @@ class Server:
         """
         if self.is_stopping:
             raise refuse_stopping()
-        with self._keeping_contexts():
-            context = receiver.finish(new.source_sha256)
+        with self.retention.keeping_contexts():
+            context = incoming.finish(new.source_sha256)
             described = replace(new, context_sha256=context.sha256, base_image=context.base_image)
-            self._is_deletion_due = True  # of this context, if it is refused or the repetition of another one
+            self.retention.is_deletion_due = True  # of this context, if it is refused or repeats another one
             build = self._add(described)
         self.workers.wake()
         return build
@@ -151,7 +146,7 @@ class Server:
         old = self.get(build_id)
         if old.status not in ENDED:
             raise Refused(HTTPStatus.CONFLICT, "the build has not ended yet")
-        with self._keeping_contexts():
+        with self.retention.keeping_contexts():
             if not self.contexts.has(old):
                 raise Refused(HTTPStatus.GONE, "the context of this build is no longer stored; upload it again")
             new = NewBuild(old.target_image, old.tags, old.base_image, owner, old.context_sha256, old.source_sha256)
@@ -197,40 +192,6 @@ class Server:
         prefix = self.options.registry_prefix
         find = find_local_image if prefix is None else find_registry_image
         return find(self.engines, parse_name(image, prefix))
-
-    def keep_source(self, sha256: str) -> None:
-        """Keep a source that no build refers to yet."""
-        with self._lock:
-            self._new_sources[sha256] = time.time() + _SOURCE_KEPT_S
-
-    def delete_contexts(self, *, of_ended: bool = False) -> None:
-        """Delete the contexts that no build refers to.
-
-        Args:
-            of_ended: Also those of builds that have ended.
-        """
-        with self._lock:
-            self._is_deletion_due = self._unfinished > 0
-            if not self._unfinished:
-                self.contexts.delete_unused(self._list_used(of_ended=not of_ended))
-
-    @contextmanager
-    def _keeping_contexts(self) -> Iterator[None]:
-        """Delete no context in the block, in which one becomes part of a build; what is due is deleted after it."""
-        with self._lock:
-            self._unfinished += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._unfinished -= 1
-            if self._is_deletion_due:
-                self.delete_contexts()
-
-    def _list_used(self, *, of_ended: bool) -> set[str]:
-        now = time.time()
-        self._new_sources = {sha256: until for sha256, until in self._new_sources.items() if until > now}
-        return self.store.list_digests(of_ended=of_ended) | set(self._new_sources)
 
     def describe(self) -> dict[str, Any]:
         """Return what the health of the server is, for programs."""

@@ -1,11 +1,15 @@
-"""Who is looking at the page: a signed cookie, which a key was exchanged for, and tokens that protect its forms."""
+"""Who is looking at the page: a signed cookie, which a key was exchanged for, and the forms that it protects."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from buildkit.server.refusals import Refused
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 _COOKIE = "runtime-build-session"
 _SESSION_S = 7 * 86_400
+_MAX_FORM_BYTES, _MAX_FORM_FIELDS = 8192, 20
 _READING = {"GET", "HEAD"}
 # The page's own forms check their tokens; no other call that changes something accepts a cookie.
 _FORMS = re.compile(r"/logout|/builds/[^/]+")
@@ -47,9 +52,35 @@ class Sessions:
         """Return what a form of this session carries."""
         return self._keys.sign("form", _digest_cookie(request), _SESSION_S)
 
-    def is_token(self, request: Request, token: str) -> bool:
-        """Return whether a form came from a page of this session."""
-        return hmac.compare_digest(self._keys.verify("form", token) or "", _digest_cookie(request))
+    async def read_form(self, request: Request) -> dict[str, str]:
+        """Return the fields of a form of this session.
+
+        Raises:
+            Refused: Another site's page may have sent it.
+        """
+        form = await read_form(request)
+        made_for = self._keys.verify("form", form.get("token", "")) or ""
+        if request.state.owner is None or not hmac.compare_digest(made_for, _digest_cookie(request)):
+            raise Refused(HTTPStatus.FORBIDDEN, "the form is too old or not from this server; reload the page")
+        return form
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a small form.
+
+    Raises:
+        Refused: It is too large, or has too many fields.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _MAX_FORM_BYTES:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the form is too large")
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
+    except ValueError:
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "the form has too many fields") from None
+    return {name: values[-1] for name, values in fields.items()}
 
 
 def _digest_cookie(request: Request) -> str:

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from dataclasses import fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from buildkit.errors import NotStarted
 from buildkit.server.database import Database
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from buildkit.server.records import NewBuild
+    from buildkit.server.records import NewBuild, Query
 
 QUEUED, RUNNING = "QUEUED", "RUNNING"
 FAILURE, INTERNAL_ERROR, TIMEOUT, CANCELLED, EXPIRED = "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED"
@@ -29,20 +29,6 @@ _FIELDS = [field.name for field in fields(Build)]
 
 class QueueFull(NotStarted):
     """The queue has no room for another build."""
-
-
-class Query(NamedTuple):
-    """Which builds to list.
-
-    Attributes:
-        text: Part of an ID, an image or an owner, in upper or lower case.
-        before: The ID of a build; only older ones are listed.
-    """
-
-    status: str | None = None
-    text: str = ""
-    limit: int = 50
-    before: str | None = None
 
 
 class Store:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import tarfile
+import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
 # Everything else that holds a number; what matters is only that each is one, as other programs refuse the archive.
-_NUMBERS = tuple(slice(*field) for field in ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345)))
+_IDS, _TIME, _DEVICES = slice(100, 124), slice(136, 148), slice(329, 345)
 _SIZE, _CHECKSUM = slice(124, 136), slice(148, 156)
 _OCTAL = re.compile(rb" *([0-7]*) *(?:\0.*)?", re.DOTALL)
 _POSITIVE, _NEGATIVE = 0o200, 0o377
@@ -38,8 +40,7 @@ def parse_header(block: bytes) -> Header:
         InvalidHeader: Its checksum is wrong, or something else that must be a number is none.
     """
     _check_sum(block)
-    for field in _NUMBERS:
-        _read_number(block[field])
+    _check_numbers(block[_IDS] + block[_DEVICES], block[_TIME])
     name, kind = _read_text(block[:100]), block[156:157]
     prefix = _read_text(block[345:500])
     if prefix and kind not in tarfile.GNU_TYPES:
@@ -50,11 +51,30 @@ def parse_header(block: bytes) -> Header:
 
 
 def _check_sum(block: bytes) -> None:
-    rest = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
-    difference = sum(rest) - _read_number(block[_CHECKSUM])
+    field = block[_CHECKSUM]
+    difference = _add_up(block) - _add_up(field) + len(field) * ord(" ") - _read_number(field)
     # Some old programs added the bytes up as signed numbers.
-    if difference and difference != 256 * len(rest.translate(None, _ASCII)):
+    if difference and difference != 256 * (_count_negative(block) - _count_negative(field)):
         raise InvalidHeader("bad checksum")
+
+
+@lru_cache(maxsize=256)  # in most archives they are the same everywhere
+def _check_numbers(short: bytes, time: bytes) -> None:
+    for start in range(0, len(short), 8):
+        _read_number(short[start : start + 8])
+    _read_number(time)
+
+
+def _add_up(data: bytes) -> int:
+    """Return the sum of the bytes of a header, several times faster than `sum`.
+
+    The lower half of Adler-32 is one more than that sum modulo 65521, which 256 bytes do not reach.
+    """
+    return (zlib.adler32(data[:256]) & 0xFFFF) + (zlib.adler32(data[256:]) & 0xFFFF) - 2
+
+
+def _count_negative(data: bytes) -> int:
+    return len(data.translate(None, _ASCII))
 
 
 def _read_number(field: bytes) -> int:

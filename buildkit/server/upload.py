@@ -14,8 +14,6 @@ from buildkit.server.records import NewBuild
 from buildkit.server.refusals import InvalidBody, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from buildkit.server.fields import BuildFields
     from buildkit.server.records import Build
     from buildkit.server.server import Server
@@ -38,6 +36,10 @@ class UploadRequest(NamedTuple):
 class Upload:
     """Receives the body of an upload. Whoever creates it ends it with `discard`, also after `finish`.
 
+    Attributes:
+        read: Returns what the next piece of the body holds of the context.
+        store: Stores and checks that.
+
     Raises:
         InvalidBody: The body is in neither of the two forms.
     """
@@ -45,20 +47,11 @@ class Upload:
     def __init__(self, server: Server, request: UploadRequest) -> None:
         self._server = server
         self._request = request
-        self._body = open_body(request.content_type, self._write)
+        self._body = open_body(request.content_type)
         # The second part of a context, which continues a source, is a context like any other until an engine reads it.
-        self._receiver = server.contexts.receive(server.options.limits)
+        self._incoming = server.contexts.receive(server.options.limits)
 
-    def feed(self, data: bytes) -> None:
-        """Take the next piece of the body.
-
-        Raises:
-            InvalidBody: It is not what `/build` takes.
-            InvalidContext: The context is not a build context.
-            TooLarge: The context is larger than the server allows.
-            OSError: It cannot be stored.
-        """
-        self._body.feed(data)
+        self.read, self.store = self._body.read, self._incoming.write
 
     def finish(self) -> Build:
         """Return the queued build.
@@ -80,14 +73,11 @@ class Upload:
             source_sha256=source,
             idempotency_key=self._request.idempotency_key,
         )
-        return self._server.accept(self._receiver, new)
+        return self._server.accept(self._incoming, new)
 
     def discard(self) -> None:
         """Keep nothing of what has been received; does nothing for an accepted build."""
-        self._receiver.discard()
-
-    def _write(self, data: bytes) -> None:
-        self._receiver.write(data)
+        self._incoming.discard()
 
     def _check_names(self, fields: BuildFields) -> tuple[str, ...]:
         """Return the image names, the target first, each once."""
@@ -99,20 +89,17 @@ class Upload:
         return names
 
 
-def open_body(content_type: str, sink: Callable[[bytes], object]) -> JsonBody | MultipartBody:
+def open_body(content_type: str) -> JsonBody | MultipartBody:
     """Return a reader for a body of that type.
-
-    Args:
-        sink: Called with the decoded bytes of the context as they arrive.
 
     Raises:
         InvalidBody: It is neither `application/json` nor `multipart/form-data` with a boundary.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"application/json":
-        return JsonBody(sink)
+        return JsonBody()
     if kind == b"multipart/form-data" and options.get(b"boundary"):
-        return MultipartBody(options[b"boundary"], sink)
+        return MultipartBody(options[b"boundary"])
     raise InvalidBody("the Content-Type is neither application/json nor multipart/form-data with a boundary")
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from buildkit.display import format_duration
 from buildkit.server.log_page import Line, iter_lines
+from buildkit.server.records import Query
 from buildkit.server.steps import CACHED, FAILED, RUNNING, parse_steps
-from buildkit.server.store import Query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

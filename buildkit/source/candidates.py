@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from buildkit.display import name_first
 from buildkit.source.listing import ListedFile, Status, list_files, stream_untracked
 from buildkit.source.walk import walk_files
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from buildkit.models import Project
     from buildkit.source.rules import PackingRules
-
-_MAX_NAMED = 10
 
 
 class Candidates:
@@ -67,7 +66,7 @@ class Candidates:
         left_out = sorted(path for path in candidates if path not in self._required)
         if not left_out:
             return []
-        named = ", ".join(left_out[:_MAX_NAMED]) + (" and more" if len(left_out) > _MAX_NAMED else "")
+        named = name_first(left_out)
         return [f"not packed, because git does not track them: {named}; `git add` them, or name them in INCLUDE"]
 
     @cached_property

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from itertools import islice
 from typing import TYPE_CHECKING
 
+from buildkit.display import name_first
 from buildkit.source.git import run_git
 from buildkit.source.reader import start_blob
 
@@ -53,8 +53,7 @@ def explain_changes(
 
 def name_changes(changes: Mapping[str, str]) -> str:
     """Return the first few of the changes, with their reasons, for people."""
-    named = [f"{path} ({reason})" if reason else path for path, reason in islice(changes.items(), _MAX_NAMED)]
-    return ", ".join(named) + (" …" if len(changes) > _MAX_NAMED else "")
+    return name_first([f"{path} ({reason})" if reason else path for path, reason in changes.items()], _MAX_NAMED)
 
 
 def _compare_form(folders: SourceFolders, path: str, found: str, wanted: str) -> str:

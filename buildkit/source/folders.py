@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from itertools import takewhile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from buildkit.files import FOLDER_FLAGS, open_regular
 
@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_OPEN = 100  # of the folders that lead to the current one; processes may have few descriptors
+
+
+class FolderNames(NamedTuple):
+    """The names in a folder, each in one of the lists; links are in `links` and in `files`."""
+
+    files: list[str]
+    folders: list[str]
+    specials: list[str]
+    links: list[str]
 
 
 class SourceFolders:
@@ -50,6 +59,26 @@ class SourceFolders:
         """
         folder, _, name = path.rpartition("/")
         return open_regular(name, folder=self.enter(folder))
+
+    def list_names(self, folder: str) -> FolderNames:
+        """Return the names in a folder.
+
+        Raises:
+            OSError: As in `enter`.
+        """
+        files, below, specials, links = found = FolderNames([], [], [], [])
+        with os.scandir(self.enter(folder)) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    files.append(entry.name)
+                elif entry.is_symlink():
+                    files.append(entry.name)
+                    links.append(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    below.append(entry.name)
+                else:
+                    specials.append(entry.name)
+        return found
 
     def enter(self, folder: str) -> int:
         """Return the descriptor of a folder, which stays open until another one is entered.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from enum import Enum
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildkit.source.checkout import read_head
 from buildkit.source.git import run_git, split_entries, stream_git
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -63,13 +62,7 @@ def list_files(
     with ExitStack() as stack:
         found = stack.enter_context(stream_untracked(source, prunes, roots)) if untracked else iter(())
         entries = stack.enter_context(stream_git(source, read_index))
-        nested: dict[str, str] = {}
-        yield chain(
-            _follow_index(source, entries, nested),
-            _follow_untracked(found, nested),
-            _follow_staged(source, roots, nested),
-            _follow_nested(source, nested, prunes),
-        )
+        yield _follow(source, roots, prunes, entries, found)
 
 
 def stream_untracked(
@@ -83,9 +76,16 @@ def stream_untracked(
     return stream_git(source, ["ls-files", "-z", "-o", "--exclude-standard", "--", *roots], prunes)
 
 
-def _follow_index(source: Path, entries: Iterable[str], nested: dict[str, str]) -> Iterator[ListedFile]:
-    """Yield the files in the index, and collect the submodules with their commits in `nested`."""
+def _follow(
+    source: Path,
+    roots: Sequence[str],
+    prunes: Callable[[str], bool],
+    entries: Iterable[str],
+    untracked: Iterable[str],
+) -> Iterator[ListedFile]:
+    """Yield the files in the index, those that are not, those that are staged, and those of repositories inside."""
     tracked = Status.TRACKED
+    nested: dict[str, str] = {}
     for entry in entries:
         head, _, path = entry.partition("\t")
         if head.startswith("H 100") and head.endswith(" 0"):  # nearly all of them
@@ -98,24 +98,12 @@ def _follow_index(source: Path, entries: Iterable[str], nested: dict[str, str]) 
             yield file._replace(status=tracked)
         else:
             yield file
-
-
-def _follow_untracked(paths: Iterable[str], nested: dict[str, str]) -> Iterator[ListedFile]:
-    """Yield the files that are not in the index, and collect other repositories in `nested`."""
-    for path in paths:
+    for path in untracked:
         if path.endswith("/"):
             nested.setdefault(path[:-1], "")
         else:
             yield ListedFile(path, Status.CHANGED)
-
-
-def _follow_staged(source: Path, roots: Sequence[str], nested: Mapping[str, str]) -> Iterator[ListedFile]:
-    """Yield the files whose index entry differs from the commit."""
     yield from (ListedFile(path, Status.STAGED) for path in _list_staged(source, roots) if path not in nested)
-
-
-def _follow_nested(source: Path, nested: Mapping[str, str], prunes: Callable[[str], bool]) -> Iterator[ListedFile]:
-    """Yield the files of the submodules and other repositories."""
     for folder in sorted(nested):
         if not prunes(folder):
             yield from _list_nested(source / folder, folder, nested[folder])

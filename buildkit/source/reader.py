@@ -9,6 +9,7 @@ import stat
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from buildkit.display import name_first
 from buildkit.errors import FileChanged, FileVanished, LocalError, run
 from buildkit.files import READ_FLAGS
 from buildkit.source.fingerprint import StatFingerprint, get_fields, refuse_escape
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-_MAX_NAMED = 10
 _AGAIN = f"run {run('context')} again"
 _FILE, _EXECUTABLE, _LINK = "100644", "100755", "120000"
 # How the digest of a blob begins, by the length of a mode and an ID; copying it takes less than starting another.
@@ -86,12 +86,8 @@ class TreeReader:
                 except PermissionError:
                     self._unreadable.append(path)
         if self._unreadable:
-            named = ", ".join(self._unreadable[:_MAX_NAMED])
-            more = len(self._unreadable) - _MAX_NAMED
-            raise LocalError(
-                f"cannot read {named}" + (f" and {more} more" if more > 0 else ""),
-                "make them readable, or leave them out with EXCLUDE",
-            )
+            message = f"cannot read {name_first(self._unreadable)}"
+            raise LocalError(message, "make them readable, or leave them out with EXCLUDE")
 
     def _enter(self, folder: str, folders: SourceFolders) -> int:
         try:

@@ -5,21 +5,20 @@ Each folder is listed once and its names are checked together, which costs less 
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildkit.display import name_first
 from buildkit.errors import LocalError
-from buildkit.source.folders import SourceFolders
+from buildkit.source.folders import FolderNames, SourceFolders
 from buildkit.source.walk import describe_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_MAX_NAMED = 10
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 # Not on Windows: characters, the end of a name, devices. Names are folded, with a slash before and after each. Three
 # expressions are faster than one, because each finds its first character without trying the others.
@@ -83,7 +82,7 @@ def survey_names(source: Path, files: Sequence[str], packs: Callable[[str], bool
     _refuse_controls([path for path in odd if _CONTROLS.search(path)])
     warnings = [f"skipped {path}: not a file, folder or link" for path in sorted(specials)]
     if odd:
-        warnings.append(f"names that not every system allows: {', '.join(sorted(odd)[:_MAX_NAMED])}")
+        warnings.append(f"names that not every system allows: {name_first(sorted(odd))}")
     return Survey(sorted(missing), warnings + _describe_twins(twins), sorted(links), sorted(modules))
 
 
@@ -96,34 +95,13 @@ def has_any(files: Sequence[str], path: str) -> bool:
     return at < len(files) and files[at].startswith(f"{path}/")
 
 
-class _Names(NamedTuple):
-    """The names in a folder; links count as files, too."""
-
-    files: list[str]
-    folders: list[str]
-    specials: list[str]
-    links: list[str]
-
-
-def _list_names(folders: SourceFolders, folder: str) -> _Names:
-    files, below, specials, links = found = _Names([], [], [], [])
+def _list_names(folders: SourceFolders, folder: str) -> FolderNames:
     try:
-        with os.scandir(folders.enter(folder)) as entries:
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False):
-                    files.append(entry.name)
-                elif entry.is_symlink():
-                    files.append(entry.name)
-                    links.append(entry.name)
-                elif entry.is_dir(follow_symlinks=False):
-                    below.append(entry.name)
-                else:
-                    specials.append(entry.name)
+        return folders.list_names(folder)
     except (FileNotFoundError, NotADirectoryError):
-        pass  # all of it is missing
+        return FolderNames([], [], [], [])  # all of it is missing
     except PermissionError:
         raise describe_unreadable([folder]) from None
-    return found
 
 
 def _group_by_folder(files: Sequence[str]) -> dict[str, list[str]]:
@@ -166,10 +144,8 @@ def _refuse_specials(prefix: str, names: Sequence[str]) -> None:
 
 def _refuse_controls(paths: Sequence[str]) -> None:
     if paths:
-        raise LocalError(
-            f"control characters in the name of {', '.join(repr(path) for path in sorted(paths)[:_MAX_NAMED])}",
-            "rename it, or leave it out with EXCLUDE",
-        )
+        named = name_first([*map(repr, sorted(paths))])
+        raise LocalError(f"control characters in the name of {named}", "rename it, or leave it out with EXCLUDE")
 
 
 def _describe_twins(paths: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ class SourceTree:
 
     Args:
         path: Absolute.
-        ours: POSIX paths below `path` that are our own output: the output directory and its lock.
+        ours: POSIX paths below `path` that are our own output: the output directory, that of `serve`, and their locks.
     """
 
     def __init__(self, path: Path, settings: Settings, ci: CiEnvironment, *, ours: Sequence[str] = ()) -> None:

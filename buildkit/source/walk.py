@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING
 
+from buildkit.display import name_first
 from buildkit.errors import LocalError
 from buildkit.source.folders import SourceFolders
 
@@ -32,9 +32,9 @@ def walk_files(source: Path, roots: Iterable[str], prunes: Callable[[str], bool]
                 if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
                     yield path
                 elif stat.S_ISDIR(mode) and not prunes(path):
-                    files, below = _list_folder(folders, path)
-                    waiting += below
-                    yield from files
+                    names = folders.list_names(path)
+                    waiting += [f"{path}/{name}" for name in names.folders]
+                    yield from [f"{path}/{name}" for name in names.files]
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except PermissionError:
@@ -43,22 +43,10 @@ def walk_files(source: Path, roots: Iterable[str], prunes: Callable[[str], bool]
         raise describe_unreadable(sorted(unreadable))
 
 
-def _list_folder(folders: SourceFolders, folder: str) -> tuple[list[str], list[str]]:
-    """Return the files and links in a folder, and the folders in it."""
-    files, below = [], []
-    with os.scandir(folders.enter(folder)) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                below.append(f"{folder}/{entry.name}")
-            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-                files.append(f"{folder}/{entry.name}")
-    return files, below
-
-
 def describe_unreadable(folders: list[str]) -> LocalError:
     """Return the error for folders that cannot be read."""
-    named = ", ".join(folders[:_MAX_NAMED])
     patterns = ",".join(f"/{folder}/" for folder in folders[:_MAX_NAMED])
     return LocalError(
-        f"{len(folders)} directories cannot be read: {named}", f"make them readable, or set EXCLUDE={patterns}"
+        f"{len(folders)} directories cannot be read: {name_first(folders, _MAX_NAMED)}",
+        f"make them readable, or set EXCLUDE={patterns}",
     )

@@ -45,7 +45,7 @@ def build(workspace: Workspace, engine: Engine, request: BuildRequest, ui: Ui) -
         NotStarted: The engine no longer responds.
     """
     from buildkit.display import strip_sequences
-    from buildkit.engines.engine import BuildOptions
+    from buildkit.engines.options import BuildOptions
 
     _check_attest(engine, request)
     inputs = record.load_inputs(workspace)

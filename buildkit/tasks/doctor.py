@@ -57,7 +57,7 @@ def check_git(tree: SourceTree) -> Finding:
         commit = tree.identify(lambda _: None)
     except RuntimeBuildError as error:
         return Finding("git", ok=False, detail=error.message, fix=error.fix, exit_code=SettingError.exit_code)
-    return Finding("git", ok=True, detail=f"commit {commit.sha}" if commit else "no commit: it is called `unknown`")
+    return Finding("git", ok=True, detail=f"commit {commit.sha}" if commit else "no commit: names say `unknown`")
 
 
 def list_source(tree: SourceTree, settings: Settings, *, in_order: bool) -> Iterator[Finding]:
@@ -95,7 +95,7 @@ def list_settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Fi
             defaults += 1
         else:
             yield Finding(name, ok=True, detail=f"{_format(getattr(settings, item.name))} (from {origins[name]})")
-    yield Finding("settings", ok=True, detail=f"{defaults} others have their defaults")
+    yield Finding("settings", ok=True, detail=f"{defaults} have their defaults")
 
 
 def check_disk(directory: Path) -> Finding:

@@ -123,7 +123,7 @@ def read_address(this: Run) -> Address:
 
 def read_options(this: Run) -> ServerOptions:
     """Return the server's options from settings and flags."""
-    from buildkit.server.receiver import Limits
+    from buildkit.server.incoming import Limits
     from buildkit.server.server import ServerOptions
 
     settings = this.settings

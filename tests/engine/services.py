@@ -17,12 +17,13 @@ from urllib.error import URLError
 
 import pytest
 
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from buildkit.engines.engine import BuiltImage, Engine
+    from buildkit.engines.engine import Engine
+    from buildkit.engines.options import BuiltImage
 
 SUITE = "trixie"
 # PyInstaller wants binutils and the shared library, which public Python images have.

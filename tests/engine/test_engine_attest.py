@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildkit.engines import find_engine
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 from buildkit.errors import BuildFailed
 from tests.engine.buildkits import create_bridge, create_builder, make_environment, run_buildkit
 from tests.engine.services import build_image

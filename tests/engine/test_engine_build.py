@@ -17,7 +17,7 @@ import pytest
 
 from buildkit.engines import find_engine
 from buildkit.engines.container import inspect_image
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 from buildkit.engines.podman import Podman
 from buildkit.errors import BuildFailed, NotStarted
 from tests.engine.services import build_image
@@ -189,7 +189,7 @@ def start_build(engine: Engine, archive: Path) -> subprocess.Popen[str]:
     script = f"""
 import signal, sys
 from buildkit.engines import find_engine
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 
 def stop(number, frame):
     raise SystemExit(128 + number)

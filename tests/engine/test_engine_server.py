@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildkit.engines.engine import BuildOptions
+from buildkit.engines.options import BuildOptions
 from tests.engine.services import build_image
 from tests.known_clients import fetch_builder, make_agent_server, run_builder, run_old_script, run_port
 from tests.serving import Served, format_json, format_multipart, pack

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from buildkit.engines.container import inspect_image
-from buildkit.engines.engine import BuildOptions, Engine
+from buildkit.engines.options import BuildOptions
 from buildkit.engines.podman import Podman
 from buildkit.models import Target
 from buildkit.settings import Settings
@@ -28,6 +28,8 @@ from tests.engine.services import TRUST_VARIABLES, MakeArchive, build_image, mak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from buildkit.engines.engine import Engine
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Message = MutableMapping[str, Any]
 
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 1 << 21
 # How much of a refused body is still read: a connection that is closed with unread data resets, and the client then
 # never sees why.
 _DRAIN_BYTES, _DRAIN_S = 1 << 26, 5.0
@@ -45,40 +45,49 @@ class BodyLimits(NamedTuple):
     bytes_per_s: int = 16_384
 
 
-async def receive_body(request: Request, consume: Callable[[bytes], None], limits: BodyLimits) -> None:
-    """Give the body to `consume` piece by piece, in a thread, while the next piece arrives.
+async def receive_body(
+    request: Request, read: Callable[[bytes], bytes], store: Callable[[bytes], None], limits: BodyLimits
+) -> None:
+    """Store what a body holds batch by batch, in a thread, while the next batch arrives.
+
+    Args:
+        read: Returns what a piece of the body holds. It must not block. A thread of its own would spend more time on
+            waiting for the interpreter's lock than on its work.
 
     Raises:
         Refused: It is too large or too slow.
         ClientDisconnect: The client has closed the connection.
     """
     _check_length(request, limits.max_bytes)
-    pieces = _batch_body(request, limits)
-    upcoming = asyncio.ensure_future(anext(pieces, b""))
+    batches = _read_batches(request, read, limits)
+    upcoming = asyncio.ensure_future(anext(batches, b""))
     try:
-        while piece := await upcoming:
-            upcoming = asyncio.ensure_future(anext(pieces, b""))
-            await run_in_threadpool(consume, piece)
+        while batch := await upcoming:
+            upcoming = asyncio.ensure_future(anext(batches, b""))
+            await run_in_threadpool(store, batch)
     finally:
         upcoming.cancel()
         await asyncio.gather(upcoming, return_exceptions=True)
 
 
-async def _batch_body(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
-    """Yield a body in pieces that are worth a thread's while."""
+async def _read_batches(request: Request, read: Callable[[bytes], bytes], limits: BodyLimits) -> AsyncIterator[bytes]:
+    """Yield what a body holds in batches that are worth a thread's while."""
     started = time.monotonic()
-    received, given, batch, more = 0, 0, list[bytes](), True
+    received, read_bytes, batch, more = 0, 0, list[bytes](), True
     while more:
         left_s = started + limits.grace_s + received / limits.bytes_per_s - time.monotonic()
         message = await _receive_in_time(request.receive, min(left_s, limits.pause_s))
         more = message.get("more_body", False)
-        batch.append(message.get("body", b""))
-        received += len(batch[-1])
+        piece = message.get("body", b"")
+        received += len(piece)
         if received > limits.max_bytes:
             raise _refuse_size(limits.max_bytes)
-        if received - given >= _BATCH_BYTES or not more:
+        if content := read(piece):
+            batch.append(content)
+            read_bytes += len(content)
+        if read_bytes >= _BATCH_BYTES or not more:
             yield b"".join(batch)
-            given = received
+            read_bytes = 0
             batch.clear()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from buildkit.server.contexts import Contexts
 
 _FROM = re.compile(r"^\s*FROM\s", re.IGNORECASE | re.MULTILINE)
+# Written to the disk while the rest arrives, so that the response does not wait for all of it.
+_SYNC_BYTES = 1 << 25
 # The time to find the image below the last stage grows with the square of this.
 _MAX_STAGES = 500
 
@@ -49,7 +52,7 @@ class StoredContext:
     dockerfile: str
 
 
-class Receiver:
+class IncomingContext:
     """Checks and stores one context as it arrives. If anything fails, nothing is kept.
 
     Args:
@@ -61,10 +64,11 @@ class Receiver:
         self._limits = limits
         self._source_sha256 = source_sha256
         self._digest = hashlib.sha256()
-        self._size_bytes = 0
+        self._size_bytes = self._unsynced_bytes = 0
         self._scanner = TarScanner(limits.max_unpacked_bytes)
         self._gunzip = Gunzip(self._scanner.feed)
-        self._checking: Future[None] | None = None
+        self._checker = ThreadPoolExecutor(1, "check context")
+        self._last_check: Future[None] | None = None
         self._path, self._file = contexts.create_spool()
 
     def __enter__(self) -> Self:
@@ -74,7 +78,7 @@ class Receiver:
         self.discard()
 
     def write(self, data: bytes) -> None:
-        """Store the next piece, while another thread checks it.
+        """Store the next piece, while another thread checks it and the one before.
 
         Raises:
             InvalidContext: An engine could not build what was written before this piece.
@@ -83,10 +87,10 @@ class Receiver:
         """
         try:
             self._count(len(data))
-            self._end_check()
-            self._checking = self._contexts.checkers.submit(self._gunzip.feed, data)
-            self._digest.update(data)
-            self._file.write(data)
+            earlier, self._last_check = self._last_check, self._checker.submit(self._gunzip.feed, data)
+            self._store(data)
+            if earlier:
+                earlier.result()
         except BaseException:
             self.discard()
             raise
@@ -102,7 +106,8 @@ class Receiver:
             OSError: It cannot be stored.
         """
         try:
-            self._end_check()
+            if self._last_check:
+                self._last_check.result()
             self._gunzip.finish()
             sha256 = self._digest.hexdigest()
             if self._source_sha256 is None:
@@ -119,14 +124,18 @@ class Receiver:
 
     def discard(self) -> None:
         """Keep nothing of what has arrived; does nothing after `finish`."""
+        self._checker.shutdown(cancel_futures=True)
         with suppress(OSError):  # a full disk: what is buffered need not be written
             self._file.close()
         self._path.unlink(missing_ok=True)
 
-    def _end_check(self) -> None:
-        """Wait until what has arrived is checked."""
-        if self._checking is not None:
-            self._checking.result()
+    def _store(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._file.write(data)
+        self._unsynced_bytes += len(data)
+        if self._unsynced_bytes >= _SYNC_BYTES:
+            os.fsync(self._file.fileno())
+            self._unsynced_bytes = 0
 
     def _count(self, size_bytes: int) -> None:
         self._size_bytes += size_bytes
