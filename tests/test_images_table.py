@@ -30,7 +30,7 @@ def make_snapshot(running: int = 2) -> Snapshot:
 
 def render(snapshot: Snapshot, width: int) -> str:
     out = StringIO()
-    Console(file=out, width=width, force_terminal=False).print(LiveTable(snapshot, 12.0))
+    Console(file=out, width=width, height=25, force_terminal=False).print(LiveTable(snapshot, 12.0))
     return out.getvalue()
 
 
