@@ -199,7 +199,7 @@ def test_changed_files_are_a_warning_that_names_a_few(git_repo: Path, capsys: py
         (git_repo / "openhands-sdk" / name).touch()
     assert describe(git_repo).dirty
     named = ", ".join(f"openhands-sdk/{name}" for name in "abcde")
-    assert f"7 files differ from the commit: {named} …" in capsys.readouterr().err
+    assert f"7 files differ from the commit: {named} and 2 more; the image is" in capsys.readouterr().err
 
 
 def test_changed_files_are_an_error_where_they_are_not_allowed(git_repo: Path) -> None:
