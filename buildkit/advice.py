@@ -22,9 +22,11 @@ _REJECTED = re.compile(
     r"|Missing (?:argument|option|command|required)|unexpected extra argument|^usage: ",
     re.IGNORECASE | re.MULTILINE,
 )
-# A file that is there when the server is started from the source's folder.
+# A file that is there, and a folder that may be written to, if the server is started from the source's folder.
 _NO_FILE = re.compile(
-    r"No such file or directory: '(?!/)[\w.-]+|(?:Directory|File|Path) '(?!/)[\w./-]+' does not exist", re.IGNORECASE
+    r"(?:No such file or directory|Permission denied): '(?!/)[\w.-]+"
+    r"|(?:Directory|File|Path) '(?!/)[\w./-]+' does not exist",
+    re.IGNORECASE,
 )
 
 
@@ -66,6 +68,9 @@ _OF_BUILDS = (
 _OF_STARTS = (
     *_OLD_PYTHON,
     _Advice(
+        _NO_FILE, "if this belongs to the folder of the source, let SERVER_COMMAND begin with `cd /agent-server &&`"
+    ),
+    _Advice(
         re.compile(r"(?:Permission denied|Read-only file system|unable to open database file)"),
         f"the user of the image may write to {WORKSPACE}: keep the server's data there (an option in SERVER_COMMAND)",
     ),
@@ -75,7 +80,6 @@ _OF_STARTS = (
         re.compile(r"could not find terminal|Inappropriate ioctl for device|setupterm"),
         "this program is for terminals: add its option for a web server, if it has one, to SERVER_COMMAND",
     ),
-    _Advice(_NO_FILE, "if this file is in the source, let SERVER_COMMAND begin with `cd /agent-server &&`"),
     _Advice(
         _REJECTED,
         "correct SERVER_COMMAND (or SERVER_MODULE, which is given --host and --port): the log says what it takes",

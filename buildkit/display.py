@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _UNDECODED = range(0xDC80, 0xDD00)  # bytes that are not UTF-8, as os.fsdecode keeps them
 _KILO = 1000
+_TENTHS_MATTER_BELOW_S = 10
 # Terminal sequences (ECMA-48): colours, cursor movements, window titles. `codes` are those of a colour or a style.
 # Every part is bounded, so that no text takes long.
 SEQUENCE = re.compile(
@@ -81,7 +82,7 @@ def format_duration(seconds: float) -> str:
     ['0.4 s', '5 s', '12 s', '3 min 12 s', '1 h']
     """
     whole = round(seconds)
-    if seconds < 10:  # noqa: PLR2004 - below that, tenths matter
+    if seconds < _TENTHS_MATTER_BELOW_S:
         return f"{round(seconds, 1):g} s"
     if whole < _MINUTE:
         return f"{whole} s"

@@ -73,9 +73,14 @@ class Settings:
         "", optional(values.parse_archive_name), "name of the archive; generated if empty", "naming"
     )
     runtime_api_url: str | None = _setting(
-        "", optional(values.parse_url), "base URL; if empty, the archive is created and nothing is sent", "api"
+        "",
+        optional(values.parse_url),
+        "base URL of the Runtime API; if empty, the archive is created and nothing is sent",
+        "api",
     )
-    runtime_api_key: ApiKey | None = _setting("", optional(parse_key), "sent as X-API-Key", "none")
+    runtime_api_key: ApiKey | None = _setting(
+        "", optional(parse_key), "key of the Runtime API, sent as X-API-Key", "none"
+    )
 
     source_dir: str = _setting(".", parse_text, "checkout to pack", "everywhere")
     include: tuple[str, ...] = _setting("", parse_list, "gitignore patterns of additional files to pack", "selection")
@@ -146,7 +151,7 @@ class Settings:
     engine: str = _setting(
         "auto",
         parse_one_of(("auto", *ENGINES)),
-        f"local engine of `build`, `verify` and `serve`: auto, {', '.join(ENGINES)}",
+        f"local container engine: auto, {', '.join(ENGINES)}",
         "engine",
     )
     builder: tuple[str, ...] = _setting(

@@ -35,7 +35,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 LONGEST = {
     "test_browser.py",
     "test_build_logs.py",
-    "test_display.py",
     "test_follow.py",
     "test_images.py",
     "test_kills.py",
@@ -44,6 +43,7 @@ LONGEST = {
     "test_server_app.py",
     "test_server_process.py",
     "test_server_store.py",
+    "test_terminal.py",
 }
 
 # A shell starts background jobs with SIGINT ignored, and nohup all with SIGHUP; the commands that the tests interrupt

@@ -49,6 +49,7 @@ STARTS = {
     "Cannot init the curses library (setupterm: could not find terminal)": "option for a web server",
     "ModuleNotFoundError: No module named 'bottle'": "name another file with REQUIREMENTS",
     "ModuleNotFoundError: No module named 'cgi'": "Python 3.12 or older",
+    "PermissionError: [Errno 13] Permission denied: 'logs'": "begin with `cd /agent-server &&`",
     "[Errno 13] Permission denied: '/var/lib/data'": "/workspace/project",
     "sqlite3.OperationalError: unable to open database file": "/workspace/project",
     "ValueError: Missing staticfiles manifest entry for 'logo.png'": "collectstatic",

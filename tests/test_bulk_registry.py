@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from buildkit.bulk.journal import Ending, Journal
-from buildkit.bulk.stores import PatientRegistry, RegistryStore
+from buildkit.bulk.stores import PatientRegistry, PushedLayers, RegistryStore
 from buildkit.bulk.workers import Pace
 from buildkit.errors import NotStarted
 from buildkit.reference import Reference, parse_reference
@@ -35,6 +35,7 @@ class Registry(ThreadingHTTPServer):
     """A registry that has some tags, and may ask for credentials.
 
     Attributes:
+        layers: Of the images, by tag: digests and sizes.
         answers: What it says instead, one request after the other: a status and headers.
         challenge: `basic` or `bearer` if it wants credentials.
         seen: Method, path and Authorization of every request.
@@ -45,6 +46,7 @@ class Registry(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.tags = {"there"}
+        self.layers: dict[str, dict[str, int]] = {}
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.challenge = ""
         self.seen: list[tuple[str, str, str]] = []
@@ -79,7 +81,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path.startswith("/v2/team/server/tags/list?"):
             self.list_tags(self.path.partition("?")[2])
         elif self.path.rpartition("/")[2] in self.server.tags:
-            self.say(200, {"Docker-Content-Digest": DIGEST}, b'{"layers": []}')
+            layers = self.server.layers.get(self.path.rpartition("/")[2], {})
+            listed = [{"digest": digest, "size": size} for digest, size in layers.items()]
+            self.say(200, {"Docker-Content-Digest": DIGEST}, json.dumps({"layers": listed}).encode())
         else:
             self.say(404, {})
 
@@ -296,6 +300,30 @@ def test_one_list_of_tags_answers_for_the_images_that_the_journal_knows(registry
         ("HEAD", "/v2/team/server/manifests/missing"),
         ("HEAD", "/v2/team/server/manifests/there"),
     ]
+
+
+def test_what_a_registry_had_before_does_not_count_as_pushed(registry: Registry, tmp_path: Path) -> None:
+    registry.layers = {
+        "base": {"b": 1000},
+        "present": {"other-base": 1000, "server": 500},
+        "first": {"b": 1000, "packages": 60, "server": 500},
+        "second-before": {"packages-2": 70, "server-before": 500},
+        "second": {"b": 1000, "packages-2": 70, "server": 500, "new": 3},
+    }
+    registry.tags = set(registry.layers)
+    journal = make_journal(tmp_path)
+    journal.note_ending("second", str(registry.name("second-before")), Ending(1.0))
+    images = [make_image(name, registry.name(name)) for name in ("present", "first", "second")]
+    for image in images:
+        image.is_there = image.name == "present"
+        image.recipe = SimpleNamespace(workspace=Workspace(tmp_path))
+        image.entry = SimpleNamespace(base=registry.name("base"))
+    pushed = PushedLayers(make_client(), journal, images)
+    assert [pushed.count(image) for image in images[1:]] == [60, 3]
+    nothing_known = PushedLayers(make_client(), make_journal(tmp_path / "other"), images[1:])
+    assert [nothing_known.count(image) for image in images[1:]] == [560, 73]
+    registry.answers = [(403, {})]
+    assert nothing_known.count(images[1]) is None
 
 
 def test_a_list_of_tags_has_pages_which_are_never_asked_for_elsewhere(registry: Registry) -> None:

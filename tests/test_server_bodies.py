@@ -140,6 +140,7 @@ def test_other_json_is_rejected(body: bytes | str, detail: str, size: int) -> No
         (write_form(("platform", "x")), "there is no field 'platform'"),
         (FORM.replace(b'name="tags"', b'title="tags"'), "has no name"),
         (write_form(("target_image", "a" * MAX_FIELD_BYTES + "a")), "larger than 64 KiB"),
+        (write_form(*[("tags", "")] * 4000), "larger than 64 KiB"),
         (FORM.replace("ü".encode(), b"\xff"), "`target_image` is not UTF-8"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
@@ -10,11 +11,11 @@ import threading
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect  # noqa: A004  # Playwright's own
 
 from tests.browsing import launch_chromium, needs_chromium
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = (360, 768, 1440)
+# What the reader's system prefers, and what the theme calls it.
+SCHEMES: dict[Literal["light", "dark"], str] = {"light": "default", "dark": "slate"}
 
 
 class Links(HTMLParser):
@@ -114,19 +117,16 @@ def test_pages_fit_every_width_and_have_their_pictures(site: Path, url: str, pag
     for name in list_pages(site):
         page.goto(url + name, wait_until="networkidle")
         backgrounds = set()
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        for scheme, theme in SCHEMES.items():
+            page.emulate_media(color_scheme=scheme)
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} at {width}"
-            expect(
-                page.locator(f"body[data-md-color-scheme={'slate' if scheme == 'dark' else 'default'}]")
-            ).to_be_attached()
+            expect(page.locator(f"body[data-md-color-scheme={theme}]")).to_be_attached()
             backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
             page.wait_for_function("[...document.images].every(image => image.complete)")
-            assert (
-                page.evaluate("[...document.images].filter(image => !image.naturalWidth).map(image => image.src)") == []
-            )
+            broken = page.evaluate("[...document.images].filter(image => !image.naturalWidth).map(image => image.src)")
+            assert broken == [], name
         assert len(backgrounds) == 2, name
 
 
@@ -144,6 +144,11 @@ def test_pages_fit_every_width_and_have_their_pictures(site: Path, url: str, pag
 )
 def test_search_finds_the_page_that_answers(url: str, page: Page, words: str, first: str) -> None:
     page.goto(url, wait_until="networkidle")
-    page.keyboard.press("Control+k")
-    page.get_by_role("combobox", name="Search").fill(words)
-    expect(page.locator("a[href*='h=']").first).to_contain_text(first, use_inner_text=True)
+    search = page.get_by_role("combobox", name="Search")
+    for _ in range(10):  # the key has an effect once the page's script is ready
+        page.keyboard.press("Control+k")
+        with contextlib.suppress(TimeoutError):
+            search.wait_for(timeout=5000)
+            break
+    search.fill(words)
+    expect(page.locator("a[href*='h=']").first).to_contain_text(first, use_inner_text=True, timeout=30_000)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from buildkit.bulk.entries import ImageEntry
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.libraries import Libraries
+    from buildkit.bulk.plan import Image
     from buildkit.bulk.workers import Pace
     from buildkit.engines.engine import Engine
     from buildkit.reference import Reference
@@ -97,11 +98,11 @@ class ServerBackend:
             )
         return store
 
-    def make_builds(self, images: Workspace, registry: RegistryClient) -> RemoteBuilds:  # noqa: ARG002 - as above
+    def make_builds(self, folder: Workspace, registry: RegistryClient, images: Sequence[Image]) -> RemoteBuilds:  # noqa: ARG002 - as above
         """Return builds on the server."""
         settings = self._this.settings
         sending = (settings.upload_format, settings.build_timeout, self._request.force, FirstAlone())
-        return RemoteBuilds(self._api, images, self._journal, *sending)
+        return RemoteBuilds(self._api, folder, self._journal, *sending)
 
 
 class EngineBackend:
@@ -175,13 +176,13 @@ class EngineBackend:
             return RegistryStore(registry, self._journal, repository)
         return EngineStore(self._engines[0])
 
-    def make_builds(self, images: Workspace, registry: RegistryClient) -> LocalBuilds:
+    def make_builds(self, folder: Workspace, registry: RegistryClient, images: Sequence[Image]) -> LocalBuilds:
         """Return builds with these engines."""
         request = self._request
         guard = DiskGuard(request.keep_free_bytes, self._this.workspace.path, self._this.ui)
-        pushed = PushedLayers(registry) if request.push else None
+        pushed = PushedLayers(registry, self._journal, images) if request.push else None
         options = EngineOptions(request.network, request.stall_s, guard, pushed)
-        return LocalBuilds(self._engines, images, self._journal, options)
+        return LocalBuilds(self._engines, folder, self._journal, options)
 
     def _check(self, engines: Sequence[Engine]) -> list[Engine]:
         """Return the engines that respond; one of several that does not is only a warning.

@@ -163,7 +163,7 @@ class LocalBuilds:
             workspace.save(LocalBuild(engine.name, str(image.reference), built.image_id, built.digest, built.elapsed_s))
         seconds = round(time.monotonic() - started, 1)
         pushed = self._options.pushed
-        pushed_bytes = pushed.count(image.reference, image.entry.base) if pushed else None
+        pushed_bytes = pushed.count(image) if pushed else None
         return Ending(seconds, digest=built.digest, pushed_bytes=pushed_bytes)
 
     def cancel_stalled(self) -> None:

@@ -85,7 +85,7 @@ class Session:
             RuntimeBuildError: No image can be built.
         """
         this, request = self._this, self._request
-        builds = backend.make_builds(this.workspace.child(IMAGES), self._registry)
+        builds = backend.make_builds(this.workspace.child(IMAGES), self._registry, images)
         board = Board(images, request.workers, self._journal.list_seconds())
         runner = Runner(builds, self._journal, board, self._pace, this.ui)
 

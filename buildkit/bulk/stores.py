@@ -10,7 +10,8 @@ import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from buildkit.reference import Reference
+from buildkit.bulk.journal import BUILT
+from buildkit.reference import Reference, parse_reference
 from buildkit.registry.client import NETWORK_FIX, RegistryClient, RegistryRefused, locate
 from buildkit.registry.credentials import find_docker_credentials
 from buildkit.runtime_api.exchange import ExchangeFailed
@@ -18,7 +19,7 @@ from buildkit.runtime_api.response import parse_retry_after
 from buildkit.runtime_api.retry import RequestFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from buildkit.bulk.journal import Journal
     from buildkit.bulk.plan import Image
@@ -157,20 +158,33 @@ def _invent(repository: Reference) -> Reference:
 
 
 class PushedLayers:
-    """The layers that the images of a run have in their registry."""
+    """The layers that a registry has already, which a push does not send.
 
-    def __init__(self, registry: RegistryClient) -> None:
+    Args:
+        images: Of the plan. One that is there has the layers that its whole recipe shares, and one that was built
+            before has those that its next version keeps.
+    """
+
+    def __init__(self, registry: RegistryClient, journal: Journal, images: Sequence[Image]) -> None:
         self._registry = registry
         self._known: set[str] = set()
         self._lock = threading.Lock()
+        records = {image.name: journal.find(image.name) for image in images}
+        self._earlier = {name: record.reference for name, record in records.items() if record and record.event == BUILT}
+        alike = {image.recipe.workspace.path: str(image.reference) for image in images if image.is_there}
+        self._alike = list(alike.values())
 
-    def count(self, image: Reference, base: Reference) -> int | None:
-        """Return the bytes of the layers that neither an earlier image nor a base image there has; None if unknown."""
+    def count(self, image: Image) -> int | None:
+        """Return the bytes of the layers that no earlier image and no base image there has; None if unknown."""
+        base = image.entry.base
         try:
-            layers = self._list_layers(image)
-            if base.registry == image.registry:  # layers that a registry has are not sent again
-                with self._lock:
-                    self._known |= self._list_layers(base).keys()
+            layers = self._list_layers(str(image.reference))
+            with self._lock:
+                earlier = [*self._alike, *filter(None, [self._earlier.get(image.name)])]
+                self._alike = []
+                # Layers that a registry has are not sent again.
+                for reference in [*earlier, *([str(base)] if base.registry == image.reference.registry else [])]:
+                    self._known |= self._list_layers(reference).keys()
         except (RegistryRefused, ValueError, KeyError, TypeError, AttributeError):
             return None
         with self._lock:
@@ -178,7 +192,7 @@ class PushedLayers:
             self._known |= new.keys()
         return sum(new.values())
 
-    def _list_layers(self, image: Reference) -> dict[str, int]:
-        """Return the compressed size of each layer, by digest."""
-        manifest = self._registry.read_manifest(image) or {}
+    def _list_layers(self, image: str) -> dict[str, int]:
+        """Return the compressed size of each layer, by digest; none if the image is not there."""
+        manifest = self._registry.read_manifest(parse_reference(image)) or {"layers": []}
         return {str(layer["digest"]): int(layer["size"]) for layer in manifest["layers"]}

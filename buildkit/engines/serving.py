@@ -136,9 +136,7 @@ def _explain_silence(addresses: list[str], port: int, log: str) -> str:
     ports = {address.rpartition(":")[2] for address in addresses}
     other = next(iter(ports)) if len(ports) == 1 and str(port) not in ports else None
     if other and not any(address.startswith(("127.", "[::1]")) for address in addresses):
-        return (
-            f"set SERVER_PORT={other} (and SERVER_COMMAND, not SERVER_MODULE), or add the option for port {port} to it"
-        )
+        return f"set SERVER_PORT={other} and SERVER_COMMAND, not SERVER_MODULE, or add the option for port {port} to it"
     if addresses:
         return f"add the options for address 0.0.0.0 and port {port} to SERVER_COMMAND"
     return _explain_end(log)

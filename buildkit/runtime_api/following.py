@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # A command ends within 10 s of the final status; what has arrived must still be shown in that time.
 TAIL_LINES, TAIL_LINE_BYTES, TAIL_S = 40, 1024, 8.0
 # Once the build has ended, this long without a line means that no more will come.
-_QUIET_S = 1.5
+_QUIET_S = 3.0
 _TICK_S, _SHORT_PAUSE_S = 0.05, 0.2
 _END = "end"
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from buildkit.errors import PROGRAM, NotStarted
 from buildkit.runtime_api import protocol
-from buildkit.server.bodies import BodyLimits, receive_body
+from buildkit.server.bodies import BodyLimits, read_length, receive_body
 from buildkit.server.logstream import respond_with_log
 from buildkit.server.records import Query
 from buildkit.server.refusals import InvalidBody, Refused, refuse_unknown
@@ -80,7 +80,7 @@ class Api:
     async def start_build(self, request: Request) -> Response:
         """Receive a context and respond with the build: 200 to JSON and 202 to multipart, as old clients require."""
         described = _read_upload_headers(request)
-        await run_in_threadpool(self._server.check_room, _read_length(request))
+        await run_in_threadpool(self._server.check_room, read_length(request))
         if self._uploads >= _MAX_UPLOADS:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many uploads at the same time", retry_after_s=5)
         upload = await run_in_threadpool(Upload, self._server, described)
@@ -153,7 +153,7 @@ class Api:
     async def store_source(self, request: Request) -> Response:
         """Store the source part of a context."""
         sha256, limits = _read_digest(request), self._server.options.limits
-        await run_in_threadpool(self._server.check_room, _read_length(request))
+        await run_in_threadpool(self._server.check_room, read_length(request))
         incoming = await run_in_threadpool(self._server.contexts.receive_source, sha256, limits)
         try:
             await receive_body(request, bytes, incoming.write, BodyLimits(limits.max_bytes))
@@ -179,11 +179,6 @@ def _read_upload_headers(request: Request) -> UploadRequest:
     if key is not None and not _KEY.fullmatch(key):
         raise InvalidBody("Idempotency-Key is not 1 to 256 printable ASCII characters without spaces")
     return UploadRequest(request.state.owner, request.headers.get("content-type", ""), key)
-
-
-def _read_length(request: Request) -> int:
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() else 0
 
 
 def _read_query(request: Request, name: str) -> str:

@@ -58,7 +58,8 @@ async def receive_body(
         Refused: It is too large or too slow.
         ClientDisconnect: The client has closed the connection.
     """
-    _check_length(request, limits.max_bytes)
+    if read_length(request) > limits.max_bytes:
+        raise _refuse_size(limits.max_bytes)
     batches = _read_batches(request, read, limits)
     upcoming = asyncio.ensure_future(anext(batches, b""))
     try:
@@ -102,10 +103,10 @@ def note_end_of_body(scope: Scope, receive: Receive) -> Receive:
     return receive_one
 
 
-def _check_length(request: Request, max_bytes: int) -> None:
+def read_length(request: Request) -> int:
+    """Return how many bytes the body has, or 0 if its header does not say."""
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > max_bytes:
-        raise _refuse_size(max_bytes)
+    return int(length) if length.isascii() and length.isdigit() else 0
 
 
 async def _receive_in_time(receive: Receive, timeout_s: float) -> Message:

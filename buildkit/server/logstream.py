@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from buildkit.runtime_api.protocol import ENDED
+from buildkit.server.responses import NO_STORE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +27,6 @@ _POLL_S = 0.5
 _KEEPALIVE_POLLS = 30
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 _DIGITS = re.compile(r"\d{1,18}")
-_NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def respond_with_log(server: Server, request: Request, build_id: str) -> Response:
@@ -36,10 +36,10 @@ async def respond_with_log(server: Server, request: Request, build_id: str) -> R
         offset = int(last) if _DIGITS.fullmatch(last) else 0
         events = _follow(server, build_id, offset)
         return StreamingResponse(
-            events, media_type="text/event-stream", headers={**_NO_STORE, "X-Accel-Buffering": "no"}
+            events, media_type="text/event-stream", headers={**NO_STORE, "X-Accel-Buffering": "no"}
         )
     size = await run_in_threadpool(server.logs.size, build_id)
-    headers = {**_NO_STORE, "Accept-Ranges": "bytes"}
+    headers = {**NO_STORE, "Accept-Ranges": "bytes"}
     start, end, status = 0, size, HTTPStatus.OK
     if wanted := _RANGE.fullmatch(request.headers.get("range", "")):
         start = int(wanted[1])

@@ -77,9 +77,11 @@ class MultipartBody:
         self._name = ""
 
     def _add_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._header += data[start:end]
 
     def _add_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._header_value += data[start:end]
 
     def _end_header(self) -> None:
@@ -97,10 +99,14 @@ class MultipartBody:
         if self._name == CONTEXT:
             self._fields.add_context(data[start:end])
             return
-        self._read_bytes += end - start
+        self._count(end - start)
+        self._value += data[start:end]
+
+    def _count(self, size_bytes: int) -> None:
+        """Bound what is kept, and how many parts there can be: each has a header."""
+        self._read_bytes += size_bytes
         if self._read_bytes > MAX_FIELD_BYTES:
             raise InvalidBody(FIELDS_TOO_LARGE)
-        self._value += data[start:end]
 
     def _end_part(self) -> None:
         if self._name != CONTEXT:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -21,6 +21,7 @@ from buildkit.server.log_page import MAX_MATCHES, LogPosition, read_new, read_pa
 from buildkit.server.records import Query
 from buildkit.server.refusals import Refused
 from buildkit.server.render import STATUSES, render_page
+from buildkit.server.responses import NO_STORE, respond
 from buildkit.server.sessions import Sessions, read_form
 from buildkit.server.views import find_failed, find_previous, list_files, list_steps
 from buildkit.template import FOLDERS
@@ -41,7 +42,6 @@ _MAX_LISTED = 50
 _NUMBER = re.compile(r"[0-9]{1,12}")
 # A path of ours: a browser takes what begins with two slashes, or with a slash and a backslash, for another host.
 _OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
-_NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Page:
@@ -122,12 +122,12 @@ class Page:
         new = read_new(self._server.logs, build.id, after, is_ended=build.status in ENDED)
         html = render_page("lines", build=build, lines=new.lines)
         record = {"html": html, "offset": new.offset, "line": after.line + len(new.lines), "ended": new.is_last}
-        return JSONResponse(record, headers=_NO_STORE)
+        return respond(record)
 
     def show_raw_log(self, request: Request) -> Response:
         """Respond with the log as it is, as a file to save."""
         build = self._server.get(request.path_params["build_id"])
-        headers = {**_NO_STORE, "Content-Disposition": f"attachment; filename*=utf-8''{quote(build.id, safe='')}.log"}
+        headers = {**NO_STORE, "Content-Disposition": f"attachment; filename*=utf-8''{quote(build.id, safe='')}.log"}
         pieces = read_raw(self._server.logs, build.id)
         return StreamingResponse(pieces, headers=headers, media_type="text/plain; charset=utf-8")
 
@@ -203,16 +203,16 @@ class Page:
     ) -> Response:
         token = self._sessions.make_token(request)
         html = render_page(template, owner=request.state.owner, token=token, **values)
-        return HTMLResponse(html, status, headers=_NO_STORE)
+        return HTMLResponse(html, status, headers=NO_STORE)
 
 
 def _render_login(message: str, path: str) -> Response:
     html = render_page("login", owner=None, token="", message=message, next=path if _OWN_PATH.fullmatch(path) else "/")
-    return HTMLResponse(html, HTTPStatus.UNAUTHORIZED, headers=_NO_STORE)
+    return HTMLResponse(html, HTTPStatus.UNAUTHORIZED, headers=NO_STORE)
 
 
 def _go_to(path: str) -> Response:
-    return RedirectResponse(path, HTTPStatus.SEE_OTHER, headers=_NO_STORE)
+    return RedirectResponse(path, HTTPStatus.SEE_OTHER, headers=NO_STORE)
 
 
 def _read_number(request: Request, name: str) -> int | None:

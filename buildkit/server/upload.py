@@ -50,7 +50,6 @@ class Upload:
         self._body = open_body(request.content_type)
         # The second part of a context, which continues a source, is a context like any other until an engine reads it.
         self._incoming = server.contexts.receive(server.options.limits)
-
         self.read, self.store = self._body.read, self._incoming.write
 
     def finish(self) -> Build:

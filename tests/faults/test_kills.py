@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.fault
 
 KILLS = 168
-BATCHES = 8
+BATCHES = 12
 # What a run writes from its settings and the source alone, and so always with the same bytes.
 FIXED = {"version.json", "dockerfile.json", "Dockerfile", "BUILD_INSTRUCTIONS.md", "context.json", ".gitignore"}
 FIXED |= {"agents.sh", "check_server.py", "copy_python.py", "health.sh"}

@@ -14,6 +14,7 @@ from tests.faults.conftest import count_builds
 from tests.faults.middleboxes import run_haproxy, run_nginx, run_tinyproxy
 from tests.misbehaviour import answer, close_after_body, reset_after, tunnel_to
 from tests.runtime_api import KEY, RuntimeApiServer
+from tests.sweeps import rest_is_slow
 
 if TYPE_CHECKING:
     import ssl
@@ -87,7 +88,7 @@ def test_61_nginx_that_calls_a_lost_answer_busy(
     server.builds.clear()
 
 
-@pytest.mark.parametrize("buffering", ["on", "off"])
+@pytest.mark.parametrize("buffering", rest_is_slow(["on", "off"], 1))
 def test_61_large_upload_through_nginx_that_calls_a_timeout_busy(
     command: Command, server: RuntimeApiServer, tmp_path: Path, buffering: str
 ) -> None:
@@ -201,7 +202,7 @@ def test_43_nginx_that_has_buffered_the_body_may_have_handed_it_on(
         expect_unknown(command, server, "502", builds=0)
 
 
-@pytest.mark.parametrize("buffering", ["on", "off"])
+@pytest.mark.parametrize("buffering", rest_is_slow(["on", "off"], 1))
 def test_43_upload_arrives_once_whether_or_not_it_is_buffered(
     command: Command, server: RuntimeApiServer, tmp_path: Path, buffering: str
 ) -> None:
