@@ -66,3 +66,11 @@ def test_help_and_completion_need_no_tools(command: Command, arguments: list[str
     imported = list_imported(command, *arguments)
     tools = {"buildkit.source.git", "buildkit.source.tree", "buildkit.template", "dotenv"}
     check(imported, {"invoke", "buildkit.cli"}, HTTP, RENDERING, PATTERNS, TERMINAL, PACKING, tools)
+
+
+def test_what_a_task_imports_is_kept_as_bytecode(command: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
+    kept = tmp_path_factory.mktemp("bytecode")
+    command.run("version", PYTHONPYCACHEPREFIX=str(kept), PYTHONDONTWRITEBYTECODE="").succeed()
+    assert [*kept.rglob("buildkit/source/git.*.pyc")]
+    command.run("version", PYTHONPYCACHEPREFIX=str(kept / "unwanted"), PYTHONDONTWRITEBYTECODE="1").succeed()
+    assert not (kept / "unwanted").exists()

@@ -113,6 +113,14 @@ def test_a_context_is_stored_once_by_digest(contexts: Contexts, tmp_path: Path, 
     assert contexts.read_dockerfile(build) == DOCKERFILE.decode()
 
 
+@pytest.mark.parametrize("size", [5, 1000, 1 << 20])
+def test_many_members_are_one_archive(contexts: Contexts, size: int) -> None:
+    whole = gzip.decompress(GOOD)
+    members = b"".join(compress_bytes(whole[start : start + 7]) for start in range(0, len(whole), 7))
+    build = store(contexts, members, size)
+    assert contexts.list_files(build) == [("Dockerfile", len(DOCKERFILE)), ("a/b.py", 700)]
+
+
 def test_two_members_are_one_archive(contexts: Contexts) -> None:
     store_source(contexts, SOURCE)
     assert contexts.has_source(SOURCE_SHA256)

@@ -11,7 +11,7 @@ from buildkit.source.folders import SourceFolders
 from buildkit.source.metadata import read_package
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from buildkit.models import Project
@@ -33,11 +33,15 @@ class AbsentImport(NamedTuple):
 def find_absent_imports(source: Path, project: Project, selected: SelectedFiles) -> list[AbsentImport]:
     """Return the modules that are missing, each with the first file that imports it; tests do not count."""
     absent = dict(_list_absent(source, project.import_roots, selected.modules))
-    if absent:
+    importers = _find_importers(source, project, selected, absent) if absent else {}
+    if importers:
         installed = list_named(source, project.dependencies, read_package(source).project)
-        absent = {name: path for name, path in absent.items() if normalize(name) not in installed}
-    if not absent:
-        return []
+        importers = {name: path for name, path in importers.items() if normalize(name) not in installed}
+    return [AbsentImport(path, name, absent[name]) for name, path in sorted(importers.items())]
+
+
+def _find_importers(source: Path, project: Project, selected: SelectedFiles, absent: Collection[str]) -> dict[str, str]:
+    """Return the first file that imports each module, by the module's name."""
     words = sorted({name.rpartition(".")[2].encode() for name in absent})
     importers: dict[str, str] = {}
     with SourceFolders(source) as folders:
@@ -45,9 +49,10 @@ def find_absent_imports(source: Path, project: Project, selected: SelectedFiles)
             if path.endswith(".py") and not _TEST.search(path):
                 text = read_start(folders, path, _MAX_BYTES)
                 if any(_may_import(text, word) for word in words):
-                    for name in absent.keys() & _list_imported(text, _name_package(project.import_roots, path)):
+                    package = _name_package(project.import_roots, path)
+                    for name in _list_imported(text, package).intersection(absent):
                         importers.setdefault(name, path)
-    return [AbsentImport(path, name, absent[name]) for name, path in sorted(importers.items())]
+    return importers
 
 
 def read_start(folders: SourceFolders, path: str, limit_bytes: int) -> bytes:
