@@ -62,6 +62,11 @@ _OF_BUILDS = (
         re.compile(r"since poetry\.lock was last generated|poetry\.lock is not up to date"),
         "run `poetry lock`, and commit poetry.lock",
     ),
+    _Advice(
+        # https://python-poetry.org/docs/basic-usage/#operating-modes
+        re.compile(r"No file/folder found for package"),
+        "set `package-mode = false` in [tool.poetry], or name the packages there",
+    ),
     _Advice(re.compile(r"server cannot start: .*cannot import name"), _NEW_VERSIONS),
     _Advice(re.compile(r"server cannot start: .*No module named"), _NO_MODULE),
 )

@@ -27,6 +27,7 @@ BUILDS = {
     "RuntimeError: npm is missing": "add npm to BUILD_PACKAGES",
     "Cargo, the Rust package manager, is not installed or is not on PATH. cargo not found": "add cargo,rustc",
     "fatal error: zmq/proxy.hpp: No such file or directory": "has the header zmq/proxy.hpp to BUILD_PACKAGES",
+    "ModuleOrPackageNotFoundError: No file/folder found for package app": "set `package-mode = false`",
     "pyproject.toml changed significantly since poetry.lock was last generated.": "run `poetry lock`",
     "the server cannot start: app cannot be imported: cannot import name 'url_quote' from 'jose'": "lock those",
     "the server cannot start: app cannot be imported: No module named 'redis'": "SYNC_OPTIONS='--extra NAME'",
