@@ -118,6 +118,17 @@ RUN /agent-server/.venv/bin/python -c 'import openhands.agent_server'
     assert build_image(docker, archive, "localhost/moved:1", BuildOptions(network="host")).image_id
 
 
+def test_a_base_image_may_have_a_uv_of_its_own(
+    run: Run, docker: Engine, debian_base: str, make_archive: MakeArchive, tmp_path: Path
+) -> None:
+    own_uv = "ln -s /bin/false /usr/local/bin/uv && mkdir /lock /opt/init"
+    archive = make_archive({"Dockerfile": f"FROM {debian_base}\nRUN {own_uv}\n"})
+    base = "localhost/base-with-uv:1"
+    assert build_image(docker, archive, base, BuildOptions(network="host")).image_id
+    done = run(*CHAIN, BASE_IMAGE=base, OUTPUT_DIR=str(tmp_path / "out"), TARGET_IMAGE="localhost/example:with-uv")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_a_touched_file_leaves_the_third_party_layers_and_pushes_little(
     run: Run, checkout: Path, registry: str, docker: Engine, source_image: str
 ) -> None:
