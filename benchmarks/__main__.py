@@ -3,7 +3,7 @@
 python -m benchmarks                          all three made trees, about half an hour
 python -m benchmarks --checkout ../agent-sdk  tree a is a clone of that checkout
 python -m benchmarks --trees a --pairs 7      one tree, more pairs
-python -m benchmarks --curve curve.svg        besides: time and memory against files and megabytes
+python -m benchmarks --plots docs/images      besides: peers.svg, and growth.svg against files and megabytes
 python -m benchmarks --smoke                  a tiny tree, one pair: only whether it works
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.cases import Bench, list_ours, list_peers
-from benchmarks.curve import draw_curve
 from benchmarks.measure import Result, measure_in_turns
+from benchmarks.plots import draw_growth, draw_peers
 from benchmarks.table import describe_machine, format_table
 from benchmarks.trees import SHAPES, Shape, copy_checkout, make_tree
 
@@ -36,10 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         print(describe_machine(PACKAGE_ROOT))
+        trees: dict[str, list[Result]] = {}
         for name in options.trees.split(","):
-            print(_measure_tree(name, folder, options), flush=True)
-        if options.curve:
-            draw_curve(options.curve, folder, PACKAGE_ROOT, smoke=options.smoke)
+            heading, results, table = _measure_tree(name, folder, options)
+            print(f"### {heading}, ratios of wall time to `tar -czf` of the same files\n\n{table}", flush=True)
+            trees[heading] = results
+        if options.plots:
+            draw_peers(options.plots / "peers.svg", trees)
+            draw_growth(options.plots / "growth.svg", folder, PACKAGE_ROOT, smoke=options.smoke)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -50,7 +54,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, help="runs of each case, each beside one of its peer")
     parser.add_argument("--checkout", type=Path, help="a real checkout to clone for tree a")
     parser.add_argument("--keep", type=Path, help="make the trees here, and use them again next time")
-    parser.add_argument("--curve", type=Path, help="draw the curve of growth to this SVG file")
+    parser.add_argument("--plots", type=Path, help="draw peers.svg and growth.svg in this folder")
     parser.add_argument("--ours", action="store_true", help="leave out the peers, except the one that is the measure")
     parser.add_argument("--smoke", action="store_true", help="tiny trees and one pair")
     options = parser.parse_args(arguments)
@@ -62,8 +66,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _measure_tree(name: str, folder: Path, options: argparse.Namespace) -> str:
-    """Return heading and table of one tree."""
+def _measure_tree(name: str, folder: Path, options: argparse.Namespace) -> tuple[str, list[Result], str]:
+    """Return heading, results and table of one tree."""
     shape = _SMOKE if options.smoke else SHAPES[name]
     pairs = 1 if options.smoke else options.pairs
     if name == "a" and options.checkout:
@@ -78,10 +82,9 @@ def _measure_tree(name: str, folder: Path, options: argparse.Namespace) -> str:
         print(f"{name}: {case.name}", file=sys.stderr, flush=True)
         results.append(measure_in_turns(case, tar, tree, pairs))
     count = (bench.beside / "files").read_bytes().count(b"\0")
-    heading = f"### {name}: {count:,} files, ratios of wall time to `tar -czf` of the same files, {pairs} pairs\n\n"
     every_tar = [sample for result in results for sample in result.against]
-    measure = Result(tar, every_tar, every_tar, tar.output.stat().st_size if tar.output else None)
-    return heading + format_table([*results, measure], _measure_gzip(bench))
+    results.append(Result(tar, every_tar, every_tar, tar.output.stat().st_size if tar.output else None))
+    return f"{name}: {count:,} files, {pairs} pairs", results, format_table(results, _measure_gzip(bench))
 
 
 def _measure_gzip(bench: Bench) -> int:

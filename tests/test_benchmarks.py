@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-def test_smoke_run_prints_a_table_and_draws_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--smoke", "--trees", "b", "--keep", str(tmp_path / "kept"), "--curve", str(tmp_path / "curve.svg")])
+def test_smoke_run_prints_a_table_and_draws_both_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--smoke", "--trees", "b", "--keep", str(tmp_path / "kept"), "--plots", str(tmp_path)])
     out = capsys.readouterr().out
     assert re.search(r"^### b: 4\d files, ", out, re.MULTILINE)
     for case in (
@@ -28,7 +28,10 @@ def test_smoke_run_prints_a_table_and_draws_a_curve(tmp_path: Path, capsys: pyte
     ):
         assert case in out
     assert str(tmp_path) not in out
-    drawn = ET.fromstring((tmp_path / "curve.svg").read_text(encoding="utf-8"))
+    bars = (tmp_path / "peers.svg").read_text(encoding="utf-8")
+    assert "an empty invoke program" in bars
+    assert "git archive" in bars
+    drawn = ET.fromstring((tmp_path / "growth.svg").read_text(encoding="utf-8"))
     lines = [group for group in drawn.iter("{http://www.w3.org/2000/svg}g") if group.get("id", "").startswith("line2d")]
     assert len(lines) >= 8
 

@@ -1,4 +1,4 @@
-"""How time and memory of `context` grow with files and with megabytes, drawn with matplotlib."""
+"""The figures as pictures, drawn with matplotlib: `context` next to its peers, and how its time and memory grow."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Bench, list_ours
-from benchmarks.measure import Sample, measure_once, take_median
+from benchmarks.measure import Result, Sample, measure_once, take_median
 from benchmarks.trees import Shape, make_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     Point = tuple[int, tuple[Sample, Sample]]
@@ -18,10 +19,28 @@ _SMALL_BYTES, _LARGE_BYTES = 1_260, 17_000  # a file of tree c, and one of tree 
 _COUNTS = (1_000, 5_000, 20_000, 100_000)
 _MEGABYTES = (3, 20, 100, 340)
 _RUNS = 3
+_OURS, _PEER = "C0", "0.75"
 
 
-def draw_curve(path: Path, folder: Path, package_root: Path, *, smoke: bool) -> None:
-    """Draw the curves to an SVG file; trees are made in `folder`, or used if they exist."""
+def draw_peers(path: Path, trees: Mapping[str, Sequence[Result]]) -> None:
+    """Draw a bar for each case to an SVG file: a chart for each tree, by its heading."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1 + 0.3 * sum(map(len, trees.values()))), layout="constrained")
+    charts = figure.subplots(len(trees), 1, squeeze=False, height_ratios=list(map(len, trees.values())))
+    for (heading, results), (chart,) in zip(trees.items(), charts, strict=True):
+        shown = sorted(results, key=lambda result: -result.ratio)
+        colours = [_PEER if result.case.peer else _OURS for result in shown]
+        names = [result.case.name.replace("`", "") for result in shown]
+        bars = chart.barh(names, [result.ratio for result in shown], color=colours)
+        chart.bar_label(bars, fmt="%.2f", padding=3)
+        chart.set(title=heading, xlabel="wall time, tar -czf = 1")
+        chart.margins(x=0.1)
+    figure.savefig(path, format="svg")
+
+
+def draw_growth(path: Path, folder: Path, package_root: Path, *, smoke: bool) -> None:
+    """Draw time and memory against size to an SVG file; trees are made in `folder`, or used if they exist."""
     counts, megabytes, runs = ((20, 40), (1, 2), 1) if smoke else (_COUNTS, _MEGABYTES, _RUNS)
     by_files: list[Point] = []
     by_size: list[Point] = []
@@ -37,7 +56,7 @@ def draw_curve(path: Path, folder: Path, package_root: Path, *, smoke: bool) -> 
 def _measure(tree: Path, shape: Shape, package_root: Path, runs: int) -> tuple[Sample, Sample]:
     """Return a first run and one with nothing changed, each the median of a few."""
     bench = Bench(tree.name, make_tree(tree, shape), package_root)
-    print(f"curve: {tree.name}", file=sys.stderr, flush=True)
+    print(f"growth: {tree.name}", file=sys.stderr, flush=True)
     bench.prepare()
     first, unchanged = ([measure_once(case, bench.tree) for _ in range(runs)] for case in list_ours(bench)[:2])
     return take_median(first), take_median(unchanged)
