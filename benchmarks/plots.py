@@ -31,7 +31,7 @@ def draw_peers(path: Path, trees: Mapping[str, Sequence[Result]]) -> None:
     for (heading, results), (chart,) in zip(trees.items(), charts, strict=True):
         shown = sorted(results, key=lambda result: -result.ratio)
         colours = [_PEER if result.case.peer else _OURS for result in shown]
-        names = [result.case.name.replace("`", "") for result in shown]
+        names = [result.case.name.replace("`", "").replace("\\|", "|") for result in shown]
         bars = chart.barh(names, [result.ratio for result in shown], color=colours)
         chart.bar_label(bars, fmt="%.2f", padding=3)
         chart.set(title=heading, xlabel="wall time, tar -czf = 1")
