@@ -99,7 +99,7 @@ _OF_STARTS = (
 
 def advise_build(log: str) -> str | None:
     """Return what gives a failed build what it lacks, or None if its log does not say that."""
-    lines = "\n".join(line for line in log.splitlines() if _FAILURE.search(line))
+    lines = _keep_failures(log)
     if _OLD_CODE.search(lines):
         failed = _FAILED_PACKAGE.search(lines)
         package = failed[1] if failed else "a package"
@@ -114,9 +114,13 @@ def advise_build(log: str) -> str | None:
 
 def advise_start(log: str) -> str | None:
     """Return what gives a server what it lacks to start, or None if its log does not say that."""
-    lines = "\n".join(line for line in log.splitlines() if _FAILURE.search(line))
+    lines = _keep_failures(log)
     if library := next((found for found in LIBRARIES if found.unloadable and re.search(found.unloadable, lines)), None):
         return f"add {library.runtime.replace(' ', ',')} (its name on Debian) to {_EXTRA}"
     if shared := _LIBRARY.search(lines):
         return f"add the system package that has {shared[1]} to {_EXTRA}"
     return next((advice.fix for advice in _OF_STARTS if advice.line.search(log)), None)
+
+
+def _keep_failures(log: str) -> str:
+    return "\n".join(line for line in log.splitlines() if _FAILURE.search(line))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from buildkit.engines.options import Attestations, BuildOptions
 
+    Advise = Callable[[Sequence[str]], str]
     Report = Callable[[str], None]
     Watch = Callable[[Sequence[str]], tuple[int, list[str]]]
 
@@ -106,7 +107,7 @@ class Engine(ABC):
             watch_build = partial(
                 watch, stdin=archive, translate=JsonProgress() if self._uses_json(options) else format_line
             )
-            self._watch(command, f"build {images[0]}", _BUILD_FIX, watch_build)
+            self._watch(command, f"build {images[0]}", _advise_build, watch_build)
             image_id, digest = self._read_receipt(receipt.read_text(encoding="utf-8").strip())
             if options.push and digest is None:
                 digest = self._push(images, receipt, watch)
@@ -187,7 +188,7 @@ class Engine(ABC):
             command = ["push", *([f"--digestfile={receipt}"] if self.writes_digest else [])]
             if self.plain_http and is_loopback(urlsplit(f"//{parse_reference(image).registry}").hostname or ""):
                 command.append(self.plain_http)
-            self._watch([*command, image], f"push {image}", fix, watch)
+            self._watch([*command, image], f"push {image}", lambda _: fix, watch)
         return receipt.read_text(encoding="utf-8").strip() if self.writes_digest else self._find_digest(images[0])
 
     def _ask(self, *arguments: str) -> str:
@@ -198,15 +199,18 @@ class Engine(ABC):
             raise NotStarted(f"{self.program} {' '.join(arguments[:2])}: {reason}", self.advice)
         return output.stdout
 
-    def _watch(self, arguments: Sequence[str], purpose: str, fix: str, watch: Watch) -> None:
-        """Run a long command to its successful end."""
+    def _watch(self, arguments: Sequence[str], purpose: str, advise: Advise, watch: Watch) -> None:
+        """Run a long command to its successful end; `advise` says from its last lines what to do about its failure."""
         code, last_lines = watch([self.program, *arguments])
         if code:
             self.check()  # an engine that no longer responds is not a failed build
             if lost := find_lost_connection(last_lines):  # nor is one that is back already
                 raise NotStarted(f"{self.name} was lost during {purpose}: {lost}", "run it again")
             end = shorten_log(last_lines)
-            fix = next((better for text, better in self.hints.items() if text in end), fix)
-            if fix == _BUILD_FIX:
-                fix = advise_build("\n".join(map(strip_sequences, last_lines))) or fix
+            fix = next((hint for text, hint in self.hints.items() if text in end), "") or advise(last_lines)
             raise BuildFailed(f"{self.name} could not {purpose} (exit code {code}); its log ends: {end}", fix)
+
+
+def _advise_build(last_lines: Sequence[str]) -> str:
+    """Return what to do about a build that failed, as far as its log says what it lacks."""
+    return advise_build("\n".join(map(strip_sequences, last_lines))) or _BUILD_FIX
