@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildkit.display import name_first
 from buildkit.models import Problem
 from buildkit.native import list_libraries, suggest
 from buildkit.source.dependencies import list_named
@@ -80,11 +81,10 @@ def _check_wheels(tree: SourceTree, python: StatedPython, accepted: Collection[i
     compiled = {name: minors for name, minors in wheels.items() if minors and python.minor not in minors}
     if not compiled:
         return
-    named = ", ".join(sorted(compiled)[:_MAX_NAMED])
-    more = f" and {len(compiled) - _MAX_NAMED} more" if len(compiled) > _MAX_NAMED else ""
+    named = name_first(sorted(compiled), _MAX_NAMED)
     suited = set(accepted).intersection(*compiled.values())
     fix = python.suggest(suited) if suited else "lock newer versions of them"
-    message = f"locked without a wheel for Python 3.{python.minor}, so the build compiles them: {named}{more}"
+    message = f"locked without a wheel for Python 3.{python.minor}, so the build compiles them: {named}"
     yield Problem("Python", message, fix, is_error=False)
 
 

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildkit.display import name_first
 from buildkit.errors import SettingError
 
 if TYPE_CHECKING:
@@ -67,9 +68,8 @@ def choose_builder_images(
     """
     unknown = [str(base) for base, libraries in found.items() if libraries is None]
     if unknown:
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         raise SettingError(
-            f"the C library of {', '.join(unknown[:_SHOWN])}{more} cannot be determined",
+            f"the C library of {name_first(unknown, _SHOWN)} cannot be determined",
             "set BUILDER_IMAGE to the base image with the oldest C library",
         )
     known = [(libraries, base) for base, libraries in found.items() if libraries]

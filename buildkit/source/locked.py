@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from buildkit.display import name_first
 from buildkit.errors import LocalError
 from buildkit.source.dependencies import DependencyKind, list_declared, normalize
 from buildkit.source.tables import load_toml, read_text, table, tables, text
@@ -124,8 +125,7 @@ def _read_requirements(source: Path, dependencies: Dependencies) -> list[LockedP
                 loose.append(normalize(name[0]))
     if unpinned := sorted(set(loose) - found.keys()):
         raise LocalError(
-            f"{dependencies.path} does not pin {', '.join(unpinned[:_MAX_NAMED])}"
-            + (f" and {len(unpinned) - _MAX_NAMED} more" if len(unpinned) > _MAX_NAMED else ""),
+            f"{dependencies.path} does not pin {name_first(unpinned, _MAX_NAMED)}",
             "pin each version (name==1.2.3), for example with `uv pip compile`",
         )
     return list(found.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from buildkit.display import name_first
 from buildkit.errors import LocalError
 from buildkit.models import Problem
 from buildkit.source.fingerprint import refuse_escape
@@ -73,7 +74,7 @@ class Losses:
     def _find_pointers(self) -> Iterator[Problem]:
         found = list(self._list_pointers())
         if found:
-            named = ", ".join(found[:_MAX_NAMED]) + (f" and {len(found) - _MAX_NAMED} more" * (len(found) > _MAX_NAMED))
+            named = name_first(found, _MAX_NAMED)
             patterns = ",".join(map(make_pattern, found))
             yield _describe(
                 "Git LFS",

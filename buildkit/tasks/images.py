@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from buildkit.display import name_first
 from buildkit.errors import BuildFailed, run
 from buildkit.settings import FOR_A_BUILD
 from buildkit.task import Flag, Outcome, Run, Task
@@ -57,10 +58,9 @@ def _format_plan(image: Image) -> str:
 
 
 def _report_missing(this: Run, missing: Sequence[Image], total: int) -> None:
-    names = ", ".join(image.name for image in missing[:_NAMED])
-    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    names = name_first([image.name for image in missing], _NAMED)
     this.ui.fail(
-        f"{len(missing)} of {total} images are missing: {names}{more}",
+        f"{len(missing)} of {total} images are missing: {names}",
         f"read why in {this.workspace.show('images.md')}; {run('images', '--only-failed')} builds those that failed",
         BuildFailed.exit_code,
         as_json=False,
