@@ -11,7 +11,6 @@ from buildkit.errors import LocalError
 from buildkit.models import Problem
 from buildkit.pythons import check_libraries, check_python
 from buildkit.source.dependencies import LOCKS, DependencyKind, list_declared, list_named, names_versions, normalize
-from buildkit.source.metadata import read_package
 from buildkit.startup import StartChecker
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def find_problems(tree: SourceTree, settings: Settings) -> list[Problem]:
 
 def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
     """Yield an error if a lock is empty although there are dependencies, and a warning if there is no lock."""
-    found, project = tree.project.dependencies, read_package(tree.path).project
+    found, project = tree.project.dependencies, tree.package.project
     if found.kind is DependencyKind.NONE:
         detail = "no lock file, requirements.txt, pyproject.toml or setup.py: no packages are installed"
         below = [f"SOURCE_DIR={path}" for path in _list_projects(files)]
@@ -85,7 +84,7 @@ def _check_lock(tree: SourceTree, files: Sequence[str]) -> Iterator[Problem]:
 
 def find_unlocked(tree: SourceTree) -> Problem | None:
     """Return a warning if a build chooses the versions of the dependencies, so that no two images are the same."""
-    found, project = tree.project.dependencies, read_package(tree.path).project
+    found, project = tree.project.dependencies, tree.package.project
     if found.kind is DependencyKind.REQUIREMENTS and not names_versions(tree.path, found):
         detail = f"{found.path} names no versions: the newest of everything are installed"
         command = f"uv pip compile {shlex.quote(found.path)} -o {shlex.quote(found.path)}"

@@ -9,7 +9,6 @@ from buildkit.display import name_first
 from buildkit.models import Problem
 from buildkit.native import list_libraries, suggest
 from buildkit.source.dependencies import list_named
-from buildkit.source.metadata import read_package
 from buildkit.source.tables import read_text
 from buildkit.source.wheels import list_wheels
 
@@ -64,7 +63,7 @@ def check_libraries(tree: SourceTree, settings: Settings) -> Iterator[Problem]:
     """Yield a warning for each package that is always compiled with a library whose package no setting adds."""
     dependencies = tree.project.dependencies
     added = {*settings.build_packages, *settings.extra_packages}
-    named = sorted(list_named(tree.path, dependencies, read_package(tree.path).project))
+    named = sorted(list_named(tree.path, dependencies, tree.package.project))
     needed = [(name, library) for name in named for library in list_libraries(name)]
     needed = [(name, library) for name, library in needed if not added.intersection(library.build.split())]
     if not needed:

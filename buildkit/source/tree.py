@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from buildkit.source.dependencies import INSTALLABLE, REQUIREMENTS
+from buildkit.source.metadata import read_package
 from buildkit.source.project import find_spec, read_project
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from buildkit.settings import CiEnvironment, Settings
     from buildkit.source.checkout import Commit
     from buildkit.source.dependencies import GitDescription
+    from buildkit.source.metadata import Package
     from buildkit.source.rules import Verdict
     from buildkit.source.selection import FileSelection, SelectedFiles
 
@@ -39,6 +41,15 @@ class SourceTree:
         self._ours = ours
         self._checked: SelectedFiles | None = None
         self._losses: tuple[SelectedFiles, list[Problem]] | None = None
+
+    @cached_property
+    def package(self) -> Package:
+        """What the project file of the root says.
+
+        Raises:
+            LocalError: It is invalid.
+        """
+        return read_package(self.path)
 
     @cached_property
     def project(self) -> Project:
